@@ -1,0 +1,49 @@
+"""Errors for people: what was wrong, where, and what to do about it."""
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class UserError(Exception):
+    """Something the user can put right. Its message is shown as it is, without a traceback."""
+
+
+def suggest(name: str, known: Iterable[str], what: str) -> str:
+    """The message for an unknown name: it names the nearest known ones, or all of them when there are few.
+
+    >>> suggest("lsp", ["lps", "dsrl"], "agent")
+    "unknown agent 'lsp'; did you mean 'lps'? Known: lps, dsrl"
+    """
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, names, n=4)
+    message = f"unknown {what} {name!r}"
+    if near:
+        message += "; did you mean " + " or ".join(map(repr, near)) + "?"
+    if names and (len(names) <= 10 or not near):
+        shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+        message += f" Known: {shown}" if near else f"; known: {shown}"
+    return message
+
+
+def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Decorates the main function of a command line, so that it returns an exit code and shows no traceback for
+    what is the user's to put right: a `UserError` is printed as `error: ...` (exit code 2), Ctrl-C is one line (130).
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return wrapped

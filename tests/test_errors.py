@@ -1,0 +1,45 @@
+import pytest
+
+from lps.errors import UserError, guarded, suggest
+
+
+def test_suggest_names_the_nearest():
+    message = suggest("cube-singel-play", ["cube-single-play", "scene-play"], "task")
+    assert message.startswith("unknown task 'cube-singel-play'; did you mean 'cube-single-play'?")
+
+
+def test_suggest_lists_all_when_nothing_is_near():
+    assert suggest("zzz", ["lps", "dsrl"], "agent") == "unknown agent 'zzz'; known: lps, dsrl"
+
+
+def test_suggest_stays_short_with_many_names():
+    names = [f"task-number-{i}" for i in range(1000)]
+    assert len(suggest("task-number-7x", names, "task")) < 200
+    assert len(suggest("?", names, "task")) < 1000
+
+
+@pytest.mark.parametrize("returned, code", [(None, 0), (0, 0), (1, 1)])
+def test_guarded_passes_the_exit_code(returned, code):
+    assert guarded(lambda: returned)() == code
+
+
+def test_guarded_shows_what_the_user_can_put_right(capsys):
+    @guarded
+    def main(name: str):
+        raise UserError(f"no file {name}")
+
+    assert main("a.npz") == 2
+    assert capsys.readouterr() == ("", "error: no file a.npz\n")
+
+
+def test_guarded_turns_an_interrupt_into_one_line(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert guarded(interrupted)() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_guarded_lets_bugs_through():
+    with pytest.raises(ZeroDivisionError):
+        guarded(lambda: 1 // 0)()
