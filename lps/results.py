@@ -1,0 +1,365 @@
+"""The results of runs on disk: one schema, for any filesystem that pyarrow knows (a local folder, `s3://bucket/...`).
+
+    RESULTS/schema.json                              {"schema": 1}
+    RESULTS/runs/<run_id>.json                       one document per run (see `Store.write_run`)
+    RESULTS/episodes/<run_id>/<step:09d>.parquet     one row per evaluation episode: EPISODES
+    RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
+    RESULTS/checkpoints/<run_id>.pt                  what a run goes on from
+
+A run has one writer. Every file is written whole or not at all, and writing it again replaces it, so whatever was
+interrupted can be repeated. Readers pass over part files, and over files that cannot be read: these are named in
+`Store.problems`.
+"""
+
+import functools
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import posixpath
+import subprocess
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from lps.errors import UserError
+
+SCHEMA = 1
+EPISODES = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.int64()),  # updates done when the policy was evaluated
+        ("episode", pa.int32()),  # 0, 1, ... within one evaluation
+        ("env_seed", pa.int64()),  # what the environment was reset with
+        ("success", pa.bool_()),  # at the last step of the episode
+        ("return", pa.float64()),  # undiscounted sum of the task's rewards
+        ("length", pa.int32()),  # environment steps
+    ]
+)
+METRICS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.int64()),
+        ("metric", pa.string()),  # such as 'critic/loss'
+        ("value", pa.float64()),
+    ]
+)
+OBJECT_STORES = {"s3", "gcs", "abfs"}  # a put is atomic, and folders do not exist
+log = logging.getLogger(__name__)
+
+
+class StoreError(UserError):
+    """A results folder that cannot be read or written as asked; says which file, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluation episode: a row of EPISODES, less its run and step."""
+
+    episode: int
+    env_seed: int
+    success: bool
+    return_: float
+    length: int
+
+    def row(self) -> dict[str, Any]:
+        columns = dict(vars(self))
+        columns["return"] = columns.pop("return_")
+        return columns
+
+
+class Store:
+    """The results folder at `path`: a local path or a URI of a filesystem that pyarrow knows.
+
+    With `create` it is made where it is not there yet, and must be writable; without it must exist already.
+    Raises StoreError where it is not a results folder, has another schema version, or cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], create: bool = True):
+        self.path, self.fs, self.root = _open(path)
+        self.local = isinstance(self.fs, pafs.LocalFileSystem)
+        self.problems: list[str] = []  # one line per file that a reader had to pass over
+        self._check(create)
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+    # -- runs ---------------------------------------------------------------------------------------------------
+
+    def write_run(self, doc: Mapping[str, Any]) -> None:
+        """Writes the document of the run `doc["id"]`, a JSON object with these keys:
+
+        id, sweep, run (a Run as a plain dict), status ('running', 'done' or 'failed'), step, versions (see
+        `versions`), host, device, started and updated (ISO 8601, UTC), wall_time_s, dataset_fingerprint, error (None
+        or a traceback), checkpoint (a path inside the results folder). The key `schema` is added here.
+        """
+        text = json.dumps({"schema": SCHEMA, **doc}, indent=1)
+        self.write_bytes(f"runs/{doc['id']}.json", text.encode())
+
+    def read_run(self, run_id: str) -> dict[str, Any] | None:
+        """The document of a run; None where there is none, or where it is damaged (which is noted in `problems`)."""
+        rel = f"runs/{run_id}.json"
+        return self._read_document(rel) if self.exists(rel) else None
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The documents of all runs, ordered by id."""
+        documents = self._map(self._read_document, self._files("runs", ".json"))
+        return [document for document in documents if document is not None]
+
+    def finished(self, run_id: str) -> bool:
+        document = self.read_run(run_id)
+        return document is not None and document.get("status") == "done"
+
+    # -- evaluation episodes ------------------------------------------------------------------------------------
+
+    def write_episodes(self, run_id: str, step: int, rows: Iterable[Episode | Mapping[str, Any]]) -> None:
+        """Writes the evaluation of a run after `step` updates: all its episodes at once, as Episodes or as mappings
+        with the columns of EPISODES (`run_id` and `step` are filled in)."""
+        columns = [row.row() if isinstance(row, Episode) else row for row in rows]
+        self._write_table(
+            f"episodes/{run_id}/{step:09d}.parquet", [{**c, "run_id": run_id, "step": step} for c in columns], EPISODES
+        )
+
+    def episode_steps(self, run_id: str) -> set[int]:
+        """The steps at which a run has been evaluated, as far as their files can be read."""
+        rels = self._files(f"episodes/{run_id}", ".parquet")
+        rows = self._map(functools.partial(self._read_table, schema=EPISODES), rels)
+        return {_step(rel) for rel, table in zip(rels, rows, strict=True) if table is not None}
+
+    def read_episodes(self) -> pa.Table:
+        """All evaluation episodes of all runs, ordered by run, step and episode: a table with the schema EPISODES."""
+        return self._read_tables("episodes", EPISODES)
+
+    # -- training metrics ---------------------------------------------------------------------------------------
+
+    def write_metrics(
+        self, run_id: str, first_step: int, rows: Iterable[tuple[int, str, float] | Mapping[str, Any]]
+    ) -> None:
+        """Writes logged numbers of a run as one file named by `first_step`, the first step in it. A row is
+        (step, metric, value), or a mapping with these keys. Many rows per file keep reading quick."""
+        names = ("step", "metric", "value")
+        columns = [row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in rows]
+        self._write_table(
+            f"metrics/{run_id}/{first_step:09d}.parquet", [{**c, "run_id": run_id} for c in columns], METRICS
+        )
+
+    def drop_metrics(self, run_id: str, from_step: int) -> None:
+        """Removes what a run logged at `from_step` and later: a resumed run logs it again."""
+        for rel in self._files(f"metrics/{run_id}", ".parquet"):
+            table = self._read_table(rel, METRICS) if _step(rel) < from_step else None
+            kept = [row for row in table.to_pylist() if row["step"] < from_step] if table is not None else []
+            if not kept:
+                self.delete(rel)
+            elif table is not None and len(kept) < table.num_rows:
+                self._write_table(rel, kept, METRICS)
+
+    def read_metrics(self) -> pa.Table:
+        """All logged numbers of all runs, ordered by run and step: a table with the schema METRICS."""
+        return self._read_tables("metrics", METRICS)
+
+    # -- files: `rel` is a path inside the results folder --------------------------------------------------------
+
+    def read_bytes(self, rel: str) -> bytes:
+        try:
+            with self.fs.open_input_file(self._full(rel)) as file:
+                return file.read()
+        except OSError as error:
+            raise StoreError(f"cannot read {self._shown(rel)}: {_reason(error)}") from error
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Writes a file whole or not at all: it never exists half written under its own name."""
+        full = self._full(rel)
+        try:
+            if self.fs.type_name in OBJECT_STORES:
+                with self.fs.open_output_stream(full) as file:
+                    file.write(data)
+                return
+            folder, name = posixpath.split(full)
+            self.fs.create_dir(folder, recursive=True)
+            part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")
+            try:
+                if self.local:
+                    _write_durably(part, data)
+                    os.replace(part, full)
+                else:
+                    with self.fs.open_output_stream(part) as file:
+                        file.write(data)
+                    self.fs.move(part, full)
+            except BaseException:
+                self._try_delete(part)
+                raise
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self._shown(rel)}: {_reason(error)}. Nothing that was written before is lost: "
+                "make room or give write permission there, and run the same command again"
+            ) from error
+
+    def exists(self, rel: str) -> bool:
+        try:
+            return self.fs.get_file_info(self._full(rel)).type != pafs.FileType.NotFound
+        except OSError as error:
+            raise StoreError(f"cannot read {self._shown(rel)}: {_reason(error)}") from error
+
+    def delete(self, rel: str) -> None:
+        """Removes a file; one that is not there is fine."""
+        try:
+            if self.exists(rel):
+                self.fs.delete_file(self._full(rel))
+        except OSError as error:
+            raise StoreError(f"cannot delete {self._shown(rel)}: {_reason(error)}") from error
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _check(self, create: bool) -> None:
+        try:
+            infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+        except OSError as error:
+            raise StoreError(f"cannot read the results in {self.path}: {_reason(error)}") from error
+        names = {info.base_name for info in infos if not info.base_name.endswith(".part")}
+        if "schema.json" in names:
+            document = self._read_document("schema.json") or {}
+            if document.get("schema") != SCHEMA:
+                raise StoreError(
+                    f"{self.path} holds results of schema {document.get('schema', 'unknown')}, and this version reads "
+                    f"and writes schema {SCHEMA}: use the version that wrote them, or another results folder"
+                )
+            if create and self.local:  # find out now, not at the first evaluation hours later
+                probe = f".writable.{uuid.uuid4().hex[:8]}.part"
+                self.write_bytes(probe, b"")
+                self.delete(probe)
+        elif names:
+            raise StoreError(
+                f"{self.path} is not a results folder: it holds {', '.join(sorted(names)[:3])}"
+                f"{', ...' if len(names) > 3 else ''} but no schema.json. Choose an empty or a new folder"
+            )
+        elif create:
+            self.write_bytes("schema.json", json.dumps({"schema": SCHEMA}).encode())
+        else:
+            raise StoreError(f"there are no results in {self.path}: check the path, or run something first")
+
+    def _full(self, rel: str) -> str:
+        return posixpath.join(self.root, rel)
+
+    def _shown(self, rel: str) -> str:
+        return f"{self.path.rstrip('/')}/{rel}"
+
+    def _try_delete(self, full: str) -> None:
+        try:
+            self.fs.delete_file(full)
+        except OSError:
+            pass
+
+    def _problem(self, rel: str, error: Exception | str) -> None:
+        line = f"{self._shown(rel)}: {error if isinstance(error, str) else _reason(error)}"
+        if line not in self.problems:
+            self.problems.append(line)
+            log.warning("passing over %s", line)
+
+    def _files(self, folder: str, suffix: str) -> list[str]:
+        selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
+        try:
+            infos = self.fs.get_file_info(selector)
+        except OSError as error:
+            raise StoreError(f"cannot list {self._shown(folder)}: {_reason(error)}") from error
+        paths = [info.path for info in infos if info.is_file and info.path.endswith(suffix)]
+        return sorted(path[len(self.root) :].lstrip("/") for path in paths)
+
+    def _map(self, read: Callable[[str], Any], rels: list[str]) -> list[Any]:
+        if len(rels) < 2:
+            return [read(rel) for rel in rels]
+        with ThreadPoolExecutor(8 if self.local else 32) as pool:
+            return list(pool.map(read, rels))
+
+    def _read_document(self, rel: str) -> dict[str, Any] | None:
+        try:
+            document = json.loads(self.read_bytes(rel))
+            if not isinstance(document, dict):
+                raise ValueError("not a JSON object")
+            return document
+        except (StoreError, ValueError) as error:
+            return self._problem(rel, error)
+
+    def _read_table(self, rel: str, schema: pa.Schema) -> pa.Table | None:
+        try:
+            with self.fs.open_input_file(self._full(rel)) as file:
+                table = pq.ParquetFile(file).read(use_threads=False)
+            if table.schema.equals(schema):
+                return table
+            return self._problem(rel, f"has the columns {', '.join(table.schema.names)} and not those of its schema")
+        except (OSError, pa.ArrowException) as error:
+            return self._problem(rel, error)
+
+    def _read_tables(self, folder: str, schema: pa.Schema) -> pa.Table:
+        tables = self._map(functools.partial(self._read_table, schema=schema), self._files(folder, ".parquet"))
+        return pa.concat_tables([schema.empty_table(), *(table for table in tables if table is not None)])
+
+    def _write_table(self, rel: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+        self.write_bytes(rel, buffer.getvalue().to_pybytes())
+
+
+def _open(path: str | os.PathLike[str]) -> tuple[str, pafs.FileSystem, str]:
+    """What to show for a path, its filesystem, and the root in it."""
+    text = os.fspath(path)
+    if "://" not in text:
+        text = os.path.abspath(os.path.expanduser(text))
+        return text, pafs.LocalFileSystem(), text
+    try:
+        fs, root = pafs.FileSystem.from_uri(text)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"cannot open the results in {text}: {_reason(error)}") from error
+    return (root if isinstance(fs, pafs.LocalFileSystem) else text), fs, root
+
+
+def _write_durably(path: str, data: bytes) -> None:
+    """Writes a local file so that it is on the disk when this returns: else a crash of the machine could leave its
+    name, after the rename, with nothing behind it."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _step(rel: str) -> int:
+    stem = posixpath.basename(rel).removesuffix(".parquet")
+    return int(stem) if stem.isdigit() else -1
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words, on one line."""
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return text.rstrip(". ") or type(error).__name__
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, by name, and `git_commit`, the commit of the checkout that this package
+    sits in: with '+dirty' where the package differs from it, 'unknown' where it sits in none."""
+    found = {"python": platform.python_version()}
+    for name in ("lps", "torch", "numpy", "ogbench", "mujoco", "gymnasium", "ray"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {**found, "git_commit": _git_commit(Path(__file__).resolve().parent)}
+
+
+def _git_commit(package: Path) -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", Path(__file__).name)  # not a repository that merely lies around it
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,198 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from lps.results import EPISODES, METRICS, SCHEMA, Episode, Store, StoreError, versions
+
+
+def episodes(n=3, success=True):
+    return [Episode(i, env_seed=100 + i, success=success, return_=-1.5 * i, length=200) for i in range(n)]
+
+
+def files(path):
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def test_an_evaluation_comes_back_as_it_was_written(store):
+    store.write_episodes("a", 1000, episodes(3))
+    store.write_episodes("b", 0, [e.row() for e in episodes(2, success=False)])
+    table = store.read_episodes()
+    assert table.schema == EPISODES
+    assert table.column("run_id").to_pylist() == ["a"] * 3 + ["b"] * 2
+    assert table.column("step").to_pylist() == [1000] * 3 + [0] * 2
+    assert table.column("return").to_pylist() == [0.0, -1.5, -3.0, 0.0, -1.5]
+    assert table.column("success").to_pylist() == [True] * 3 + [False] * 2
+    assert store.episode_steps("a") == {1000} and store.episode_steps("nobody") == set()
+
+
+def test_writing_again_replaces(store):
+    store.write_episodes("a", 5, episodes(3))
+    store.write_episodes("a", 5, episodes(2))
+    assert store.read_episodes().num_rows == 2
+
+
+def test_an_empty_store_reads_as_empty_tables(store):
+    assert store.read_episodes().schema == EPISODES and store.read_episodes().num_rows == 0
+    assert store.read_metrics().schema == METRICS and store.runs() == []
+
+
+def test_runs(store):
+    assert store.read_run("a") is None and not store.finished("a")
+    store.write_run({"id": "b", "status": "running"})
+    store.write_run({"id": "a", "status": "done", "run": {"seed": 1}})
+    assert store.read_run("a") == {"schema": SCHEMA, "id": "a", "status": "done", "run": {"seed": 1}}
+    assert [doc["id"] for doc in store.runs()] == ["a", "b"]
+    assert store.finished("a") and not store.finished("b")
+
+
+def test_metrics_from_a_step_on_can_be_dropped(store):
+    store.write_metrics("a", 0, [(0, "loss", 3.0), (10, "loss", 2.0)])
+    store.write_metrics("a", 20, [(20, "loss", 1.0), (30, "loss", float("nan")), (30, "q", -1.0)])
+    store.write_metrics("a", 40, [{"step": 40, "metric": "loss", "value": 0.0}])
+    store.write_metrics("b", 40, [(40, "loss", 9.0)])
+    store.drop_metrics("a", 30)
+    rows = store.read_metrics().to_pylist()
+    assert [(r["run_id"], r["step"], r["value"]) for r in rows] == [
+        ("a", 0, 3.0),
+        ("a", 10, 2.0),
+        ("a", 20, 1.0),
+        ("b", 40, 9.0),
+    ]
+    store.drop_metrics("a", 0)
+    assert store.read_metrics().column("run_id").to_pylist() == ["b"]
+
+
+def test_bytes(store):
+    assert not store.exists("checkpoints/a.pt")
+    store.write_bytes("checkpoints/a.pt", b"123")
+    assert store.exists("checkpoints/a.pt") and store.read_bytes("checkpoints/a.pt") == b"123"
+    store.delete("checkpoints/a.pt")
+    store.delete("checkpoints/a.pt")
+    with pytest.raises(StoreError, match=r"checkpoints/a\.pt"):
+        store.read_bytes("checkpoints/a.pt")
+
+
+def test_damaged_files_are_named_and_passed_over(store, caplog):
+    store.write_episodes("a", 1, episodes())
+    store.write_episodes("a", 2, episodes())
+    store.write_metrics("a", 3, [(3, "loss", 1.0)])
+    store.write_run({"id": "a", "status": "done"})
+    store.write_bytes("episodes/a/000000002.parquet", store.read_bytes("episodes/a/000000002.parquet")[:-20])
+    store.write_bytes("episodes/a/000000004.parquet", b"")
+    store.write_bytes("episodes/a/000000005.parquet", store.read_bytes("metrics/a/000000003.parquet"))
+    store.write_bytes("runs/b.json", b'{"id": ')
+    assert set(store.read_episodes().column("step").to_pylist()) == {1}
+    assert store.episode_steps("a") == {1}
+    assert [doc["id"] for doc in store.runs()] == ["a"] and store.read_run("b") is None
+    named = " ".join(store.problems)
+    assert len(store.problems) == 4
+    assert all(name in named for name in ("000000002.parquet", "000000004.parquet", "000000005.parquet", "b.json"))
+    assert "000000002.parquet" in caplog.text
+
+
+def test_part_files_are_not_results(store, tmp_path):
+    store.write_episodes("a", 1, episodes())
+    (tmp_path / "results/episodes/a/.000000002.parquet.1a2b.part").write_bytes(b"PAR1")
+    assert store.read_episodes().num_rows == 3 and store.episode_steps("a") == {1} and store.problems == []
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failed_write_says_why_and_leaves_the_old_file(store, tmp_path, monkeypatch, broken):
+    store.write_bytes("checkpoints/a.pt", b"old")
+    before = files(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, broken, full)
+    with pytest.raises(StoreError, match=r"checkpoints/a\.pt: No space left on device"):
+        store.write_bytes("checkpoints/a.pt", b"new")
+    assert store.read_bytes("checkpoints/a.pt") == b"old" and files(tmp_path) == before
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(StoreError, match="not a results folder.*thesis.tex"):
+        Store(tmp_path)
+    assert files(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ['{"schema": 999}', "{}", "", "[1]"])
+def test_another_schema_is_refused(tmp_path, content):
+    (tmp_path / "schema.json").write_text(content)
+    with pytest.raises(StoreError, match=f"schema {SCHEMA}"):
+        Store(tmp_path)
+    assert (tmp_path / "schema.json").read_text() == content
+
+
+def test_reading_creates_nothing(tmp_path):
+    with pytest.raises(StoreError, match="no results in"):
+        Store(tmp_path / "results", create=False)
+    assert files(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/results"):
+        Store(tmp_path / "file" / "results")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_no_write_permission(store, tmp_path):
+    store.write_episodes("a", 1, episodes())
+    (tmp_path / "results").chmod(0o555)
+    try:
+        with pytest.raises(StoreError, match="Permission denied.*write permission"):
+            Store(tmp_path / "results")
+        assert Store(tmp_path / "results", create=False).read_episodes().num_rows == 3
+    finally:
+        (tmp_path / "results").chmod(0o755)
+
+
+def test_a_store_can_be_sent_to_another_process(store):
+    store.write_run({"id": "a", "status": "done"})
+    assert pickle.loads(pickle.dumps(store)).finished("a")
+
+
+def test_an_address_that_no_filesystem_has():
+    with pytest.raises(StoreError, match="nowhere://results"):
+        Store("nowhere://results")
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    store = Store((tmp_path / "results").as_uri())
+    assert store.local and store.path == str(tmp_path / "results")
+
+
+def test_other_filesystems(store):
+    """pyarrow's own in-memory filesystem stands for every one that is not local."""
+    remote = Store("mock:///results")
+    assert not remote.local
+    remote.write_run({"id": "a", "status": "done"})
+    remote.write_episodes("a", 7, episodes())
+    remote.write_metrics("a", 0, [(0, "loss", 1.0)])
+    remote.write_bytes("episodes/a/000000008.parquet", b"PAR1")
+    assert remote.finished("a") and remote.episode_steps("a") == {7} and remote.read_episodes().num_rows == 3
+    assert len(remote.problems) == 1
+    remote.drop_metrics("a", 0)
+    assert remote.read_metrics().num_rows == 0
+
+
+def test_versions_say_what_a_result_depends_on():
+    found = versions()
+    assert {"python", "torch", "numpy", "ogbench", "mujoco", "gymnasium", "ray", "git_commit", "lps"} <= set(found)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_reading_results_needs_no_torch():
+    code = "import sys, lps.results; print([m for m in ('torch', 'ray', 'pandas', 'gymnasium') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
