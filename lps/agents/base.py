@@ -1,0 +1,164 @@
+"""What every agent shares: parameters of M members, one Adam, target networks, the batch, and the critic's TD loss.
+
+An agent's own page holds its networks, its losses and how it acts; nothing here knows a method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lps.members import MemberAdam, move_targets
+from lps.nets import MLP, Params
+from lps.streams import Stream
+
+# Hyperparameters that may differ between the members of a pack; all others shape the program and must be equal.
+MEMBER_SCALARS = ("lr", "discount", "tau", "alpha")
+
+
+@dataclass
+class Batch:
+    """One minibatch for M members; d = horizon * action_dim.
+
+    observations, next_observations (M, B, obs): s_t and s_{t+h}.  actions (M, B, d): the chunk, flattened.
+    rewards (M, B): sum_i discount^i r_{t+i}.  masks (M, B): product of the chunk's masks.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    next_observations: Tensor
+    rewards: Tensor
+    masks: Tensor
+
+
+Noise = Mapping[str, Tensor]
+Info = dict[str, Tensor]
+
+
+class Agent(ABC):
+    """M members of one method.
+
+    Args:
+        configs: one Config per member; they may differ in MEMBER_SCALARS only.
+        seeds: run seed of each member; decides its initial parameters.
+        observation_dim, action_dim: sizes of one observation and of one (not chunked) action.
+        device: where the parameters live.
+    """
+
+    title: ClassVar[str]
+    """Name in figures and tables."""
+    Config: ClassVar[type]
+    """Dataclass of the method's hyperparameters, defaults of the paper."""
+    targets: ClassVar[Mapping[str, str]] = {}
+    """Target network -> the network it follows."""
+    acts_with_noise: ClassVar[bool] = True
+    """Whether acting needs a latent draw; False where a latent actor decides."""
+
+    def __init__(
+        self,
+        configs: Sequence[Any],
+        seeds: Sequence[int],
+        observation_dim: int,
+        action_dim: int,
+        device: str | torch.device = "cpu",
+    ):
+        self.config = configs[0]
+        self.members = len(configs)
+        self.device = torch.device(device)
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.chunk_dim = self.config.horizon * action_dim
+        for name in MEMBER_SCALARS:
+            if hasattr(self.config, name):
+                values = [float(getattr(config, name)) for config in configs]
+                setattr(self, name, torch.tensor(values, device=self.device))
+        self.nets: dict[str, MLP] = self.networks()
+        seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
+        self.params: dict[str, Params] = {
+            name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
+            for name, net in self.nets.items()
+        }
+        for target, source in self.targets.items():
+            self.params[target] = {name: value.clone() for name, value in self.params[source].items()}
+        self._trained = [name for name in self.nets if name not in self.targets]
+        for tensor in self.trained_tensors():
+            tensor.requires_grad_()
+        self.adam = MemberAdam(self.trained_tensors(), [float(config.lr) for config in configs])
+
+    # --- a method's page -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def networks(self) -> dict[str, MLP]:
+        """Every network by its name in the paper."""
+
+    @abstractmethod
+    def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
+        """All random draws of one update, by name, each (M, batch_size, *)."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
+        """The losses by name, (M,) each, and further quantities worth a plot, (M,) each."""
+
+    @abstractmethod
+    def act(self, observations: Tensor, e: Tensor | None) -> Tensor:
+        """Action chunks (M, B, d) in [-1, 1] for observations (M, B, obs).
+
+        e: (M, B, d) standard normal draws where `acts_with_noise`, else None.
+        """
+
+    # --- one update ----------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: Noise) -> Info:
+        """One gradient step on the sum of the losses; members share no parameter, so no gradient crosses."""
+        losses, info = self.losses(batch, noise)
+        grads = self.gradients(losses)
+        # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
+        for target, source in self.targets.items():
+            move_targets(list(self.params[target].values()), list(self.params[source].values()), self.tau)
+        self.adam.step(grads)
+        return {name: value.detach() for name, value in (losses | info).items()}
+
+    def gradients(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """Gradient of the summed losses for `trained_tensors()`; zero where no loss reaches."""
+        total = torch.stack(list(losses.values())).sum()
+        grads = torch.autograd.grad(total, self.trained_tensors(), materialize_grads=True)
+        return list(grads)
+
+    def trained_tensors(self) -> list[Tensor]:
+        """Every trained parameter (M, ...), in a fixed order."""
+        return [tensor for name in self._trained for tensor in self.params[name].values()]
+
+    # --- shared by all methods with a critic ----------------------------------------------------------------------
+
+    def td_loss(self, batch: Batch, next_actions: Tensor, critic_agg: str) -> tuple[Tensor, Info]:
+        """Chunked TD error: mean (Q_k(s, x) - R - discount^h m AGG_k Qbar_k(s', a'))^2 over batch and critics.
+
+        next_actions: (M, B, d).  critic_agg: "min" or "mean" over the target critics.
+        """
+        with torch.no_grad():
+            q_bar = self.q("target_critic", batch.next_observations, next_actions)
+            q_next = q_bar.amin(1) if critic_agg == "min" else q_bar.mean(1)
+            discount = (self.discount**self.config.horizon)[:, None]
+            y = batch.rewards + discount * batch.masks * q_next
+        q = self.q("critic", batch.observations, batch.actions)
+        loss, q = (q - y[:, None]).square().mean((1, 2)), q.mean(1)
+        return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
+
+    def q(self, net: str, observations: Tensor, actions: Tensor, params: Params | None = None) -> Tensor:
+        """(M, K, B) values of the critics called `net`."""
+        return self.nets[net](params or self.params[net], observations, actions).squeeze(-1)
+
+    def critics(self, input_dim: int) -> MLP:
+        """Two (`num_critics`) value heads over `input_dim` inputs, with layer norm."""
+        c = self.config
+        return MLP(input_dim, *c.critic_hidden, 1, layer_norm=True, ensemble=c.num_critics)
+
+
+def steering_loss(q: Tensor, alpha: Tensor) -> Tensor:
+    """alpha * lambda * (-mean_B Q) with lambda = stopgrad(1 / mean_B |Q|), per member; q (M, B)."""
+    scale = 1.0 / q.detach().abs().mean(-1)
+    return alpha * scale * -q.mean(-1)

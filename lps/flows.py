@@ -1,0 +1,74 @@
+"""The two base policies: flow matching in n Euler steps, and MeanFlow in one step.
+
+Shapes: s (M, B, obs) observations, x (M, B, d) action chunks, e (M, B, d) latents, t, r (M, B, 1) times.
+Losses come back per member, (M,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lps.nets import MLP, Params
+
+# --- Flow matching: t = 0 is noise, t = 1 is data ----------------------------------------------------------------
+
+
+def flow_matching_loss(net: MLP, params: Params, s: Tensor, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
+    """Squared error of the velocity: net(s, (1 - t) e + t x, t) against x - e.  Lipman et al. 2023, eq. 23."""
+    x_t = (1 - t) * e + t * x
+    return (net(params, s, x_t, t) - (x - e)).square().mean((-2, -1))
+
+
+def flow_actions(net: MLP, params: Params, s: Tensor, e: Tensor, flow_steps: int) -> Tensor:
+    """(M, B, d) actions in [-1, 1]: `flow_steps` Euler steps from the latent e."""
+    x = e
+    for i in range(flow_steps):
+        t = torch.full_like(x[..., :1], i / flow_steps)
+        x = x + net(params, s, x, t) / flow_steps
+    return x.clamp(-1.0, 1.0)
+
+
+# --- MeanFlow, noise-to-action form: t = 1 is noise, t = 0 is data ------------------------------------------------
+# Geng et al. 2025, arXiv 2505.13447; the residual form u = z - f is MeanFlowQL's, arXiv 2511.13035.
+
+
+def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: float) -> tuple[Tensor, Tensor, int]:
+    """Times t >= r from two standard normals (M, B, 1), and the number of leading rows with r = t.
+
+    Logit-normal(-0.4, 1) draws, sorted; the first (1 - flow_ratio) of the batch learns the instantaneous velocity.
+    """
+    a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
+    t, r = torch.maximum(a, b), torch.minimum(a, b)
+    equal = int(t.shape[-2] * (1 - flow_ratio))
+    return t, torch.cat([t[..., :equal, :], r[..., equal:, :]], dim=-2), equal
+
+
+def meanflow_loss(
+    net: MLP, params: Params, s: Tensor, x: Tensor, e: Tensor, t_normal: Tensor, r_normal: Tensor, flow_ratio: float
+) -> Tensor:
+    """MeanFlow loss of f = net(s, z, t, t - r), u = z - f, with the adaptive weight (|err|^2 + 1e-3)^-1/2.
+
+    v = e - x, z = (1 - t) x + t e; the target is v - (t - r) du/dt along (v, 1, 0) in (z, t, r), a constant.
+    Where r = t the second term vanishes, so the derivative is taken only on the last flow_ratio of the batch.
+    """
+    t, r, equal = meanflow_times(t_normal, r_normal, flow_ratio)
+    z, v = (1 - t) * x + t * e, e - x
+    rows = slice(equal, None)
+    one = torch.ones_like(t[:, rows])
+    # The network sees (s, z, t, t - r): along (v, 1, 0) its four inputs move by (0, v, 1, 1).
+    f, df = net.jvp(params, (s, z, t, t - r), (torch.zeros_like(s[:, rows]), v[:, rows], one, one))
+    u = z - f
+    with torch.no_grad():
+        du = v[:, rows] - df
+        u_target = v.clone()
+        u_target[:, rows] -= (t - r)[:, rows].clamp(0.0, 1.0) * du
+    error = (u - u_target).square().mean(-1)
+    weight = (error.detach() + 1e-3).rsqrt()
+    return (weight * error).mean(-1)
+
+
+def meanflow_actions(net: MLP, params: Params, s: Tensor, e: Tensor) -> Tensor:
+    """(M, B, d) actions in [-1, 1]: one forward pass, clip(net(s, e, 1, 1))."""
+    one = torch.ones_like(e[..., :1])
+    return net(params, s, e, one, one).clamp(-1.0, 1.0)

@@ -1,0 +1,36 @@
+"""Latent geometry: where the noise of a one-step policy lives, and how a latent actor's output is brought there.
+
+sphere            uniform directions of length sqrt(d): e = n / sqrt(|n|^2 + 1e-6) * sqrt(d)   (LPS, arXiv 2603.05296)
+normal            standard normal noise; a latent actor's output is used as it is
+truncated_normal  noise cut at +-2; a latent actor's output is 2 tanh(.)
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+LATENTS = ("sphere", "normal", "truncated_normal")
+
+
+def _to_sphere(n: Tensor) -> Tensor:
+    return n * ((n.square().sum(-1, keepdim=True) + 1e-6).rsqrt() * math.sqrt(n.shape[-1]))
+
+
+def latent_noise(normal: Tensor, latent_dist: str) -> Tensor:
+    """(..., d) standard normal draws as latents of the given geometry, same shape."""
+    if latent_dist == "sphere":
+        return _to_sphere(normal)
+    if latent_dist == "truncated_normal":
+        return normal.clamp(-2.0, 2.0)
+    return normal
+
+
+def project_latent(output: Tensor, latent_dist: str) -> Tensor:
+    """(..., d) raw outputs of a latent actor as latents of the given geometry, same shape."""
+    if latent_dist == "sphere":
+        return _to_sphere(output)
+    if latent_dist == "truncated_normal":
+        return 2.0 * output.tanh()
+    return output
