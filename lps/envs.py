@@ -1,0 +1,56 @@
+"""Environments of the tasks, as gymnasium environments that behave the same whatever OGBench version is installed."""
+
+import os
+import warnings
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from lps.errors import UserError
+from lps.tasks import SuccessTiming, Task
+
+
+def make_env(task: Task, *, success_timing: SuccessTiming = "post", render: bool = False) -> gymnasium.Env:
+    """The environment of one task, with its step limit (`truncated`) and without automatic reset.
+
+    observations (task.observation_dim,) float64; actions (task.action_dim,) in [-1, 1], clipped; the reward is the
+    task's; `info['success']` and `terminated` are those of s' ('post') or s ('pre'). With `render`, `env.render()`
+    gives (480, 480, 3) uint8 frames. UserError if the installed OGBench cannot do the timing.
+    """
+    import_ogbench()
+    kwargs: dict[str, Any] = {"width": 480, "height": 480} if render else {}
+    if "success_timing" in gymnasium.spec(task.env).kwargs:
+        kwargs["success_timing"] = success_timing
+    elif success_timing != "post":
+        # Before 1.2.0, OGBench knew only the state after the action.
+        raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer; install it, or use 'post'")
+    # The checker only looks for mistakes in an environment's code, and prints warnings about OGBench's spaces.
+    env = gymnasium.make(task.env, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **kwargs)
+    return _TaskEnv(env, task)
+
+
+class _TaskEnv(gymnasium.Wrapper):
+    """Clips the actions and gives the task's reward."""
+
+    def __init__(self, env: gymnasium.Env, task: Task):
+        super().__init__(env)
+        self.sparse = task.reward == "sparse"
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1.0, 1.0))
+        if self.sparse:
+            reward = 0.0 if float(reward) == 0.0 else -1.0
+        return observation, reward, bool(terminated), bool(truncated), info
+
+
+def import_ogbench() -> Any:
+    """Imports OGBench with its environments registered, and keeps two harmless warnings off the console."""
+    # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
+    warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
+    with warnings.catch_warnings():
+        if not os.environ.get("DISPLAY"):
+            # MuJoCo's viewer, which nobody opens here, asks for a display as soon as it is imported.
+            warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
+        import ogbench
+    return ogbench
