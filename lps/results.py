@@ -123,10 +123,9 @@ class Store:
     def write_episodes(self, run_id: str, step: int, rows: Iterable[Episode | Mapping[str, Any]]) -> None:
         """Writes the evaluation of a run after `step` updates: all its episodes at once, as Episodes or as mappings
         with the columns of EPISODES (`run_id` and `step` are filled in)."""
-        columns = [row.row() if isinstance(row, Episode) else row for row in rows]
-        self._write_table(
-            f"episodes/{run_id}/{step:09d}.parquet", [{**c, "run_id": run_id, "step": step} for c in columns], EPISODES
-        )
+        columns = [row.row() if isinstance(row, Episode) else dict(row) for row in rows]
+        columns = [{**column, "run_id": run_id, "step": step} for column in columns]
+        self._write_table(f"episodes/{run_id}/{step:09d}.parquet", columns, EPISODES)
 
     def episode_steps(self, run_id: str) -> set[int]:
         """The steps at which a run has been evaluated, as far as their files can be read."""
@@ -146,10 +145,9 @@ class Store:
         """Writes logged numbers of a run as one file named by `first_step`, the first step in it. A row is
         (step, metric, value), or a mapping with these keys. Many rows per file keep reading quick."""
         names = ("step", "metric", "value")
-        columns = [row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in rows]
-        self._write_table(
-            f"metrics/{run_id}/{first_step:09d}.parquet", [{**c, "run_id": run_id} for c in columns], METRICS
-        )
+        columns = [dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in rows]
+        columns = [{**column, "run_id": run_id} for column in columns]
+        self._write_table(f"metrics/{run_id}/{first_step:09d}.parquet", columns, METRICS)
 
     def drop_metrics(self, run_id: str, from_step: int) -> None:
         """Removes what a run logged at `from_step` and later: a resumed run logs it again."""

@@ -1,0 +1,275 @@
+"""Evaluation: what a policy reaches in a task, episode by episode.
+
+An episode is a pure function of (policy, task, run seed, step, episode): its environment and the policy's noise have
+their own random streams keyed by these three numbers. So the result depends neither on training nor on how many
+processes share the episodes, and any episode can be replayed alone.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lps.envs import make_env
+from lps.errors import UserError
+from lps.results import Episode
+from lps.tasks import SuccessTiming, Task, get_task
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from lps.run import Run
+
+Evaluation = tuple["Run", int, list[Episode]]
+_ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
+
+
+class ChunkPolicy(Protocol):
+    """What can be evaluated."""
+
+    @property
+    def noise_dim(self) -> int:
+        """How many standard normal numbers a decision takes; 0 where it takes none."""
+        ...
+
+    def act(self, observation: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """observation (observation_dim,) and noise (noise_dim,), float32 -> the next actions (h, action_dim)."""
+        ...
+
+
+def environment_seed(seed: int, step: int, episode: int) -> int:
+    """The seed in [0, 2^31) that an environment is reset with: the upper 31 bits of the first 32-bit word of
+    `numpy.random.SeedSequence((1, seed, step, episode))`."""
+    return int(np.random.SeedSequence((_ENVIRONMENT, seed, step, episode)).generate_state(1)[0]) >> 1
+
+
+def noise_stream(seed: int, step: int, episode: int) -> np.random.Generator:
+    """The policy's noise in one episode: a Philox generator keyed by SeedSequence((2, seed, step, episode))."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((_NOISE, seed, step, episode))))
+
+
+def evaluate(
+    policy: ChunkPolicy,
+    task: Task,
+    *,
+    seed: int,
+    step: int,
+    episodes: Sequence[int] | int = 50,
+    success_timing: SuccessTiming = "post",
+    progress: Callable[[Episode], None] | None = None,
+    frames: Callable[[np.ndarray], None] | None = None,
+) -> list[Episode]:
+    """Runs the given episodes (a number n stands for 0 .. n-1) and returns them in this order.
+
+    The policy is asked once per chunk; all actions of a chunk are executed before it is asked again, unless the
+    episode ends. `progress` is called with every finished episode, `frames` with the picture (height, width, 3) uint8
+    after the reset and after every step. Raises ValueError where the policy returns something else than finite
+    (h, action_dim) actions.
+    """
+    results = []
+    with _environment(task, success_timing, render=frames is not None) as env, _one_thread():
+        for episode in range(episodes) if isinstance(episodes, int) else episodes:
+            results.append(_run_episode(policy, env, task, seed, step, episode, frames))
+            if progress:
+                progress(results[-1])
+    return results
+
+
+def _run_episode(
+    policy: ChunkPolicy,
+    env: "gymnasium.Env",
+    task: Task,
+    seed: int,
+    step: int,
+    episode: int,
+    frames: Callable[[np.ndarray], None] | None,
+) -> Episode:
+    def show() -> None:
+        if frames:
+            frames(np.asarray(env.render()))
+
+    noise = noise_stream(seed, step, episode)
+    env_seed = environment_seed(seed, step, episode)
+    observation, info = env.reset(seed=env_seed)
+    show()
+    length, return_, over = 0, 0.0, False
+    while not over:
+        draw = noise.standard_normal(policy.noise_dim, np.float32) if policy.noise_dim else None
+        chunk = np.asarray(policy.act(np.asarray(observation, np.float32), draw))
+        _check(chunk, task)
+        for action in chunk:
+            observation, reward, terminated, truncated, info = env.step(np.clip(action, -1, 1))
+            show()
+            length, return_, over = length + 1, return_ + float(reward), terminated or truncated
+            if over:
+                break
+    return Episode(episode, env_seed, bool(info["success"]), return_, length)
+
+
+def _check(chunk: np.ndarray, task: Task) -> None:
+    if chunk.ndim != 2 or len(chunk) == 0 or chunk.shape[1] != task.action_dim:
+        raise ValueError(f"the policy returned actions of shape {chunk.shape}, not (h, {task.action_dim})")
+    if not np.isfinite(chunk).all():
+        raise ValueError("the policy returned actions that are not finite")
+
+
+_idle: dict[
+    tuple[Task, SuccessTiming], "gymnasium.Env"
+] = {}  # building an environment takes longer than an episode in it
+
+
+@contextlib.contextmanager
+def _environment(task: Task, success_timing: SuccessTiming, render: bool) -> Iterator["gymnasium.Env"]:
+    """An environment for this caller alone. It is kept for the next one: a seeded reset leaves no trace of the past."""
+    key = (task, success_timing)
+    env = None if render else _idle.pop(key, None)
+    if env is None:
+        env = make_env(task, success_timing=success_timing, render=render)
+    try:
+        yield env
+    except BaseException:
+        env.close()
+        raise
+    if render or key in _idle or len(_idle) >= 8:
+        env.close()
+    else:
+        _idle[key] = env
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread: the fastest for one observation at a time, and the same sums in every process."""
+    torch: Any = sys.modules.get("torch")  # a policy of another library does not pay for importing it
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Evaluator(Protocol):
+    """Evaluates policies of runs, perhaps beside the training that submits them."""
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        """Takes the policy, as it is now, of a run after `step` updates."""
+        ...
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        """The evaluations (run, step, episodes) that were completed and not handed out yet; with `wait`, all that
+        were submitted. Raises what an evaluation raised."""
+        ...
+
+    def pending(self) -> int:
+        """How many evaluations were submitted and not handed out by `poll`."""
+        ...
+
+    def close(self) -> None:
+        """Ends the evaluator; what is still pending is given up."""
+        ...
+
+
+class InlineEvaluator:
+    """Evaluates while `submit` waits."""
+
+    def __init__(self) -> None:
+        self._done: list[Evaluation] = []
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        self._done.append((run, step, evaluate(policy, get_task(run.task), step=step, **_protocol(run))))
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        done, self._done = self._done, []
+        return done
+
+    def pending(self) -> int:
+        return len(self._done)
+
+    def close(self) -> None:
+        self._done = []
+
+
+class PoolEvaluator:
+    """Evaluates in `workers` processes on this machine, which share the episodes of every evaluation.
+
+    Its processes import the main module again, so a script that uses it needs `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        self._jobs: list[tuple[Run, int, list[Future[list[Episode]]]]] = []
+        self._done: list[Evaluation] = []
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        pickled = pickle.dumps(policy)  # once, and now: training goes on changing the parameters
+        parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
+        with self._explained():
+            futures = [
+                self._pool.submit(_evaluate_part, pickled, run.task, step, {**_protocol(run), "episodes": part})
+                for part in parts
+                if part
+            ]
+        self._jobs.append((run, step, futures))
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        for job in list(self._jobs):
+            run, step, futures = job
+            if wait or all(future.done() for future in futures):
+                self._jobs.remove(job)
+                with self._explained():
+                    episodes = itertools.chain.from_iterable(future.result() for future in futures)
+                    self._done.append((run, step, sorted(episodes, key=lambda episode: episode.episode)))
+        done, self._done = self._done, []
+        return done
+
+    def pending(self) -> int:
+        return len(self._jobs) + len(self._done)
+
+    def close(self) -> None:
+        self._jobs, self._done = [], []
+        self._pool.shutdown(cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of the {self.workers} evaluation workers died: killed, or out of memory. "
+                "Run the same command again, with fewer workers if memory was short"
+            ) from error
+
+
+def _protocol(run: "Run") -> dict[str, Any]:
+    return {"seed": run.seed, "episodes": run.eval_episodes, "success_timing": run.success_timing}
+
+
+def _evaluate_part(policy: bytes, task: str, step: int, protocol: dict[str, Any]) -> list[Episode]:
+    return evaluate(pickle.loads(policy), get_task(task), step=step, **protocol)
+
+
+def _start_worker() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # the parent was killed: nobody wants the rest
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,237 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lps import evaluate as evaluation
+from lps.errors import UserError
+from lps.evaluate import InlineEvaluator, PoolEvaluator, environment_seed, evaluate, noise_stream
+from lps.tasks import get_task
+
+TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=12)
+
+
+class Linear:
+    """A random linear policy with noise, that counts how often it is asked."""
+
+    def __init__(self, seed=0, horizon=5, noise_dim=25):
+        self.weights = np.random.default_rng(seed).normal(0, 0.1, (horizon * 5, 28)).astype(np.float32)
+        self.horizon, self.noise_dim = horizon, noise_dim
+        self.asked = []
+
+    def act(self, observation, noise):
+        assert observation.shape == (28,) and observation.dtype == np.float32
+        self.asked.append((observation, noise))
+        actions = self.weights @ observation
+        return (actions if noise is None else actions + noise).reshape(self.horizon, 5)
+
+
+class Script:
+    """An environment that succeeds at a given step and objects to being stepped after its end."""
+
+    def __init__(self, success_at=None, limit=12):
+        self.success_at, self.limit = success_at, limit
+        self.over, self.seeds, self.actions = True, [], []
+
+    def reset(self, seed):
+        self.over = False
+        self.seeds.append(seed)
+        self.actions.append([])
+        return np.zeros(28), {}
+
+    def step(self, action):
+        assert not self.over, "stepped after its end"
+        self.actions[-1].append(action)
+        count = len(self.actions[-1])
+        success = count == self.success_at
+        self.over = success or count == self.limit
+        return np.zeros(28), -1.0 + success, success, count == self.limit, {"success": success}
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def close(self):
+        pass
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    task: str = "cube-single-play-singletask-task1-v0"
+    seed: int = 3
+    eval_episodes: int = 3
+    success_timing: str = "post"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    evaluator = PoolEvaluator(2)
+    yield evaluator
+    evaluator.close()
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluation in a scripted environment, which is returned."""
+
+    def use(**settings):
+        monkeypatch.setattr(evaluation, "_idle", {})
+        monkeypatch.setattr(evaluation, "make_env", lambda *_, **__: env)
+        env = Script(**settings)
+        return env
+
+    return use
+
+
+def test_the_result_does_not_depend_on_the_split():
+    whole = evaluate(Linear(), TASK, seed=1, step=10, episodes=5)
+    parts = {}
+    for part in ([4, 1], [3], [2, 0]):
+        evaluation._idle.clear()  # a new environment, as in another process
+        parts |= {e.episode: e for e in evaluate(Linear(), TASK, seed=1, step=10, episodes=part)}
+    assert whole == [parts[i] for i in range(5)]
+    assert [e.episode for e in whole] == [0, 1, 2, 3, 4] and len({e.env_seed for e in whole}) == 5
+
+
+def test_an_episode_runs_to_the_step_limit_and_counts_its_steps():
+    (episode,) = evaluate(Linear(), TASK, seed=1, step=10, episodes=1)
+    assert episode.length == 12 and episode.return_ == -12.0 and not episode.success
+
+
+@pytest.mark.parametrize("horizon, asked", [(1, 12), (5, 3), (20, 1)])
+def test_the_policy_is_asked_once_per_chunk(horizon, asked):
+    policy = Linear(horizon=horizon, noise_dim=0)
+    evaluate(policy, TASK, seed=1, step=10, episodes=2)
+    assert len(policy.asked) == 2 * asked
+    assert all(noise is None for _, noise in policy.asked)
+
+
+@pytest.mark.parametrize("success_at, length, success", [(7, 7, True), (12, 12, True), (None, 12, False)])
+def test_an_episode_ends_with_its_success_inside_a_chunk(scripted, success_at, length, success):
+    env = scripted(success_at=success_at)
+    episodes = evaluate(Linear(), TASK, seed=1, step=10, episodes=3)
+    assert [(e.length, e.success, e.return_) for e in episodes] == [(length, success, -length + success)] * 3
+    assert env.seeds == [e.env_seed for e in episodes]
+
+
+def test_actions_are_clipped(scripted):
+    env = scripted()
+    evaluate(Linear(), TASK, seed=1, step=10, episodes=1)
+    assert np.abs(env.actions[0]).max() == 1
+
+
+@pytest.mark.parametrize("actions", [np.zeros(5), np.zeros((0, 5)), np.zeros((5, 4)), np.full((5, 5), np.nan)])
+def test_a_policy_that_returns_no_actions_is_an_error(scripted, actions):
+    scripted()
+    policy = Linear()
+    policy.act = lambda observation, noise: actions
+    with pytest.raises(ValueError, match="the policy returned"):
+        evaluate(policy, TASK, seed=1, step=10, episodes=1)
+
+
+def test_progress_and_frames(scripted):
+    scripted()
+    seen, frames = [], []
+    episodes = evaluate(Linear(), TASK, seed=1, step=1, episodes=2, progress=seen.append, frames=frames.append)
+    assert seen == episodes and len(frames) == 2 * (12 + 1)
+
+
+def test_a_policy_runs_on_one_thread(scripted):
+    scripted()
+    seen = []
+    policy = Linear()
+    policy.act = lambda observation, noise: seen.append(torch.get_num_threads()) or np.zeros((5, 5))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        evaluate(policy, TASK, seed=1, step=1, episodes=1)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_evaluation_and_the_global_generators_leave_each_other_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    first = evaluate(Linear(), TASK, seed=1, step=10, episodes=2)
+    drawn = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.rand(3), drawn[1])
+    assert evaluate(Linear(), TASK, seed=1, step=10, episodes=2) == first
+
+
+def test_every_number_in_the_key_matters():
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (2**31, 10**9, 10**6)]
+    assert len({environment_seed(*key) for key in keys}) == len(keys)
+    assert len({float(noise_stream(*key).standard_normal()) for key in keys}) == len(keys)
+    assert all(0 <= environment_seed(0, step, 0) < 2**31 for step in range(1000))
+
+
+def test_seeds_stay_what_they_are():
+    """Results of years ago must be found again: this is part of the schema."""
+    assert environment_seed(0, 0, 0) == 917752063
+    assert environment_seed(7, 100_000, 49) == 1893258091
+
+
+def test_inline(scripted):
+    scripted()
+    evaluator = InlineEvaluator()
+    evaluator.submit(Linear(), FakeRun(), 10)
+    assert evaluator.pending() == 1
+    ((run, step, episodes),) = evaluator.poll()
+    assert (run, step, len(episodes)) == (FakeRun(), 10, 3)
+    assert evaluator.pending() == 0 and evaluator.poll(wait=True) == []
+
+
+def test_a_pool_gives_what_inline_gives(pool):
+    inline = InlineEvaluator()
+    policy = Linear()
+    for run, step in [(FakeRun(), 10), (FakeRun(seed=4, eval_episodes=1), 20)]:
+        inline.submit(policy, run, step)
+        pool.submit(policy, run, step)
+    policy.weights[:] = 0  # training goes on
+    assert pool.pending() == 2
+    assert pool.poll(wait=True) == inline.poll()
+    assert pool.pending() == 0 and pool.poll() == []
+
+
+class Raises(Linear):
+    def act(self, observation, noise):
+        raise ZeroDivisionError("in the policy")
+
+
+def test_an_error_of_a_policy_comes_out_of_the_pool_and_leaves_the_others(pool):
+    pool.submit(Linear(), FakeRun(eval_episodes=1), 10)
+    pool.submit(Raises(), FakeRun(eval_episodes=1), 20)
+    with pytest.raises(ZeroDivisionError, match="in the policy"):
+        pool.poll(wait=True)
+    assert [step for _, step, _ in pool.poll()] == [10]
+
+
+class Kills(Linear):
+    """Kills the process that it is sent to."""
+
+    def __setstate__(self, state):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dead_worker_is_told():
+    evaluator = PoolEvaluator(1)
+    try:
+        for _ in range(2):
+            with pytest.raises(UserError, match="worker.* died"):
+                evaluator.submit(Kills(), FakeRun(), 10)
+                evaluator.poll(wait=True)
+        assert evaluator.pending() == 0
+    finally:
+        evaluator.close()
+
+
+def test_importing_evaluation_needs_no_torch():
+    code = "import sys, lps.evaluate; print([m for m in ('torch', 'ray', 'ogbench') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
