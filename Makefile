@@ -1,0 +1,85 @@
+# `make` says what there is to make.
+SHELL := bash
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+# The demo collects a real dataset with OGBench's own oracles, small enough for a laptop.
+GROUP := cube-single
+EPISODES ?= 100
+WORKERS ?= 2
+RESULTS ?= results/demo
+
+help:  ## this list
+	@echo "Latent Policy Steering against its baselines on OGBench."
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1@\2/p' Makefile | column -t -s @
+	@echo
+	@echo "Needs Python 3.11, 3.12 or 3.13 as python3; another one: make demo PYTHON=python3.12"
+
+demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, compare them: under 20 minutes on 2 CPU cores
+	@echo "[2/4] data: $(EPISODES) episodes of $(GROUP) play by OGBench's own oracles"
+	@$(BIN)/python -m lps collect $(GROUP)-play --episodes $(EPISODES) --workers $(WORKERS) --seed 0 --name $(GROUP)-play-demo
+	@echo "[3/4] training: every agent, through Ray Tune and Ray Train, logged to MLflow"
+	@$(BIN)/python sweeps/ogbench_all.py --preset demo --results $(RESULTS)
+	@echo "[4/4] comparison"
+	@$(BIN)/python analysis/compare.py $(RESULTS)
+
+test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
+	@$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev  ## format, lint and types
+	@$(BIN)/ruff format --check --quiet . || { echo "format: 'make format' mends the files above"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev  ## bring every file into the one format
+	@$(BIN)/ruff check --select I --fix --quiet .
+	@$(BIN)/ruff format .
+
+# One resolution for all supported Pythons and platforms; the tests' tools and CUDA's libraries get files of their own.
+COMPILE := build/lock/bin/uv pip compile --quiet --universal --fork-strategy fewest --no-annotate --no-header pyproject.toml
+CUDA := ^(cuda|nvidia|triton)[-=]
+lock:  ## resolve pyproject.toml to the newest versions that fit and write requirements*.lock
+	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check --quiet uv
+	@$(COMPILE) --extra aws --extra video > build/lock/all
+	@$(COMPILE) --extra aws --extra video --extra dev --constraints build/lock/all > build/lock/all-dev
+	@{ echo "# Every package the project runs on, for Python 3.11 to 3.13. Written by 'make lock' from pyproject.toml; by hand:"; \
+	   echo "#   pip install -c requirements.lock -c requirements-cuda.lock torch"; \
+	   echo "#   pip install --no-deps -r requirements.lock"; \
+	   echo "# mujoco and dm_control are the pair that LPS's authors ran; pyproject.toml says why these and why that torch."; \
+	   grep -vE '$(CUDA)' build/lock/all; } > requirements.lock
+	@{ echo "# What 'make test' and 'make check' need beyond requirements.lock. Written by 'make lock'."; \
+	   grep -vxFf build/lock/all build/lock/all-dev; } > requirements-dev.lock
+	@{ echo "# The CUDA libraries of PyTorch's GPU build, as constraints: a CPU build installs none. Written by 'make lock'."; \
+	   grep -E '$(CUDA)' build/lock/all; } > requirements-cuda.lock
+
+clean:  ## remove the environment and all caches; results and data stay
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says that an install went through to its end; where there is none the environment is made anew.
+# PyTorch comes first and with its dependencies, for only its GPU build knows its CUDA libraries; the rest needs no
+# resolving: the lock is complete.
+$(VENV)/.runtime: requirements.lock requirements-cuda.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("error: $(PYTHON) is Python %d.%d; needed is 3.11, 3.12 or 3.13 (make PYTHON=python3.12 ...)" % sys.version_info[:2])'
+	@echo "[1/4] environment: $(VENV) from requirements.lock (about 3 minutes)"
+	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@rm -f $@
+	@echo "      PyTorch"
+	@$(PIP) -c requirements.lock -c requirements-cuda.lock torch
+	@echo "      $$(grep -c == requirements.lock) locked packages"
+	@$(PIP) --no-deps -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@echo "      tools for tests and checks"
+	@rm -f $@
+	@$(PIP) --no-deps -r requirements-dev.lock
+	@touch $@
