@@ -1,6 +1,5 @@
 """Environments of the tasks, as gymnasium environments that behave the same whatever OGBench version is installed."""
 
-import os
 import warnings
 from typing import Any, SupportsFloat
 
@@ -48,9 +47,8 @@ def import_ogbench() -> Any:
     """Imports OGBench with its environments registered, and keeps two harmless warnings off the console."""
     # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
     warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
-    with warnings.catch_warnings():
-        if not os.environ.get("DISPLAY"):
-            # MuJoCo's viewer, which nobody opens here, asks for a display as soon as it is imported.
-            warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
-        import ogbench
+    # MuJoCo's viewer, which nobody opens here, asks for a display as soon as the first environment is made.
+    warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
+    import ogbench
+
     return ogbench

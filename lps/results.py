@@ -145,7 +145,7 @@ class Store:
         """Writes logged numbers of a run as one file named by `first_step`, the first step in it. A row is
         (step, metric, value), or a mapping with these keys. Many rows per file keep reading quick."""
         names = ("step", "metric", "value")
-        columns = [dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in rows]
+        columns = [dict(zip(names, row, strict=True)) if isinstance(row, (tuple, list)) else dict(row) for row in rows]
         columns = [{**column, "run_id": run_id} for column in columns]
         self._write_table(f"metrics/{run_id}/{first_step:09d}.parquet", columns, METRICS)
 

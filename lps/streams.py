@@ -49,6 +49,7 @@ class Stream:
     def __init__(self, seeds: Tensor, step: int | Tensor, purpose: str):
         self.members = seeds.shape[0]
         self.device = seeds.device
+        step = torch.as_tensor(step, dtype=torch.int64, device=self.device)
         self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + step * _GOLDEN)
         self.position = 0
 

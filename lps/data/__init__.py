@@ -1,6 +1,8 @@
 """Datasets: found or downloaded (download), made on the spot (collect), and loaded for training (dataset)."""
 
 from lps.data.collect import collect
+from lps.data.dataset import Dataset, load_dataset
+from lps.data.download import dataset_path
 from lps.data.files import data_dir
 
-__all__ = ["collect", "data_dir"]
+__all__ = ["Dataset", "collect", "data_dir", "dataset_path", "load_dataset"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ def data_dir(path: str | os.PathLike[str] | None = None) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to. It takes `path`'s place when the block ends without an error, and is
-    removed otherwise: under its own name a file is always complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    removed otherwise: under its own name a file is always complete. One process at a time: hold a lock."""
+    part = path.with_name(f".{path.name}.part")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -39,7 +40,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        tqdm.write(f"waiting for another process: {what}")
+        tqdm.write(f"waiting for another process: {what}", file=sys.stderr)
         lock.acquire()
     try:
         yield

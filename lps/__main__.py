@@ -1,0 +1,268 @@
+"""The command line of the library: `python -m lps train | evaluate | video | collect | tasks`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from lps.errors import UserError, guarded
+
+DEFAULT_RESULTS = "results/local"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 if it did all, 1 if a run failed, 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m lps", description="Train and evaluate policies without Ray.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands.add_parser("train", help="train an agent on a task; the same command again resumes"))
+    _add_evaluate(commands.add_parser("evaluate", help="evaluate a checkpoint"))
+    _add_video(commands.add_parser("video", help="film a checkpoint's policy"))
+    _add_collect(commands.add_parser("collect", help="make a play dataset with OGBench's oracles"))
+    commands.add_parser("tasks", help="list the tasks").set_defaults(call=_tasks)
+    arguments = parser.parse_args(argv)
+    return guarded(arguments.call)(arguments)
+
+
+# --- train ---------------------------------------------------------------------------------------------------------
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agent", required=True)
+    parser.add_argument("--task", required=True, help="for example cube-single-play-singletask-task1-v0")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="updates (default: 1000000, the paper's)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each, trained together")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyperparameters")
+    parser.add_argument("--results", default=DEFAULT_RESULTS, help=f"folder or s3:// (default: {DEFAULT_RESULTS})")
+    parser.add_argument("--dataset", help="name of a dataset file (default: the task's)")
+    parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
+    parser.add_argument("--eval-interval", type=int, help="updates between evaluations (default: steps / 10)")
+    parser.add_argument("--eval-episodes", type=int, default=50)
+    parser.add_argument("--eval-workers", type=int, default=0, help="processes that evaluate (default: this one)")
+    parser.add_argument("--success-timing", default="post")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="CPU threads of training")
+    parser.add_argument("--log-interval", type=int, default=500, help="updates between logged metrics")
+    parser.add_argument("--checkpoint-seconds", type=float, default=120.0)
+    parser.set_defaults(call=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from lps.evaluate import InlineEvaluator, PoolEvaluator
+    from lps.results import Store
+    from lps.run import Run, parse_settings
+    from lps.train import train
+
+    runs = [
+        Run.create(
+            arguments.agent,
+            arguments.task,
+            seed,
+            steps=arguments.steps,
+            dataset=arguments.dataset,
+            eval_interval=arguments.eval_interval or max(1, arguments.steps // 10),
+            eval_episodes=arguments.eval_episodes,
+            success_timing=arguments.success_timing,
+            **parse_settings(arguments.set),
+        )
+        for seed in dict.fromkeys(arguments.seeds)
+    ]
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    store = Store(arguments.results)
+    done = [run for run in runs if store.finished(run.id)]
+    if done:
+        print(f"{len(done)} of {len(runs)} runs are finished already: skipped")
+    evaluator = PoolEvaluator(arguments.eval_workers) if arguments.eval_workers else InlineEvaluator()
+    try:
+        with _ProgressLine({run.id: f"seed {run.seed}" for run in runs}) as line:
+            status = train(
+                runs,
+                store,
+                sweep="train",
+                data_dir=arguments.data_dir,
+                device=arguments.device,
+                evaluator=evaluator,
+                callback=line,
+                checkpoint_seconds=arguments.checkpoint_seconds,
+                log_interval=arguments.log_interval,
+            )
+    except KeyboardInterrupt:
+        raise UserError("interrupted; the same command goes on from the last checkpoint") from None
+    finally:
+        evaluator.close()
+    _print_results(store, [run.id for run in runs])
+    failed = [run for run in runs if status[run.id] == "failed"]
+    for run in failed:
+        document = store.read_run(run.id) or {}
+        print(f"failed: seed {run.seed} (run {run.id}): {document.get('error')}", file=sys.stderr)
+    print(f"results: {store.path}\ncheckpoints: {store.path}/checkpoints/<run>.pt")
+    return 1 if failed else 0
+
+
+class _ProgressLine:
+    """One line: updates done, steps/s, ETA, losses (mean over members) and the latest success of each member."""
+
+    def __init__(self, names: dict[str, str]):
+        self.names = names
+
+    def __enter__(self) -> _ProgressLine:
+        from tqdm import tqdm
+
+        self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=1.0, disable=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, progress: object) -> None:
+        from lps.train import Progress
+
+        assert isinstance(progress, Progress)
+        bar = self.bar
+        if progress.event == "start":
+            bar.reset(total=progress.steps)
+            bar.initial = progress.step
+        bar.n = progress.step
+        parts = []
+        if progress.metrics:
+            values = list(progress.metrics.values())
+            names = [name for name in values[0] if name.endswith("loss")]
+            parts += [f"{name[:-5]} {sum(v[name] for v in values) / len(values):.3g}" for name in names]
+        if progress.success:
+            parts.append("success " + " ".join(f"{value:.2f}" for value in progress.success.values()))
+        bar.set_postfix_str(", ".join(parts))
+        if progress.event == "eval":
+            found = {self.names.get(run, run): value for run, value in progress.success.items()}
+            bar.write(f"step {progress.step}: success " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()))
+
+
+def _print_results(store: object, ids: list[str]) -> None:
+    from lps.results import Store
+
+    assert isinstance(store, Store)
+    episodes = [row for row in store.read_episodes().to_pylist() if row["run_id"] in ids]
+    for run_id in ids:
+        rows = [row for row in episodes if row["run_id"] == run_id]
+        if rows:
+            last = max(row["step"] for row in rows)
+            results = [row["success"] for row in rows if row["step"] == last]
+            mean = sum(results) / len(results)
+            print(f"run {run_id}: success {mean:.2f} at step {last} ({len(results)} episodes)")
+
+
+# --- evaluate, video -----------------------------------------------------------------------------------------------
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint")
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, help="evaluation seed (default: the run's, as in training)")
+    parser.add_argument("--task", help="another task of the same sizes (default: the run's)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: this one)")
+    parser.set_defaults(call=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lps.evaluate import InlineEvaluator, PoolEvaluator
+    from lps.policy import load_policy
+
+    policy = load_policy(arguments.checkpoint)
+    if arguments.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {arguments.episodes}")
+    task = _task_of(policy, arguments.task)
+    seed = policy.run.seed if arguments.seed is None else arguments.seed
+    run = dataclasses.replace(policy.run, task=task.name, seed=seed, eval_episodes=arguments.episodes)
+    evaluator = PoolEvaluator(arguments.workers) if arguments.workers else InlineEvaluator()
+    try:
+        evaluator.submit(policy, run, policy.step)
+        ((_, _, episodes),) = evaluator.poll(wait=True)
+    finally:
+        evaluator.close()
+    print("episode  env_seed    success  return   length")
+    for row in episodes:
+        print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
+    mean = sum(row.success for row in episodes) / len(episodes)
+    print(f"success {mean:.3f} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
+    return 0
+
+
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint")
+    parser.add_argument("output", help="for example out.mp4")
+    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--task", help="another task of the same sizes (default: the run's)")
+    parser.set_defaults(call=_video)
+
+
+def _video(arguments: argparse.Namespace) -> int:
+    from lps.policy import load_policy
+    from lps.video import record
+
+    policy = load_policy(arguments.checkpoint)
+    task = _task_of(policy, arguments.task)
+    episodes = record(policy, task, arguments.output, seed=arguments.seed, episodes=arguments.episodes)
+    for row in episodes:
+        print(f"episode {row.episode}: {'success' if row.success else 'no success'} after {row.length} steps")
+    print(f"wrote {Path(arguments.output).resolve()}")
+    return 0
+
+
+def _task_of(policy: object, name: str | None):
+    from lps.policy import Policy
+    from lps.tasks import get_task
+
+    assert isinstance(policy, Policy)
+    task = get_task(name or policy.run.task)
+    if task.observation_dim != policy.observation_dim:
+        raise UserError(
+            f"{task.name} has observations of {task.observation_dim} numbers; the policy was trained on "
+            f"{policy.run.task}, which has {policy.observation_dim}"
+        )
+    return task
+
+
+# --- collect, tasks ------------------------------------------------------------------------------------------------
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="for example cube-single-play")
+    parser.add_argument("--episodes", type=int, default=1000, help="of 1001 observations; 10 %% more for validation")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", help="file name (default: OGBench's, so that training finds it)")
+    parser.add_argument("--data-dir", help="where to put it (default: $LPS_DATA_DIR or ~/.ogbench/data)")
+    parser.set_defaults(call=_collect)
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from lps.data import collect
+
+    path = collect(
+        arguments.dataset,
+        episodes=arguments.episodes,
+        workers=arguments.workers,
+        seed=arguments.seed,
+        name=arguments.name,
+        data_dir=arguments.data_dir,
+    )
+    print(f"dataset: {path}")
+    return 0
+
+
+def _tasks(_: argparse.Namespace) -> int:
+    from lps.tasks import TASKS
+
+    for task in TASKS.values():
+        print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {task.reward}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

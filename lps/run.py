@@ -1,0 +1,192 @@
+"""A run: everything that can change one training's result, as a value; and packs of runs that train together."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from lps.agents import AGENTS
+from lps.agents.base import MEMBER_SCALARS
+from lps.errors import UserError, suggest
+from lps.latents import LATENTS
+from lps.tasks import SuccessTiming, get_task
+
+CHOICES = {"critic_agg": ("min", "mean"), "latent_dist": LATENTS, "success_timing": get_args(SuccessTiming)}
+"""Hyperparameters and settings that take one of a few words."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one agent on one task with one seed.
+
+    Device, paths and log intervals are not part of it.  Two runs with equal fields have the same `id` and give the
+    same result.  Build one with `Run.create`, which fills in the agent's defaults and refuses what it does not know.
+    """
+
+    agent: str
+    task: str
+    seed: int
+    steps: int
+    """Number of updates."""
+    hyperparameters: Mapping[str, Any]
+    """The agent's whole Config as plain values."""
+    dataset: str
+    """Name of the dataset file; the task's own unless another was asked for."""
+    eval_interval: int
+    """Updates between evaluations; the last update is always evaluated."""
+    eval_episodes: int
+    success_timing: str = "post"
+    """'post': success and reward of a step are those of the state it leads to (the paper); 'pre': of the one before."""
+
+    id: str = field(init=False, compare=False, repr=False)
+    """16 hex digits, a hash of all the fields above."""
+
+    def __post_init__(self) -> None:
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    @staticmethod
+    def create(
+        agent: str,
+        task: str,
+        seed: int = 0,
+        *,
+        steps: int = 1_000_000,
+        dataset: str | None = None,
+        eval_interval: int = 100_000,
+        eval_episodes: int = 50,
+        success_timing: str = "post",
+        **hyperparameters: Any,
+    ) -> Run:
+        """A checked run; unknown names and impossible values are a UserError that names the nearest known ones."""
+        if agent not in AGENTS:
+            raise UserError(suggest(agent, AGENTS, "agent"))
+        known_task = get_task(task)
+        counts = {"steps": steps, "eval_interval": eval_interval, "eval_episodes": eval_episodes}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise UserError(f"a seed is a whole number from 0 to 2^31 - 1, not {seed!r}")
+        _check_choice("success_timing", success_timing)
+        config = make_config(agent, hyperparameters)
+        return Run(
+            agent=agent,
+            task=known_task.name,
+            seed=seed,
+            steps=steps,
+            hyperparameters=_plain(dataclasses.asdict(config)),
+            dataset=dataset or known_task.dataset,
+            eval_interval=eval_interval,
+            eval_episodes=eval_episodes,
+            success_timing=success_timing,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored; `Run.from_dict` takes them back."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        return values | {"hyperparameters": dict(self.hyperparameters)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Run:
+        """The run of a plain dict; unknown or missing keys are a UserError."""
+        known = {f.name for f in dataclasses.fields(Run) if f.init}
+        for name in values:
+            if name not in known:
+                raise UserError(suggest(name, sorted(known), "field of a run"))
+        rest = {name: value for name, value in values.items() if name not in ("hyperparameters",)}
+        missing = known - set(values)
+        if missing:
+            raise UserError(f"a stored run lacks {', '.join(sorted(missing))}: it was written by another version")
+        return Run.create(**rest, **values["hyperparameters"])
+
+    @property
+    def config(self) -> Any:
+        """The agent's Config."""
+        return make_config(self.agent, self.hyperparameters)
+
+    @property
+    def eval_steps(self) -> list[int]:
+        """The updates after which the run is evaluated."""
+        return [*range(self.eval_interval, self.steps, self.eval_interval), self.steps]
+
+
+def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
+    """The agent's Config with the given values; unknown names and wrong types are a UserError."""
+    cls = AGENTS[agent].Config
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    values = {}
+    for name, value in hyperparameters.items():
+        if name not in defaults:
+            raise UserError(suggest(name, defaults, f"hyperparameter of {agent}"))
+        values[name] = _as_type_of(defaults[name], value, f"{agent}'s {name}")
+        _check_choice(name, values[name])
+    return cls(**values)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """{'lr': 3e-4} from ['lr=3e-4']: the values of a command line's --set."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set takes name=value, for example lr=3e-4, not {text!r}")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    return values
+
+
+def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
+    """Runs that can train in one program, grouped, at most `max_members` together, in the order given.
+
+    They share agent, group, dataset, protocol and every hyperparameter that shapes the program; seed, task and
+    MEMBER_SCALARS may differ.  How runs are packed never changes a result.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        shared = run.to_dict() | {"task": get_task(run.task).group, "seed": None}
+        shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in MEMBER_SCALARS}
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
+    packs = []
+    for group in groups.values():
+        parts = -(-len(group) // max_members)
+        size = -(-len(group) // parts)  # even parts: 5 runs by 4 are 3 + 2, not 4 + 1
+        packs += [group[i : i + size] for i in range(0, len(group), size)]
+    return packs
+
+
+def _check_choice(name: str, value: Any) -> None:
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UserError(suggest(str(value), CHOICES[name], name))
+
+
+def _as_type_of(default: Any, value: Any, what: str) -> Any:
+    """`value` as the type of `default`; tuples of widths may come as lists or as a single number."""
+    wrong = UserError(f"{what} must be like {default!r}, not {value!r}")
+    if isinstance(default, bool) or isinstance(value, bool):
+        if not (isinstance(default, bool) and isinstance(value, bool)):
+            raise wrong
+        return value
+    if isinstance(default, tuple):
+        widths = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not widths or not all(type(width) is int and width > 0 for width in widths):
+            raise wrong
+        return widths
+    if isinstance(default, float) and isinstance(value, int | float):
+        return float(value)
+    if isinstance(default, int) and (not isinstance(value, int) or value < 1):
+        raise wrong
+    if not isinstance(value, type(default)):
+        raise wrong
+    return value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

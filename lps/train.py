@@ -1,0 +1,316 @@
+"""The training loop: a pack of runs, from the dataset to rows in the result store.
+
+`train` is a plain function.  The command line, the tests and a sweep's worker all call it; progress leaves through a
+callback, evaluation through an Evaluator, so that both can be put elsewhere without this file knowing.
+
+What makes it safe to kill at any moment: a checkpoint at step c is written only when every evaluation before c is in
+the store, the metrics up to c are flushed first, and every file is named by its run and step, so that repeating what
+was cut off writes the same rows again.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from lps.agents import AGENTS
+from lps.batches import Batches
+from lps.checkpoint import Checkpoint
+from lps.data import load_dataset
+from lps.errors import UserError
+from lps.evaluate import Evaluator, InlineEvaluator
+from lps.policy import Policy
+from lps.results import Store, versions
+from lps.run import Run, pack
+from lps.streams import Stream
+from lps.tasks import get_task
+
+
+@dataclass
+class Progress:
+    """What a callback is told; `metrics` and `success` are by run id and hold the latest known values."""
+
+    event: str
+    """'start', 'log', 'eval', 'checkpoint', 'done' or 'failed'."""
+    step: int
+    steps: int
+    steps_per_second: float
+    eta_seconds: float
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    success: dict[str, float] = field(default_factory=dict)
+
+
+Callback = Callable[[Progress], None]
+
+
+def train(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    sweep: str = "",
+    data_dir: str | None = None,
+    device: str = "auto",
+    evaluator: Evaluator | None = None,
+    callback: Callback | None = None,
+    checkpoint_seconds: float = 120.0,
+    log_interval: int = 1000,
+) -> dict[str, str]:
+    """Train runs to their last step and evaluate them on the way; returns the status of each by run id.
+
+    Finished runs are skipped and unfinished ones go on from their checkpoint, so calling it again resumes.  A member
+    whose loss is no longer finite is marked failed and reported no more; the others are not touched by it.
+
+    Args:
+        runs: any runs; those that can train together do (lps.run.pack).
+        store: where everything goes.
+        sweep: name of the study the runs belong to, stored with them.
+        data_dir: where datasets are; see lps.data.
+        device: "cpu", "cuda" or "auto" (cuda where there is one).
+        evaluator: who evaluates; in this process if None.
+        callback: called with a Progress at every log line, evaluation, checkpoint and end.
+        checkpoint_seconds: at most this much training is lost in a crash.
+        log_interval: updates between logged metrics.
+    Raises:
+        UserError: for what the caller can mend.  Any other exception marks the unfinished runs as failed, with its
+        traceback, and is raised again.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    status = {run.id: "done" for run in runs}
+    unfinished = [run for run in runs if not store.finished(run.id)]
+    for members in _together(unfinished, store):
+        training = _Training(
+            members, store, sweep, data_dir, device, evaluator or InlineEvaluator(), callback, log_interval
+        )
+        try:
+            status |= training.run(checkpoint_seconds)
+        except Exception as problem:
+            training.fail(training.members, str(problem) if isinstance(problem, UserError) else traceback.format_exc())
+            raise
+    return status
+
+
+def _together(runs: Sequence[Run], store: Store) -> Iterable[list[tuple[Run, Checkpoint | None]]]:
+    """Packs of runs that stand at the same step, each with its checkpoint.
+
+    A crash between the checkpoints of two members leaves them at different steps; they then train one after the other.
+    """
+    for members in pack(runs):
+        by_step: dict[int, list[tuple[Run, Checkpoint | None]]] = {}
+        for run in members:
+            checkpoint = _stored_checkpoint(run, store)
+            by_step.setdefault(checkpoint.step if checkpoint else 0, []).append((run, checkpoint))
+        yield from by_step.values()
+
+
+def checkpoint_path(run: Run) -> str:
+    """Where a run's checkpoint lies inside the results."""
+    return f"checkpoints/{run.id}.pt"
+
+
+def _stored_checkpoint(run: Run, store: Store) -> Checkpoint | None:
+    path = checkpoint_path(run)
+    if not store.exists(path):
+        return None
+    checkpoint = Checkpoint.from_bytes(store.read_bytes(path), f"{store.path}/{path}")
+    if checkpoint.run != run:
+        raise UserError(f"{store.path}/{path} belongs to another run ({checkpoint.run}); delete it or move it away")
+    return checkpoint
+
+
+class _Training:
+    """One pack on its way from a common step to the end."""
+
+    def __init__(
+        self,
+        members: Sequence[tuple[Run, Checkpoint | None]],
+        store: Store,
+        sweep: str,
+        data_dir: str | None,
+        device: str,
+        evaluator: Evaluator,
+        callback: Callback | None,
+        log_interval: int,
+    ):
+        self.members = [run for run, _ in members]
+        self.checkpoints = [checkpoint for _, checkpoint in members]
+        self.store, self.sweep, self.data_dir, self.device = store, sweep, data_dir, device
+        self.evaluator, self.callback, self.log_interval = evaluator, callback, log_interval
+        self.steps = self.members[0].steps
+        self.step = self.start = self.checkpoints[0].step if self.checkpoints[0] else 0
+        self.fingerprint = ""
+        self.failed: set[str] = set()
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.success: dict[str, float] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.flushed = self.start
+        self.waiting: set[tuple[str, int]] = set()
+        self.began = time.monotonic()
+        self.previous = {run.id: self.store.read_run(run.id) or {} for run in self.members}
+
+    def run(self, checkpoint_seconds: float) -> dict[str, str]:
+        runs = self.members
+        for run in runs:
+            self.write_document(run, "running")
+        tasks = [get_task(run.task) for run in runs]
+        dataset = load_dataset(
+            list(dict.fromkeys(tasks)),
+            dataset=runs[0].dataset,
+            data_dir=self.data_dir,
+            success_timing=runs[0].success_timing,
+        )
+        self.fingerprint = dataset.fingerprint
+        configs, seeds = [run.config for run in runs], [run.seed for run in runs]
+        observation_dim, action_dim = dataset.observations.shape[1], dataset.actions.shape[1]
+        self.agent = AGENTS[runs[0].agent](configs, seeds, observation_dim, action_dim, self.device)
+        for member, checkpoint in enumerate(self.checkpoints):
+            if checkpoint:
+                self.check_dataset(checkpoint, dataset.name)
+                checkpoint.restore(self.agent, member)
+            self.store.drop_metrics(runs[member].id, self.start + 1)
+        batches = Batches(dataset, tasks, [c.discount for c in configs], configs[0].horizon, self.device)
+        seeds_ = torch.tensor(seeds, dtype=torch.int64, device=self.device)
+        batch_size = configs[0].batch_size
+        eval_steps = set(runs[0].eval_steps)
+
+        self.report("start")
+        if self.start in eval_steps:  # the checkpoint was written, but its evaluation may not have come back
+            self.evaluate()
+        saved = time.monotonic()
+        for self.step in range(self.start + 1, self.steps + 1):
+            batch = batches.sample(Stream(seeds_, self.step, "batch"), batch_size)
+            info = self.agent.update(batch, self.agent.noise(Stream(seeds_, self.step, "noise"), batch_size))
+            if self.step % self.log_interval == 0 or self.step == self.steps:
+                self.log(info)
+                self.collect()
+            if self.step in eval_steps:
+                self.evaluate()
+            if time.monotonic() - saved > checkpoint_seconds and self.may_checkpoint() and self.step < self.steps:
+                self.checkpoint()
+                saved = time.monotonic()
+            if len(self.failed) == len(runs):
+                break
+        self.collect(wait=True)
+        for run in self.alive():
+            self.checkpoint_member(run)
+            self.write_document(run, "done")
+        self.report("done" if self.alive() else "failed")
+        return {run.id: "failed" if run.id in self.failed else "done" for run in runs}
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
+        for member, run in enumerate(self.members):
+            if run.id not in self.failed and self.step not in self.store.episode_steps(run.id):
+                self.waiting.add((run.id, self.step))
+                self.evaluator.submit(Policy.of_member(self.agent, member, run, self.step), run, self.step)
+        self.collect()
+
+    def collect(self, wait: bool = False) -> None:
+        """Store the evaluations that are ready (all of them if `wait`)."""
+        for run, step, episodes in self.evaluator.poll(wait):
+            self.store.write_episodes(run.id, step, episodes)
+            self.waiting.discard((run.id, step))
+            self.success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
+            self.report("eval")
+
+    # --- metrics -----------------------------------------------------------------------------------------------------
+
+    def log(self, info: dict[str, torch.Tensor]) -> None:
+        """Take this update's metrics to the host; find members that have diverged."""
+        values = torch.stack(list(info.values())).T.tolist()
+        for run, numbers in zip(self.members, values, strict=True):
+            if run.id in self.failed:
+                continue
+            self.metrics[run.id] = dict(zip(info, numbers, strict=True))
+            self.rows += [
+                {"run_id": run.id, "step": self.step, "metric": name, "value": value}
+                for name, value in self.metrics[run.id].items()
+            ]
+            broken = [name for name, value in self.metrics[run.id].items() if not math.isfinite(value)]
+            if broken:
+                self.flush()
+                self.fail([run], f"diverged: {', '.join(broken)} not finite at step {self.step} (checked every "
+                                 f"{self.log_interval} steps)")  # fmt: skip
+        self.report("log")
+
+    def flush(self) -> None:
+        """Write the metrics logged since the last flush."""
+        for run in self.members:
+            rows = [row for row in self.rows if row["run_id"] == run.id]
+            if rows:
+                self.store.write_metrics(run.id, self.flushed + 1, rows)
+        self.rows, self.flushed = [], self.step
+
+    def report(self, event: str) -> None:
+        if self.callback:
+            seconds = time.monotonic() - self.began
+            rate = (self.step - self.start) / seconds if seconds > 0 else 0.0
+            eta = (self.steps - self.step) / rate if rate else math.inf
+            self.callback(Progress(event, self.step, self.steps, rate, eta, dict(self.metrics), dict(self.success)))
+
+    # --- what is kept ------------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[Run]:
+        return [run for run in self.members if run.id not in self.failed]
+
+    def may_checkpoint(self) -> bool:
+        """Whether every evaluation before this step is in the store (the one at this step is repeated on resume)."""
+        return all(step == self.step for _, step in self.waiting)
+
+    def checkpoint(self) -> None:
+        self.flush()
+        for run in self.alive():
+            self.checkpoint_member(run)
+            self.write_document(run, "running")
+        self.report("checkpoint")
+
+    def checkpoint_member(self, run: Run) -> None:
+        self.flush()
+        state = Checkpoint.of(self.agent, self.members.index(run), run, self.step, self.fingerprint)
+        self.store.write_bytes(checkpoint_path(run), state.to_bytes())
+
+    def check_dataset(self, checkpoint: Checkpoint, name: str) -> None:
+        if checkpoint.fingerprint != self.fingerprint:
+            raise UserError(
+                f"the dataset {name} is not the one that run {checkpoint.run.id} was trained on so far: its content "
+                "has changed. Bring the old file back, or start in another results folder."
+            )
+
+    def fail(self, runs: Iterable[Run], reason: str) -> None:
+        for run in runs:
+            if run.id not in self.failed:
+                self.failed.add(run.id)
+                self.write_document(run, "failed", reason)
+        self.report("failed")
+
+    def write_document(self, run: Run, status: str, error: str | None = None) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        before = self.previous[run.id]
+        document = {
+            "id": run.id,
+            "sweep": self.sweep or before.get("sweep", ""),
+            "run": run.to_dict(),
+            "status": status,
+            "step": self.step,
+            "versions": versions(),
+            "host": platform.node(),
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
+            "started": before.get("started", now),
+            "updated": now,
+            "wall_time_s": before.get("wall_time_s", 0.0) + time.monotonic() - self.began,
+            "dataset_fingerprint": self.fingerprint or before.get("dataset_fingerprint", ""),
+            "error": error,
+            "checkpoint": checkpoint_path(run),
+        }
+        before.setdefault("started", now)
+        self.store.write_run(document)

@@ -1,0 +1,63 @@
+"""Small agents for tests: every registered agent with narrow networks, on random data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from lps.agents import AGENTS, Agent
+from lps.agents.base import Batch
+from lps.streams import Stream
+
+OBSERVATION_DIM, ACTION_DIM = 7, 3
+
+
+def small_config(agent: str, **overrides: Any) -> Any:
+    """The agent's Config with two hidden layers of 16 everywhere and a batch of 16."""
+    cls = AGENTS[agent].Config
+    small: dict[str, Any] = {"batch_size": 16, "horizon": 2}
+    small |= {f.name: (16, 16) for f in dataclasses.fields(cls) if f.name.endswith("hidden")}
+    return cls(**(small | overrides))
+
+
+def small_hyperparameters(agent: str) -> dict[str, Any]:
+    """The same as plain values for Run.create."""
+    config, default = small_config(agent), AGENTS[agent].Config()
+    names = [f.name for f in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+
+
+def make_agent(agent: str, seeds: list[int], overrides: list[dict[str, Any]] | None = None) -> Agent:
+    configs = [small_config(agent, **(overrides[i] if overrides else {})) for i in range(len(seeds))]
+    return AGENTS[agent](configs, seeds, OBSERVATION_DIM, ACTION_DIM)
+
+
+def random_batch(agent: Agent, seeds: torch.Tensor, step: int) -> Batch:
+    """A batch that depends on (seed, step) alone, as the real ones do."""
+    stream, size, d = Stream(seeds, step, "batch"), agent.config.batch_size, agent.chunk_dim
+    return Batch(
+        observations=stream.normal(size, OBSERVATION_DIM),
+        actions=stream.uniform(size, d) * 2 - 1,
+        next_observations=stream.normal(size, OBSERVATION_DIM),
+        rewards=-stream.uniform(size),
+        masks=(stream.uniform(size) > 0.1).float(),
+    )
+
+
+def run_updates(agent: Agent, seeds: list[int], first: int, last: int) -> dict[str, torch.Tensor]:
+    """Updates first .. last; returns the last one's metrics."""
+    seeds_, info = torch.tensor(seeds), {}
+    for step in range(first, last + 1):
+        noise = agent.noise(Stream(seeds_, step, "noise"), agent.config.batch_size)
+        info = agent.update(random_batch(agent, seeds_, step), noise)
+    return info
+
+
+def member_params(agent: Agent, member: int) -> dict[str, torch.Tensor]:
+    return {
+        f"{net}/{name}": tensor[member].detach().clone()
+        for net, tensors in agent.params.items()
+        for name, tensor in tensors.items()
+    }

@@ -1,0 +1,44 @@
+"""Every agent against the authors' own numbers, through the command a person would use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+from check import AGENT_NAMES, RELATIVE, check  # noqa: E402
+
+from lps.agents import AGENTS  # noqa: E402
+
+FILES = {AGENT_NAMES.get(path.stem, path.stem): path for path in sorted(GOLDEN.glob("*.npz"))}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_has_golden_vectors_and_agrees_with_them(agent):
+    errors = check(FILES[agent])
+    assert {"total loss", "sampled actions"} < set(errors)
+    assert max(errors.values()) <= RELATIVE, errors
+
+
+def test_the_check_fails_on_other_numbers(tmp_path):
+    import numpy as np
+
+    with np.load(FILES["lps"]) as file:
+        arrays = dict(file)
+    key = "expected/grad/latent_actor/mlp/Dense_0/kernel"
+    arrays[key] = arrays[key] * 1.001
+    np.savez(tmp_path / "changed.npz", **arrays)
+    command = [sys.executable, str(GOLDEN / "check.py"), str(tmp_path / "changed.npz")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "TOO LARGE" in result.stdout
+
+
+def test_the_check_names_a_file_it_cannot_read(tmp_path):
+    (tmp_path / "half.npz").write_bytes(FILES["lps"].read_bytes()[:1000])
+    command = [sys.executable, str(GOLDEN / "check.py"), str(tmp_path / "half.npz")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
