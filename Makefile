@@ -2,7 +2,7 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean
+.PHONY: help env demo test check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,8 @@ help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1@\2/p' Makefile | column -t -s @
 	@echo
 	@echo "Needs Python 3.11, 3.12 or 3.13 as python3; another one: make demo PYTHON=python3.12"
+
+env: $(VENV)/.runtime  ## only the environment, in .venv
 
 demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, compare them: under 20 minutes on 2 CPU cores
 	@echo "[2/4] data: $(EPISODES) episodes of $(GROUP) play by OGBench's own oracles"
