@@ -123,9 +123,9 @@ class Store:
     def write_episodes(self, run_id: str, step: int, rows: Iterable[Episode | Mapping[str, Any]]) -> None:
         """Writes the evaluation of a run after `step` updates: all its episodes at once, as Episodes or as mappings
         with the columns of EPISODES (`run_id` and `step` are filled in)."""
-        columns = [row.row() if isinstance(row, Episode) else dict(row) for row in rows]
-        columns = [{**column, "run_id": run_id, "step": step} for column in columns]
-        self._write_table(f"episodes/{run_id}/{step:09d}.parquet", columns, EPISODES)
+        mappings = [row.row() if isinstance(row, Episode) else row for row in rows]
+        filled = [{**row, "run_id": run_id, "step": step} for row in mappings]
+        self._write_table(f"episodes/{run_id}/{step:09d}.parquet", filled, EPISODES)
 
     def episode_steps(self, run_id: str) -> set[int]:
         """The steps at which a run has been evaluated, as far as their files can be read."""
@@ -139,15 +139,11 @@ class Store:
 
     # -- training metrics ---------------------------------------------------------------------------------------
 
-    def write_metrics(
-        self, run_id: str, first_step: int, rows: Iterable[tuple[int, str, float] | Mapping[str, Any]]
-    ) -> None:
-        """Writes logged numbers of a run as one file named by `first_step`, the first step in it. A row is
-        (step, metric, value), or a mapping with these keys. Many rows per file keep reading quick."""
-        names = ("step", "metric", "value")
-        columns = [dict(zip(names, row, strict=True)) if isinstance(row, (tuple, list)) else dict(row) for row in rows]
-        columns = [{**column, "run_id": run_id} for column in columns]
-        self._write_table(f"metrics/{run_id}/{first_step:09d}.parquet", columns, METRICS)
+    def write_metrics(self, run_id: str, first_step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes logged numbers of a run, mappings with `step`, `metric` and `value`, as one file that is named by
+        `first_step`: no row is earlier. Many rows per file keep reading quick."""
+        filled = [{**row, "run_id": run_id} for row in rows]
+        self._write_table(f"metrics/{run_id}/{first_step:09d}.parquet", filled, METRICS)
 
     def drop_metrics(self, run_id: str, from_step: int) -> None:
         """Removes what a run logged at `from_step` and later: a resumed run logs it again."""
@@ -300,6 +296,9 @@ class Store:
         return pa.concat_tables([schema.empty_table(), *(table for table in tables if table is not None)])
 
     def _write_table(self, rel: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        for row in rows:
+            if set(row) != set(schema.names):
+                raise ValueError(f"{rel}: a row has the columns {sorted(row)}, not {sorted(schema.names)}")
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
         self.write_bytes(rel, buffer.getvalue().to_pybytes())

@@ -13,6 +13,10 @@ def episodes(n=3, success=True):
     return [Episode(i, env_seed=100 + i, success=success, return_=-1.5 * i, length=200) for i in range(n)]
 
 
+def metrics(*rows):
+    return [dict(zip(("step", "metric", "value"), row, strict=True)) for row in rows]
+
+
 def files(path):
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
@@ -32,6 +36,14 @@ def test_an_evaluation_comes_back_as_it_was_written(store):
     assert table.column("return").to_pylist() == [0.0, -1.5, -3.0, 0.0, -1.5]
     assert table.column("success").to_pylist() == [True] * 3 + [False] * 2
     assert store.episode_steps("a") == {1000} and store.episode_steps("nobody") == set()
+
+
+def test_a_row_that_lacks_something_is_not_written(store):
+    with pytest.raises(ValueError, match="success"):
+        store.write_episodes("a", 1, [{"episode": 0, "env_seed": 1, "return": 0.0, "length": 3}])
+    with pytest.raises(ValueError, match="value"):
+        store.write_metrics("a", 1, [{"step": 1, "metric": "loss"}])
+    assert store.read_episodes().num_rows == store.read_metrics().num_rows == 0
 
 
 def test_writing_again_replaces(store):
@@ -55,10 +67,10 @@ def test_runs(store):
 
 
 def test_metrics_from_a_step_on_can_be_dropped(store):
-    store.write_metrics("a", 0, [(0, "loss", 3.0), (10, "loss", 2.0)])
-    store.write_metrics("a", 20, [(20, "loss", 1.0), (30, "loss", float("nan")), (30, "q", -1.0)])
-    store.write_metrics("a", 40, [{"step": 40, "metric": "loss", "value": 0.0}])
-    store.write_metrics("b", 40, [(40, "loss", 9.0)])
+    store.write_metrics("a", 0, metrics((0, "loss", 3.0), (10, "loss", 2.0)))
+    store.write_metrics("a", 20, metrics((20, "loss", 1.0), (30, "loss", float("nan")), (30, "q", -1.0)))
+    store.write_metrics("a", 40, metrics((40, "loss", 0.0)))
+    store.write_metrics("b", 40, metrics((40, "loss", 9.0)))
     store.drop_metrics("a", 30)
     rows = store.read_metrics().to_pylist()
     assert [(r["run_id"], r["step"], r["value"]) for r in rows] == [
@@ -84,7 +96,7 @@ def test_bytes(store):
 def test_damaged_files_are_named_and_passed_over(store, caplog):
     store.write_episodes("a", 1, episodes())
     store.write_episodes("a", 2, episodes())
-    store.write_metrics("a", 3, [(3, "loss", 1.0)])
+    store.write_metrics("a", 3, metrics((3, "loss", 1.0)))
     store.write_run({"id": "a", "status": "done"})
     store.write_bytes("episodes/a/000000002.parquet", store.read_bytes("episodes/a/000000002.parquet")[:-20])
     store.write_bytes("episodes/a/000000004.parquet", b"")
@@ -173,13 +185,13 @@ def test_a_file_uri_is_a_local_folder(tmp_path):
     assert store.local and store.path == str(tmp_path / "results")
 
 
-def test_other_filesystems(store):
+def test_other_filesystems():
     """pyarrow's own in-memory filesystem stands for every one that is not local."""
     remote = Store("mock:///results")
     assert not remote.local
     remote.write_run({"id": "a", "status": "done"})
     remote.write_episodes("a", 7, episodes())
-    remote.write_metrics("a", 0, [(0, "loss", 1.0)])
+    remote.write_metrics("a", 0, metrics((0, "loss", 1.0)))
     remote.write_bytes("episodes/a/000000008.parquet", b"PAR1")
     assert remote.finished("a") and remote.episode_steps("a") == {7} and remote.read_episodes().num_rows == 3
     assert len(remote.problems) == 1
