@@ -1,0 +1,82 @@
+"""What the analysis knows about agents and groups: titles, colours, order, and their names in published tables.
+
+An agent that is not in the table is shown all the same: under its own name, in the next spare colour.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Agent:
+    """How one agent is shown."""
+
+    name: str  # in the results
+    title: str  # in figures and tables
+    colour: str
+    marker: str  # of its learning curve: colours are not the only cue
+    published: str | None = None  # its method name in reference/*.csv
+    imitation: bool = False  # a behaviour-cloning baseline: the others are compared against it
+
+
+# Order is that of the bars: imitation, baselines, LPS last as in its paper. The colours are told apart with
+# deuteranopia and protanopia too (tested).
+_TABLE = [
+    Agent("flow_bc", "Flow BC", "#BDBDBD", "s", imitation=True),
+    Agent("meanflow_bc", "MeanFlow BC", "#6F6F6F", "D", imitation=True),
+    Agent("cfgrl", "CFGRL", "#E8D44D", "v", published="CFGRL"),
+    Agent("qcfql", "QC-FQL", "#7FC8F0", "^", published="QC-FQL"),
+    Agent("qcmfql", "QC-MFQL", "#D75FC4", "<", published="QC-MFQL"),
+    Agent("best_of_n", "QC best-of-N", "#6B3A0A", ">", published="QC"),
+    Agent("dsrl", "DSRL", "#E38B1E", "P", published="DSRL"),
+    Agent("lps", "LPS", "#1F4FA3", "o", published="LPS"),
+]
+AGENTS = {agent.name: agent for agent in _TABLE}
+SPARE_COLOURS = ["#101830", "#3E9B4F", "#C9B97E", "#8FA3E8", "#E0523C"]
+SPARE_MARKERS = ["X", "h", "p", "*", "d"]
+
+
+def agents_of(names: Iterable[str]) -> dict[str, Agent]:
+    """The agents of the given names in showing order; unknown ones follow, by name, in spare colours."""
+    present = set(names)
+    known = {name: agent for name, agent in AGENTS.items() if name in present}
+    for i, name in enumerate(sorted(present - known.keys())):
+        colour, marker = SPARE_COLOURS[i % len(SPARE_COLOURS)], SPARE_MARKERS[i % len(SPARE_MARKERS)]
+        known[name] = Agent(name, name, colour, marker, imitation=name.endswith("_bc"))
+    return known
+
+
+# Groups in the order of LPS's main figure, then by size.
+GROUP_ORDER = [
+    "cube-single",
+    "cube-double",
+    "scene",
+    "puzzle-3x3",
+    "puzzle-4x4",
+    "cube-triple",
+    "cube-quadruple",
+    "puzzle-4x5",
+    "puzzle-4x6",
+]
+# Our tasks of these groups carry the sparse reward; published tables say so in the name.
+PUBLISHED_GROUPS = {"scene": "scene-sparse", "puzzle-3x3": "puzzle-3x3-sparse"}
+AVERAGE = "average"  # the pseudo-group: the mean over groups
+
+_TASK_NAME = re.compile(r"(?P<group>.+?)-(?:play|noisy|navigate)-singletask-(?P<task>task\d+)-v\d+")
+
+
+def split_task(name: str) -> tuple[str, str]:
+    """Group and short name of a task: cube-single-play-singletask-task1-v0 is ('cube-single', 'task1').
+
+    A name of another form is a group of its own.
+    """
+    match = _TASK_NAME.fullmatch(name)
+    return (match["group"], match["task"]) if match else (name, name)
+
+
+def group_key(group: str) -> tuple[int, str]:
+    """Sort key of groups: the known order, then unknown ones by name, the average last."""
+    if group in GROUP_ORDER:
+        return GROUP_ORDER.index(group), group
+    return len(GROUP_ORDER) + (group == AVERAGE), group

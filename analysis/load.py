@@ -1,0 +1,113 @@
+"""Reads a result store into two tables: its runs and their evaluations.
+
+What cannot be read is passed over and named in `Results.problems`, so that nothing is dropped silently.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from analysis.agents import split_task
+from lps.errors import UserError
+from lps.results import SCHEMA, Store
+
+# What a run's document must say to be placed; everything else is optional.
+_REQUIRED = ("agent", "task", "seed", "steps")
+# Protocol fields of a run, with what they were when a document does not say.
+_PROTOCOL = {"dataset": "", "eval_interval": 100_000, "eval_episodes": 50, "success_timing": "post"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A store in memory.
+
+    runs: one row per run document, index `run_id`: agent, task (OGBench's name), group, short ('task1'), seed, steps,
+        dataset, eval_interval, eval_episodes, success_timing, hyperparameters (dict), status, step, error, updated,
+        device, wall_time_s, fingerprint, versions (dict), sweep.
+    evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
+        episodes (their number).
+    problems: one line for each file that was passed over, and why.
+    """
+
+    path: str
+    runs: pd.DataFrame
+    evaluations: pd.DataFrame
+    problems: list[str]
+
+
+def load(path: str) -> Results:
+    """The results in `path`, a local folder or a URI such as s3://bucket/results.
+
+    Raises:
+        UserError: no result store there, one of another schema version, or one without a single readable run.
+    """
+    store = _open(path)
+    problems: list[str] = []
+    runs = _runs(store.runs(), problems)
+    evaluations = _evaluations(store.read_episodes())
+    orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
+    problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
+    evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
+    problems = [*store.problems, *problems]
+    if runs.empty:
+        why = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
+    return Results(str(path), runs, evaluations, problems)
+
+
+def _open(path: str) -> Store:
+    if "://" not in path and not (Path(path) / "schema.json").exists():
+        below = sorted(str(found.parent) for found in Path(path).glob("*/schema.json"))
+        if below:
+            raise UserError(f"{path} holds several result stores; name one of them: {', '.join(below)}")
+        if Path(path).exists():
+            raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
+    return Store(path, create=False)
+
+
+def _runs(documents: Iterable[Mapping[str, Any]], problems: list[str]) -> pd.DataFrame:
+    rows = []
+    for document in documents:
+        run = document.get("run") or {}
+        missing = [key for key in _REQUIRED if key not in run]
+        name = f"runs/{document.get('id', '?')}.json"
+        if document.get("schema", SCHEMA) != SCHEMA:
+            problems.append(f"{name}: written with schema {document['schema']}, not {SCHEMA}; not shown")
+        elif missing or "id" not in document:
+            problems.append(f"{name}: does not say {', '.join(missing or ['id'])}; not shown")
+        else:
+            rows.append(_row(document, run))
+    frame = pd.DataFrame(rows, columns=None if rows else ["run_id"])
+    return frame.set_index("run_id").sort_index()
+
+
+def _row(document: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    group, short = split_task(run["task"])
+    return {
+        "run_id": document["id"],
+        **{key: run[key] for key in _REQUIRED},
+        **{key: run.get(key, default) for key, default in _PROTOCOL.items()},
+        "group": group,
+        "short": short,
+        "hyperparameters": run.get("hyperparameters") or {},
+        "status": document.get("status", "running"),
+        "step": document.get("step") or 0,
+        "error": document.get("error") or "",
+        "updated": document.get("updated") or "",
+        "device": document.get("device") or "",
+        "wall_time_s": document.get("wall_time_s") or 0.0,
+        "fingerprint": document.get("dataset_fingerprint") or "",
+        "versions": document.get("versions") or {},
+        "sweep": document.get("sweep") or "",
+    }
+
+
+def _evaluations(episodes: pa.Table) -> pd.DataFrame:
+    columns = episodes.select(["run_id", "step"]).append_column("success", episodes["success"].cast("float64"))
+    grouped = columns.group_by(["run_id", "step"]).aggregate([("success", "mean"), ("success", "count")])
+    frame = grouped.rename_columns(["run_id", "step", "success", "episodes"]).to_pandas()
+    return frame.sort_values(["run_id", "step"], ignore_index=True)

@@ -1,0 +1,17 @@
+"""The figures. Each is one file with one function `draw(study)`, and one line here.
+
+`draw` returns a `Plot`, or None where the results have nothing for it. It is called, and its figure saved, inside
+`style.styled()`.
+"""
+
+from collections.abc import Callable
+
+from analysis.plots import curves, differences, success
+from analysis.scores import Study
+from analysis.style import Plot
+
+PLOTS: dict[str, Callable[[Study], Plot | None]] = {
+    "success": success.draw,
+    "curves": curves.draw,
+    "differences": differences.draw,
+}

@@ -1,0 +1,66 @@
+"""Learning curves: success against updates, one panel per group."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis import style, summaries
+from analysis.scores import Study
+
+MANY_POINTS = 25  # beyond it, markers would hide the line
+
+
+def draw(study: Study) -> style.Plot | None:
+    data = summaries.curves(study)
+    if data.empty:
+        return None
+    groups = [group for group in study.groups if group in set(data["group"])]
+    shown = [series for key, series in study.series.items() if key in set(data["series"])]
+    columns = min(3, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    size = (style.COLUMN if columns == 1 else style.PAGE, 0.45 + 1.9 * rows)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05))
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(groups) :]:
+        axes.set_visible(False)
+    for i, (axes, group) in enumerate(zip(grid.flat, groups, strict=False)):
+        here = data[data["group"] == group]
+        for series in shown:
+            line = here[here["series"] == series.key]
+            marker = series.agent.marker if len(line) <= MANY_POINTS else None
+            colour = style.colour(series)
+            axes.plot(line["step"], 100 * line["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
+            if np.isfinite(line["low"]).any():
+                axes.fill_between(
+                    line["step"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.18, linewidth=0
+                )
+        style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
+        axes.set_title(group, pad=2)
+        axes.set_xlim(0, here["step"].max() * 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_updates))
+        if i >= len(groups) - columns:
+            axes.set_xlabel("updates")
+    handles = [
+        Line2D(
+            [], [], color=style.colour(s), marker=s.agent.marker, mew=0, label=summaries.marked_title(study, s, groups)
+        )
+        for s in shown
+    ]
+    style.note(figure, summaries.shortfall(study))
+    style.legend(figure, handles, columns=min(len(shown), 6 if columns > 1 else 3))
+    caption = (
+        "Success at every evaluation: mean over tasks of the mean over seeds. Bands: pointwise 95 % stratified "
+        "bootstrap intervals over seeds within tasks; a series with a single seed has none."
+    )
+    return style.Plot(figure, data, "Learning curves", caption)
+
+
+def _updates(step: float, _: int) -> str:
+    if step >= 1e6:
+        return f"{step / 1e6:g}M"
+    return f"{step / 1e3:g}k" if step >= 1e3 else f"{step:g}"

@@ -1,0 +1,114 @@
+"""Success by group, one bar per agent: the form of LPS's main figure, with the published means as hollow diamonds."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis import style, summaries
+from analysis.agents import AVERAGE
+from analysis.scores import DAGGER, Study
+
+GROUP_GAP = 0.9  # bars left free between groups
+MIN_BAR, MAX_BAR = 0.24, 0.45  # inches per bar: below the first the figure takes the whole page
+FEW_BARS = 14  # up to here the bars carry their numbers
+FEW_RUNS = 6  # up to here, per bar, the runs are shown as dots
+
+
+def draw(study: Study) -> style.Plot | None:
+    data = summaries.by_group(study)
+    groups = list(dict.fromkeys(data["group"]))
+    shown = [series for key, series in study.series.items() if key in set(data["series"])]
+    slots = len(groups) * (len(shown) + GROUP_GAP)
+    wide = slots * MIN_BAR + 0.6 > style.COLUMN
+    page = style.PAGE if wide else style.COLUMN
+    figure = Figure(figsize=(page, 2.5))
+    axes = figure.subplots()
+    width = 1 / (len(shown) + GROUP_GAP)
+    for i, series in enumerate(shown):
+        for j, group in enumerate(groups):
+            row = data[(data["series"] == series.key) & (data["group"] == group)]
+            if len(row):
+                x = j + (i - (len(shown) - 1) / 2) * width
+                _bar(axes, x, width, style.colour(series), row.iloc[0].to_dict(), labelled=len(data) <= FEW_BARS)
+                _runs(axes, x, width, row.iloc[0].to_dict(), study)
+    if AVERAGE in groups:
+        axes.axvline(len(groups) - 1.5, color=style.GRID, linewidth=1.0)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.tick_params(axis="x", length=0)
+    margin = max(0.0, (page - 0.6 - slots * MAX_BAR) / MAX_BAR / 2 * width)  # few bars stay slim
+    axes.set_xlim(-0.5 - margin, len(groups) - 0.5 + margin)
+    style.success_axis(axes)
+    handles: list[Patch | Line2D] = [Patch(color=style.colour(series), label=series.title) for series in shown]
+    if data["published_mean"].notna().any():
+        hollow = {"marker": "D", "markerfacecolor": "white", "ms": 4}
+        handles.append(Line2D([], [], color=style.INK, lw=0.8, label="published", **hollow))
+    style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
+    style.note(figure, "\n".join(_notes(study, data)))
+    return style.Plot(figure, data, "Success by group", _caption(data))
+
+
+def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable, Any], labelled: bool) -> None:
+    """One bar with its interval, its number and marks, and the published value beside its middle."""
+    mean, low, high = (100 * row[key] for key in ("mean", "low", "high"))
+    axes.bar(x, mean, 0.88 * width, color=colour, zorder=2)
+    if np.isfinite(low):
+        axes.vlines(x, low, high, color=style.INK, linewidth=0.9, zorder=4, path_effects=style.HALO)
+        caps = {"marker": "_", "color": style.INK, "ms": 4.4, "mew": 0.9, "path_effects": style.HALO}
+        axes.plot([x, x], [low, high], linestyle="none", zorder=4, **caps)
+    theirs, their_low, their_high = (100 * row[f"published_{key}"] for key in ("mean", "low", "high"))
+    beside = x + 0.27 * width
+    if np.isfinite(theirs):
+        if np.isfinite(their_low):
+            axes.vlines(
+                beside, their_low, their_high, color=style.INK, linewidth=0.8, zorder=5, path_effects=style.HALO
+            )
+        axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor="white", ms=3.4, mew=0.8, zorder=6)
+    number = f"{mean:.0f}" if labelled else ""
+    dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
+    alone = "\nn=1" if row["n_seeds_min"] == 1 else ""
+    top = np.nanmax([mean, high])
+    span = [value for value in (theirs, their_low, their_high) if np.isfinite(value)]
+    crowded = bool(span) and min(span) < top + 13 and max(span) > top - 3
+    where, shift, align = (beside, -4, "right") if crowded else (x, 0, "center")
+    text = f"{number}{dagger}{alone}".strip()
+    offset = {"xytext": (shift, 3.2), "textcoords": "offset points"}
+    axes.annotate(text, (where, top), **offset, ha=align, va="bottom", fontsize=6.5, zorder=7)
+
+
+def _runs(axes: Axes, x: float, width: float, row: Mapping[Hashable, Any], study: Study) -> None:
+    """The scores of single runs as dots on the left half of their bar, where they are few."""
+    if row["group"] == AVERAGE or not 1 < row["runs_scored"] <= FEW_RUNS:
+        return
+    runs = 100 * study.cell(row["series"], row["group"])["score"].sort_values()
+    across = x + np.linspace(-0.36, -0.14, len(runs)) * width
+    axes.scatter(across, runs, s=7, color="white", edgecolors=style.INK, linewidths=0.5, zorder=3, clip_on=False)
+
+
+def _notes(study: Study, data: pd.DataFrame) -> list[str]:
+    lines = [summaries.shortfall(study)]
+    if (data["n_seeds_min"] == 1).any():
+        lines.append("n=1: a task with a single seed, so there is no interval.")
+    known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
+    if len(known):
+        theirs = "; ".join(f"{source} ({protocol})" for source, protocol in summaries.sources(known))
+        cells = zip(known["series"], known["group"], strict=True)
+        ours = dict.fromkeys(text for cell in cells for text in summaries.protocol_differences(study, *cell))
+        lines.append(f"Published: {theirs}." + (f" Ours differ: {'; '.join(ours)}." if ours else ""))
+    return [line for line in lines if line]
+
+
+def _caption(data: pd.DataFrame) -> str:
+    text = (
+        "Mean over tasks of the mean over seeds; the score of a run is the mean of its last three evaluations. Error "
+        "bars: 95 % stratified bootstrap intervals over seeds within tasks. Dots: single runs, where there are few."
+    )
+    text += f" {summaries.few_seeds_note(data)}".rstrip()
+    if data["published_mean"].notna().any():
+        text += " Hollow diamonds: published means with their published error bars, where there is one."
+    return text

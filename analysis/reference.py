@@ -1,0 +1,83 @@
+"""Numbers that others have published, to stand beside ours; reference/README.md says where each comes from.
+
+Published protocols differ from each other and from ours; what is known of them is part of every value.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from analysis.agents import AVERAGE, PUBLISHED_GROUPS, Agent
+
+FOLDER = Path(__file__).with_name("reference")
+TASKS_PER_GROUP = 5
+# What a published success rate on OGBench's manipulation tasks was made with, as far as it is known.
+STEPS = 1_000_000
+EVAL_EPISODES = 50
+SUCCESS_TIMING = "post"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published success rate (0..1) with the ends of its error bar, NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    source: str
+    protocol: str  # one line for people
+    short: str  # for a legend
+
+
+LPS_FIGURE = "1M updates on OGBench's data, 5 tasks; number of seeds and kind of error bar not stated"
+
+
+def dataset_of(group: str) -> str:
+    """OGBench's dataset of a group, which published numbers were trained on."""
+    return f"{group}-play-v0"
+
+
+def published(agent: Agent, group: str) -> Published | None:
+    """The published success of an agent on one of our groups: LPS's main figure, else Q-chunking's released data."""
+    if agent.published is None or group == AVERAGE:
+        return None
+    name = PUBLISHED_GROUPS.get(group, group)
+    return _table().get((agent.published, name))
+
+
+def published_average(agent: Agent, groups: list[str]) -> Published | None:
+    """The mean of the published group means over the given groups; None unless all of them are published.
+
+    Computed here: the published average also counts visual tasks. It has no error bar of its own.
+    """
+    found = [published(agent, group) for group in groups]
+    values = [value for value in found if value is not None]
+    if not values or len(values) < len(groups):
+        return None
+    nan = float("nan")
+    mean = sum(value.mean for value in values) / len(values)
+    return Published(
+        mean, nan, nan, values[0].source, f"mean of the groups shown; {values[0].protocol}", values[0].short
+    )
+
+
+@cache
+def _table() -> dict[tuple[str, str], Published]:
+    table: dict[tuple[str, str], Published] = {}
+    for row in _rows("other_papers.csv"):
+        if row["paper"] == "QC" and row["task"] == "mean of 5 tasks" and "1.0M steps" in row["protocol"]:
+            low, high = (float(end) / 100 for end in row["err"].strip("[]").split(","))
+            protocol = f"1M updates on {row['dataset']} data, 5 tasks, {row['seeds']} seeds, {row['err_type']}"
+            value = Published(float(row["mean"]) / 100, low, high, row["source"], protocol, "Q-chunking's data")
+            table[row["method"], row["env_group"]] = value
+    for row in _rows("main_results.csv"):
+        mean, low, high = (float(row[key]) for key in ("mean", "err_low", "err_high"))
+        value = Published(mean, low, high, row["source"], LPS_FIGURE, "LPS's figure")
+        table[row["method"], row["env_group"]] = value
+    return table
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with open(FOLDER / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

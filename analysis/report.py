@@ -1,0 +1,88 @@
+"""The page: report.md with figures and tables, what is missing, the protocol and the versions behind the numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.scores import LAST, Study
+from analysis.stats import LEVEL, RESAMPLES
+from analysis.style import Plot
+from analysis.tables import Table
+
+
+def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[str, Table]) -> None:
+    """Writes the page to `path`; the figures are expected beside it, as figures/NAME.png and .pdf."""
+    parts = [f"# Results: {Path(study.results.path).name or study.results.path}", _summary(study)]
+    for name in dict.fromkeys([*plots, *tables]):
+        if name in plots:
+            plot = plots[name]
+            parts += [f"## {plot.title}", f"![{plot.title}](figures/{name}.png)", plot.caption + _links(name)]
+        if name in tables:
+            table = tables[name]
+            parts += [] if name in plots else [f"## {table.title}"]
+            parts.append(table.markdown())
+    parts += ["## Files that could not be read", _problems(study.results.problems)] if study.results.problems else []
+    parts += ["## Protocol", _protocol(study), "## How it was run", _versions(study.runs)]
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+
+
+def _links(name: str) -> str:
+    return f" ([PDF](figures/{name}.pdf), [numbers](figures/{name}.csv))"
+
+
+def _summary(study: Study) -> str:
+    runs = study.runs
+    states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
+    text = f"{len(runs)} runs ({states}); {int(runs['scored'].sum())} of them count in the scores below."
+    if study.include_unfinished:
+        text += " **Unfinished runs are included**, with the last evaluations they have."
+    return text
+
+
+def _problems(problems: Sequence[str]) -> str:
+    return "\n".join(f"- `{problem}`" for problem in problems)
+
+
+def _protocol(study: Study) -> str:
+    lines = [
+        f"- The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
+        "evaluation of a run is never reported.",
+        "- A group is the mean over its tasks of the mean over seeds.",
+        f"- Intervals: {LEVEL:.0%} percentile intervals of a stratified bootstrap ({RESAMPLES:,} resamples, fixed "
+        "seed) over seeds within tasks. Where a task has a single seed there is none.",
+        "",
+        "| Group | Series | Updates | Dataset | Fingerprint | Evaluation | Success timing |",
+        "| :-- | :-- | --: | :-- | :-- | :-- | :-- |",
+    ]
+    for group in study.groups:
+        for key, series in study.series.items():
+            cell = study.cell(key, group)
+            if len(cell):
+                run = cell.iloc[0].to_dict()
+                prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
+                evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
+                cells = [group, series.title, f"{run['steps']:,}", run["dataset"] or "?", prints, evaluation]
+                lines.append("| " + " | ".join([*cells, run["success_timing"]]) + " |")
+    return "\n".join(lines)
+
+
+def _versions(runs: pd.DataFrame) -> str:
+    """What the runs say about the software and hardware they ran on; several values mean that they differ."""
+    names = list(dict.fromkeys(name for versions in runs["versions"] for name in versions))
+    table = {name: sorted({str(versions.get(name, "?")) for versions in runs["versions"]}) for name in names}
+    table["device"] = sorted(set(runs["device"]) - {""})
+    hours = runs["wall_time_s"].sum() / 3600
+    rows = "\n".join(f"| {name} | {', '.join(values)} |" for name, values in table.items() if values)
+    settings = _settings(runs)
+    return f"| | |\n| :-- | :-- |\n{rows}\n| wall time, all runs | {hours:.2f} h |\n\n{settings}"
+
+
+def _settings(runs: pd.DataFrame) -> str:
+    """Hyperparameters by series and group, folded away."""
+    lines = []
+    for (series, group), here in runs.groupby(["series", "group"], sort=True):
+        lines.append(f"- {series}, {group}: `{json.dumps(here.iloc[0]['hyperparameters'], sort_keys=True)}`")
+    body = "\n".join(lines)
+    return f"<details><summary>Hyperparameters</summary>\n\n{body}\n\n</details>"

@@ -1,0 +1,206 @@
+"""From runs to scores: which runs belong together, which are complete, and the one number of each.
+
+The score of a run is the mean over its last three evaluations (Park et al., "Flow Q-learning", arXiv 2502.02538), all
+of them if there are fewer; never its best evaluation, which would reward noise. Runs of one agent that differ in
+anything but task and seed are shown as series of their own, never averaged.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from analysis.agents import Agent, agents_of, group_key
+from analysis.load import Results
+
+LAST = 3  # evaluations that make the score
+DAGGER = "†"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs that are shown as one: an agent with one setting of everything that is not task or seed."""
+
+    key: str
+    agent: Agent
+    variant: str = ""  # what sets it apart from other series of the agent: 'lr=0.001'
+    shade: float = 0.0  # 0 is the agent's own colour, towards 1 is lighter
+
+    @property
+    def title(self) -> str:
+        return f"{self.agent.title} ({self.variant})" if self.variant else self.agent.title
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Results with their series and scores.
+
+    runs: the runs of `Results`, and: series (key), state ('done', 'failed', 'running' or 'incomplete'), scored (whether
+        it counts), score (0..1, NaN without evaluations), evaluated (number of complete evaluations).
+    gaps: one row per run that is not what was planned (see `find_gaps`).
+    """
+
+    results: Results
+    series: dict[str, Series]
+    runs: pd.DataFrame
+    gaps: pd.DataFrame
+    include_unfinished: bool = False
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups with at least one scored run, in showing order."""
+        return sorted(set(self.runs.loc[self.runs["scored"], "group"]), key=group_key)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:
+        cells = self.runs.sort_values(["short", "seed"]).groupby(["series", "group"])
+        return {(str(key[0]), str(key[1])): rows for key, rows in cells}
+
+    def cell(self, series: str, group: str, scored: bool = True) -> pd.DataFrame:
+        """The runs of one series on one group by task and seed, only those that count unless told otherwise."""
+        rows = self._cells.get((series, group), self.runs.iloc[:0])
+        return rows[rows["scored"]] if scored else rows
+
+    def scores(self, series: str, group: str) -> dict[str, dict[int, float]]:
+        """{task: {seed: score}} of one series on one group."""
+        cell = self.cell(series, group)
+        return {str(task): dict(zip(rows["seed"], rows["score"], strict=True)) for task, rows in cell.groupby("short")}
+
+    def planned(self, series: str, group: str) -> int:
+        """How many runs a series should have on a group: its own, and those that only other series have."""
+        absent = self.gaps[(self.gaps["series"] == series) & (self.gaps["group"] == group)]
+        return len(self.cell(series, group, scored=False)) + int(absent.loc[absent["state"] == "absent", "runs"].sum())
+
+
+def study(results: Results, include_unfinished: bool = False) -> Study:
+    """Scores all runs; those that are not finished count only with `include_unfinished`."""
+    runs = results.runs.copy()
+    series, runs["series"] = _assign_series(runs)
+    by_run = {str(run_id): rows for run_id, rows in results.evaluations.groupby("run_id")}
+    nothing = results.evaluations.iloc[:0]
+    verdicts = [_judge(run, by_run.get(run["run_id"], nothing), include_unfinished) for run in records(runs)]
+    verdict = pd.DataFrame(verdicts, index=runs.index)
+    runs = pd.concat([runs, verdict], axis=1)
+    return Study(results, series, runs, find_gaps(runs, series), include_unfinished)
+
+
+def records(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table of runs as dicts, `run_id` among them."""
+    return [{str(key): value for key, value in row.items()} for row in runs.reset_index().to_dict("records")]
+
+
+def planned_steps(steps: int, interval: int) -> list[int]:
+    """The steps at which a run is evaluated: every `interval` updates and at the end."""
+    return sorted({*range(interval, steps + 1, interval), steps})
+
+
+def _judge(run: Mapping[str, Any], evaluations: pd.DataFrame, include_unfinished: bool) -> dict[str, Any]:
+    planned = planned_steps(int(run["steps"]), int(run["eval_interval"]))
+    complete = set(evaluations.loc[evaluations["episodes"] >= run["eval_episodes"], "step"])
+    missing = [step for step in planned if step not in complete]
+    state = run["status"] if run["status"] != "done" or not missing else "incomplete"
+    # A hole early in the curve does not touch the score; one among the last evaluations does.
+    sound = run["status"] == "done" and not set(missing) & set(planned[-LAST:])
+    counted = evaluations[evaluations["step"].isin(planned[-LAST:])] if sound else evaluations.iloc[-LAST:]
+    reason = ""
+    if state == "failed":
+        reason = (str(run["error"]).strip().splitlines() or ["no traceback in its document"])[-1]
+    elif state == "incomplete":
+        shown = ", ".join(f"{step:,}" for step in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        reason = f"{len(missing)} of {len(planned)} evaluations missing or short (at {shown})"
+    elif state != "done":
+        reason = f"last heard of {run['updated']}" if run["updated"] else "never heard of"
+    return {
+        "state": state,
+        "scored": bool(len(counted)) and (sound or include_unfinished),
+        "score": float(counted["success"].mean()) if len(counted) else float("nan"),
+        "evaluated": len(planned) - len(missing),
+        "reason": reason,
+    }
+
+
+def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
+    """The series by key in showing order, and the key of every run."""
+    settings = [_setting(run) for run in records(runs)]
+    frame = runs[["agent", "group"]].assign(setting=settings)
+    agents = agents_of(runs["agent"])
+    varying = {
+        name: _varying([list(rows["setting"]) for _, rows in rows.groupby("group")])
+        for name, rows in frame.groupby("agent")
+    }
+    variants = [
+        ", ".join(f"{key}={_plain(setting.get(key, 'unset'))}" for key in varying[agent])
+        for agent, setting in zip(runs["agent"], settings, strict=True)
+    ]
+    keys = [
+        f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
+    ]
+    series: dict[str, Series] = {}
+    for name, agent in agents.items():
+        own = sorted({(v, k) for v, k, a in zip(variants, keys, runs["agent"], strict=True) if a == name})
+        for i, (variant, key) in enumerate(own):
+            series[key] = Series(key, agent, variant, shade=0.7 * i / len(own))
+    return series, keys
+
+
+def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    protocol = {key: run[key] for key in ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing")}
+    return {**protocol, **run["hyperparameters"]}
+
+
+def _varying(groups: list[list[Mapping[str, Any]]]) -> list[str]:
+    """The keys that differ between settings of one group. A setting per group (alpha, say) sets nothing apart."""
+    found = []
+    for settings in groups:
+        for key in sorted({key for setting in settings for key in setting}):
+            if len({json.dumps(_scalar(setting.get(key)), sort_keys=True) for setting in settings}) > 1:
+                found.append(key)
+    return list(dict.fromkeys(found))
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _plain(value: Any) -> str:
+    value = _scalar(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+GAP_COLUMNS = ["series", "group", "task", "seeds", "state", "step", "steps", "reason", "run_id", "scored", "runs"]
+
+
+def find_gaps(runs: pd.DataFrame, series: Mapping[str, Series]) -> pd.DataFrame:
+    """Runs that failed, are unfinished or lack evaluations, and runs that a series lacks where another has them
+    (state 'absent', one row per task with all its seeds). Columns: GAP_COLUMNS; `runs` is how many a row stands for.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in records(runs[runs["state"] != "done"]):
+        row = {key: run[key] for key in ("series", "group", "state", "step", "steps", "reason", "scored")}
+        rows.append({**row, "task": run["short"], "seeds": str(run["seed"]), "run_id": run["run_id"], "runs": 1})
+    for group, here in runs.groupby("group"):
+        everyone = set(zip(here["short"], here["seed"], strict=True))
+        for key, own in here.groupby("series"):
+            lacking = sorted(everyone - set(zip(own["short"], own["seed"], strict=True)))
+            for task in dict.fromkeys(task for task, _ in lacking):
+                seeds = [int(seed) for other, seed in lacking if other == task]
+                row = {"series": key, "group": group, "task": task, "seeds": spans(seeds), "runs": len(seeds)}
+                reason = "no such run here, while another agent has it"
+                rows.append({**row, "state": "absent", "reason": reason, "scored": False, "run_id": ""})
+    order = {key: i for i, key in enumerate(series)}
+    rows.sort(key=lambda row: (group_key(row["group"]), order[row["series"]], row["task"], row["state"], row["seeds"]))
+    return pd.DataFrame(rows, columns=GAP_COLUMNS)
+
+
+def spans(numbers: list[int]) -> str:
+    """Sorted numbers with runs of them drawn together: [0, 1, 2, 5] is '0-2, 5'."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

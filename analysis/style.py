@@ -1,0 +1,116 @@
+"""How all figures look, and how they are saved: one place, so that they belong together.
+
+Figures are made without pyplot, so that no display, backend or global state is involved. Widths are those of a
+two-column paper page, in inches. A plot returns a `Plot`; `save` writes it as PNG, PDF and CSV.
+"""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from analysis.scores import Series
+
+COLUMN, PAGE = 3.5, 7.16
+DPI = 220
+INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
+HALO = [withStroke(linewidth=2.0, foreground="#FFFFFFB0")]  # keeps thin dark lines visible on dark bars
+
+_RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,  # text stays text
+    "ps.fonttype": 42,
+    "savefig.dpi": DPI,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.06,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with the numbers in it and the words under it."""
+
+    figure: Figure
+    data: pd.DataFrame
+    title: str
+    caption: str  # what is shown, how it was computed, what differs: one paragraph
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made and saved in this context look like ours; the caller's matplotlib settings stay as they were."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def colour(series: Series) -> str:
+    """The colour of a series: its agent's, mixed with white by its shade."""
+    red, green, blue = to_rgb(series.agent.colour)
+    mix = series.shade
+    return to_hex((red + (1 - red) * mix, green + (1 - green) * mix, blue + (1 - blue) * mix))
+
+
+def success_axis(axes: Axes, label: str = "success rate (%)") -> None:
+    """A y axis of percentages from 0 to 100, with room for a mark above the top."""
+    axes.set_ylim(0, 106)
+    axes.set_yticks(range(0, 101, 20))
+    axes.spines["left"].set_bounds(0, 100)
+    axes.set_ylabel(label)
+
+
+def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """One legend for all panels, above them."""
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=1.3, columnspacing=1.4)
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small print below a figure, wrapped to its width."""
+    if text:
+        wide = int(figure.get_figwidth() * 20.5)  # characters of this size on a line
+        lines = "\n".join(textwrap.fill(line, wide) for line in text.splitlines())
+        figure.text(0.0, -0.03, lines, ha="left", va="top", fontsize=6.3, color=MUTED, linespacing=1.35)
+
+
+def save(plot: Plot, folder: Path, name: str) -> list[Path]:
+    """Writes NAME.png, NAME.pdf and NAME.csv (the numbers in the figure)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv")]
+    plot.figure.savefig(paths[0])
+    plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
+    plot.data.to_csv(paths[2], index=False)
+    return paths

@@ -1,0 +1,223 @@
+"""Scores summed up: by group, by task, along training, and against imitation. Every function returns a tidy table.
+
+Success rates are fractions (0..1), intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
+support one. Figures and tables ask for the same summary, so the last ones are kept: do not change what you are given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import reference, stats
+from analysis.agents import AVERAGE
+from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
+
+Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
+
+
+@lru_cache(maxsize=2)
+def by_group(study: Study) -> pd.DataFrame:
+    """One row per series and group, groups and series in showing order, then the average over groups if there are
+    several. Columns: series, group, mean, low, high, n_tasks, n_seeds_min, n_seeds_max (per task), runs_scored,
+    runs_planned, published_mean, published_low, published_high, published_source, published_protocol.
+    """
+    rows = []
+    for group in study.groups:
+        for key, series in study.series.items():
+            scores = study.scores(key, group)
+            if scores:
+                counts = {"runs_scored": _runs(scores), "runs_planned": study.planned(key, group)}
+                known = reference.published(series.agent, group)
+                rows.append({"series": key, "group": group, **_summary(scores), **counts, **_published(known)})
+    if len(study.groups) > 1:
+        rows += [row for series in study.series.values() if (row := _average(study, series))]
+    return pd.DataFrame(rows)
+
+
+def _average(study: Study, series: Series) -> dict[str, Any] | None:
+    """Every group weighs the same. None for a series that lacks a group: its average would be another quantity."""
+    cells = [study.scores(series.key, group) for group in study.groups]
+    if not all(cells):
+        return None
+    strata = {f"{i}/{task}": seeds for i, cell in enumerate(cells) for task, seeds in cell.items()}
+    weights = [1 / len(cell) for cell in cells for _ in cell]
+    counts = {
+        "runs_scored": _runs(strata),
+        "runs_planned": sum(study.planned(series.key, group) for group in study.groups),
+    }
+    known = reference.published_average(series.agent, study.groups)
+    return {
+        "series": series.key,
+        "group": AVERAGE,
+        **_summary(strata, weights),
+        **counts,
+        **_published(known),
+    }
+
+
+@lru_cache(maxsize=2)
+def by_task(study: Study) -> pd.DataFrame:
+    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds)."""
+    rows = []
+    for group in study.groups:
+        for key in study.series:
+            for task, seeds in study.scores(key, group).items():
+                values = list(seeds.values())
+                ends = {"n_seeds": len(values), "min": min(values), "max": max(values)}
+                rows.append({"series": key, "group": group, "task": task, **asdict(stats.estimate([values])), **ends})
+    frame = pd.DataFrame(rows)
+    order = {group: i for i, group in enumerate(study.groups)}
+    return frame.sort_values(["group", "task"], key=lambda c: c.map(order) if c.name == "group" else c, kind="stable")
+
+
+@lru_cache(maxsize=2)
+def curves(study: Study) -> pd.DataFrame:
+    """Success along training, one row per series, group and step. Columns: series, group, step, mean, low, high,
+    n_tasks, n_runs. A step appears where every scored run of the series has been evaluated, so that a curve never
+    changes its company.
+    """
+    evaluations = study.results.evaluations
+    rows = []
+    for group in study.groups:
+        for key in study.series:
+            cell = study.cell(key, group)
+            if cell.empty:
+                continue
+            wide = evaluations[evaluations["run_id"].isin(cell.index)].pivot(
+                index="run_id", columns="step", values="success"
+            )
+            wide = wide.dropna(axis="columns")
+            if wide.empty:
+                continue
+            strata = [wide.loc[runs.index].to_numpy() for _, runs in cell.groupby("short")]
+            for step, mean, low, high in zip(wide.columns, *stats.curve(strata), strict=True):
+                ends = {"mean": mean, "low": low, "high": high, "n_tasks": len(strata), "n_runs": len(cell)}
+                rows.append({"series": key, "group": group, "step": int(step), **ends})
+    return pd.DataFrame(rows, columns=["series", "group", "step", "mean", "low", "high", "n_tasks", "n_runs"])
+
+
+DIFFERENCES = ["series", "versus", "group", "difference", "low", "high", "paired", "paired_low", "paired_high"]
+
+
+@lru_cache(maxsize=2)
+def differences(study: Study) -> pd.DataFrame:
+    """Every other series minus every imitation series, on the tasks they share: one row per pair and group. Columns:
+    DIFFERENCES (`paired` over the seeds they share), n_tasks, n_seeds, n_seeds_versus, n_pairs (per task, at least).
+    """
+    rows = []
+    baselines = [series for series in study.series.values() if series.agent.imitation]
+    others = [series for series in study.series.values() if not series.agent.imitation]
+    for group in study.groups:
+        for series in others:
+            for versus in baselines:
+                mine, theirs = study.scores(series.key, group), study.scores(versus.key, group)
+                tasks = sorted(mine.keys() & theirs.keys())
+                if tasks:
+                    pair = ([mine[task] for task in tasks], [theirs[task] for task in tasks])
+                    row = {"series": series.key, "versus": versus.key, "group": group, "n_tasks": len(tasks)}
+                    rows.append({**row, **_difference(*pair)})
+    return pd.DataFrame(rows, columns=[*DIFFERENCES, "n_tasks", "n_seeds", "n_seeds_versus", "n_pairs"])
+
+
+def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[int, float]]) -> dict[str, Any]:
+    free = stats.difference(*([list(seeds.values()) for seeds in side] for side in (mine, theirs)))
+    paired = stats.paired_difference(mine, theirs) or stats.Estimate(float("nan"))
+    return {
+        "difference": free.mean,
+        "low": free.low,
+        "high": free.high,
+        "paired": paired.mean,
+        "paired_low": paired.low,
+        "paired_high": paired.high,
+        "n_seeds": min(map(len, mine)),
+        "n_seeds_versus": min(map(len, theirs)),
+        "n_pairs": min(len(a.keys() & b.keys()) for a, b in zip(mine, theirs, strict=True)),
+    }
+
+
+def protocol_differences(study: Study, series: str, group: str) -> list[str]:
+    """How the runs behind one value differ from the published protocol, one phrase each."""
+    groups = study.groups if group == AVERAGE else [group]
+    found: list[str] = []
+    for here in groups:
+        cell = study.cell(series, here)
+        if cell.empty:
+            continue
+        run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
+        if run["steps"] != reference.STEPS:
+            found.append(f"{run['steps']:,} updates (published: {reference.STEPS:,})")
+        if run["dataset"] and run["dataset"] != reference.dataset_of(here):
+            found.append(f"dataset {run['dataset']} (published: {reference.dataset_of(here)})")
+        if run["eval_episodes"] != reference.EVAL_EPISODES:
+            found.append(f"{run['eval_episodes']} episodes per evaluation (published: {reference.EVAL_EPISODES})")
+        evaluations = len(planned_steps(int(run["steps"]), int(run["eval_interval"])))
+        if evaluations < LAST:
+            found.append(f"score from {evaluations} evaluation{'s' * (evaluations > 1)} (rule: the last {LAST})")
+        if run["success_timing"] != reference.SUCCESS_TIMING:
+            found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
+        tasks = cell["short"].nunique()
+        if tasks < reference.TASKS_PER_GROUP:
+            found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
+        if study.include_unfinished and (cell["state"] != "done").any():
+            found.append("includes unfinished runs")
+    return list(dict.fromkeys(found))
+
+
+def is_short(study: Study, series: str, group: str) -> bool:
+    """Whether some run of a series on a group does not count."""
+    return len(study.cell(series, group)) < study.planned(series, group)
+
+
+def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
+    """The title of a series, with a dagger if it is short of runs on one of the groups."""
+    return series.title + DAGGER * any(is_short(study, series.key, group) for group in groups)
+
+
+def shortfall(study: Study) -> str:
+    """What the dagger stands for: 'n of m runs' of every series that is short of some; '' if none is."""
+    cells = [
+        f"{series.title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
+        for group in study.groups
+        for key, series in study.series.items()
+        if is_short(study, key, group)
+    ]
+    return f"{DAGGER} {'; '.join(cells)}." if cells else ""
+
+
+def sources(known: pd.DataFrame) -> list[tuple[str, str]]:
+    """Source and protocol of the published values in rows of `by_group`, each once."""
+    return list(dict.fromkeys(zip(known["published_source"], known["published_protocol"], strict=True)))
+
+
+def few_seeds_note(data: pd.DataFrame, *counts: str) -> str:
+    """A warning for a table with intervals of few seeds, '' where there are none; `counts` name its seed columns."""
+    with_interval = data[data["low"].notna()]
+    if with_interval.empty or with_interval[list(counts or ("n_seeds_min",))].min(axis=None) >= stats.FEW_SEEDS:
+        return ""
+    return f"With fewer than {stats.FEW_SEEDS} seeds per task a bootstrap interval tends to be too narrow."
+
+
+def _summary(scores: Scores, weights: list[float] | None = None) -> dict[str, Any]:
+    strata = [list(seeds.values()) for seeds in scores.values()]
+    counts = [len(stratum) for stratum in strata]
+    value = asdict(stats.estimate(strata, weights))
+    return {**value, "n_tasks": len(strata), "n_seeds_min": min(counts), "n_seeds_max": max(counts)}
+
+
+def _runs(scores: Scores) -> int:
+    return sum(map(len, scores.values()))
+
+
+def _published(known: reference.Published | None) -> dict[str, Any]:
+    nan = np.nan
+    return {
+        "published_mean": known.mean if known else nan,
+        "published_low": known.low if known else nan,
+        "published_high": known.high if known else nan,
+        "published_source": known.source if known else "",
+        "published_protocol": known.protocol if known else "",
+    }

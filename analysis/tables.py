@@ -1,0 +1,221 @@
+"""The tables: what stands in them, and how they are written as Markdown, LaTeX (booktabs), CSV and plain text.
+
+A `Table` holds its cells as people read them, and the numbers behind them for the CSV. A table added is one function
+and one line in TABLES.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import summaries
+from analysis.agents import AVERAGE
+from analysis.scores import DAGGER, Study
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    data: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    text_columns: int = 2  # so many columns, from the left, hold text; the others are aligned to the right
+
+    def markdown(self) -> str:
+        align = [":--" if i < self.text_columns else "--:" for i in range(len(self.header))]
+        lines = [[_markdown(cell) for cell in row] for row in [self.header, *self.rows]]
+        lines.insert(1, align)
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return table + "".join(f"\n\n{_markdown(note)}" for note in self.notes) + "\n"
+
+    def latex(self, name: str) -> str:
+        """A floating table that needs the booktabs package; `name` makes its label."""
+        align = "".join("l" if i < self.text_columns else "r" for i in range(len(self.header)))
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [self.header, *self.rows]]
+        notes = "".join(f"\n  \\\\[2pt] {{\\footnotesize {_latex(note)}}}" for note in self.notes)
+        return "\n".join(
+            [
+                r"\begin{table}[t]",
+                r"  \centering",
+                f"  \\caption{{{_latex(self.title)}}}",
+                f"  \\label{{tab:{name}}}",
+                f"  \\begin{{tabular}}{{{align}}}",
+                r"    \toprule",
+                f"    {lines[0]}",
+                r"    \midrule",
+                *(f"    {line}" for line in lines[1:]),
+                r"    \bottomrule",
+                f"  \\end{{tabular}}{notes}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def text(self) -> str:
+        """Aligned plain text, for a console."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        aligned = [
+            "  ".join(
+                cell.ljust(width) if i < self.text_columns else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        aligned.insert(1, "-" * max(map(len, aligned)))
+        return "\n".join([*aligned, *self.notes])
+
+
+def save(table: Table, folder: Path, name: str) -> list[Path]:
+    """Writes NAME.md, NAME.tex and NAME.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("md", "tex", "csv")]
+    paths[0].write_text(f"**{table.title}**\n\n{table.markdown()}", encoding="utf-8")
+    paths[1].write_text(table.latex(name), encoding="utf-8")
+    table.data.to_csv(paths[2], index=False)
+    return paths
+
+
+def success(study: Study) -> Table:
+    """Success by group: ours, the published number, what stands behind ours, and how the protocols differ."""
+    data = summaries.by_group(study)
+    letters: dict[str, str] = {}
+    marks, rows = [], []
+    for row in data.to_dict("records"):
+        phrases = summaries.protocol_differences(study, row["series"], row["group"])
+        own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases)
+        marks.append(own)
+        dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
+        seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
+        runs = f"{row['runs_scored']} of {row['runs_planned']}"
+        value = interval(row["mean"], row["low"], row["high"], alone=row["n_seeds_min"] == 1)
+        published = interval(row["published_mean"], row["published_low"], row["published_high"])
+        title = study.series[row["series"]].title + dagger
+        rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
+    notes = _success_notes(data, letters)
+    header = ["Group", "Agent", "Success % [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
+    frame = data.assign(protocol_differences=[_spelled(own, letters) for own in marks])
+    return Table("Success by group", header, rows, frame, notes)
+
+
+def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
+    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    if (data["runs_scored"] < data["runs_planned"]).any():
+        notes.append(f"{DAGGER} not all of its runs count: see the list of runs that are missing")
+    notes.append(summaries.few_seeds_note(data))
+    known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
+    notes += [f"Published: {source}; {protocol}." for source, protocol in summaries.sources(known)]
+    if known.empty:
+        notes.append("No published number is known for these agents and groups.")
+    return [note for note in notes if note]
+
+
+def tasks(study: Study) -> Table:
+    """Success by task, with the lowest and highest seed."""
+    data = summaries.by_task(study)
+    rows = [
+        [
+            f"{row['group']} {row['task']}" if row["group"] != row["task"] else row["task"],
+            study.series[row["series"]].title,
+            interval(row["mean"], row["low"], row["high"], alone=row["n_seeds"] == 1),
+            f"{100 * row['min']:.0f}-{100 * row['max']:.0f}",
+            str(row["n_seeds"]),
+        ]
+        for row in data.to_dict("records")
+    ]
+    header = ["Task", "Agent", "Success % [95% CI]", "Lowest-highest", "Seeds"]
+    return Table("Success by task", header, rows, data)
+
+
+def differences(study: Study) -> Table:
+    """Every agent against every imitation agent."""
+    data = summaries.differences(study)
+    rows = [
+        [
+            row["group"],
+            f"{study.series[row['series']].title} - {study.series[row['versus']].title}",
+            interval(row["difference"], row["low"], row["high"], signed=True),
+            interval(row["paired"], row["paired_low"], row["paired_high"], signed=True),
+            f"{row['n_seeds']}, {row['n_seeds_versus']}",
+            str(row["n_pairs"]),
+            str(row["n_tasks"]),
+        ]
+        for row in data.to_dict("records")
+    ]
+    notes = ["Percentage points. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
+    if data.empty:
+        notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
+    elif few := summaries.few_seeds_note(data, "n_seeds", "n_seeds_versus"):
+        notes.append(few)
+    header = ["Group", "Difference", "Unpaired [95% CI]", "Paired [95% CI]", "Seeds", "Pairs", "Tasks"]
+    return Table("Difference from imitation", header, rows, data, notes)
+
+
+def gaps(study: Study) -> Table:
+    """The runs that failed, are not finished, lack evaluations or are not there at all."""
+    data = study.gaps
+    rows = []
+    for row in data.to_dict("records"):
+        progress = "" if row["state"] == "absent" else f"{int(row['step']):,} / {int(row['steps']):,}"
+        name = study.series[row["series"]].title
+        counts = "yes" if row["scored"] else "no"
+        rows.append([row["group"], name, row["task"], row["seeds"], row["state"], row["reason"], progress, counts])
+    header = ["Group", "Agent", "Task", "Seeds", "State", "Why", "Updates", "Counts"]
+    notes = [] if rows else ["None: every run is finished, with all its evaluations."]
+    return Table("Runs that are missing, failed or unfinished", header, rows, data, notes, text_columns=6)
+
+
+TABLES: dict[str, Callable[[Study], Table]] = {
+    "success": success,
+    "tasks": tasks,
+    "differences": differences,
+    "missing_runs": gaps,
+}
+
+
+def interval(mean: float, low: float, high: float, *, alone: bool = False, signed: bool = False) -> str:
+    """Percent with the ends of its interval: '95.0 [92.8, 97.0]', '40.0 (n=1)' for a single seed, '' for no number."""
+    if not np.isfinite(mean):
+        return ""
+    sign = "+" if signed else ""
+    text = f"{100 * mean:{sign}.1f}"
+    if np.isfinite(low):
+        return f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{text} (n=1)" if alone else text
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _letter(i: int) -> str:
+    return chr(ord("a") + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
+
+
+def _spelled(marks: str, letters: dict[str, str]) -> str:
+    own = marks.split(",")
+    return "; ".join(phrase for phrase, letter in letters.items() if letter in own)
+
+
+def _markdown(cell: str) -> str:
+    for mark in "\\|*_<":
+        cell = cell.replace(mark, "\\" + mark)
+    return cell
+
+
+_LATEX = {c: "\\" + c for c in "%&#$_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    DAGGER: r"\textdagger{}",
+}
+
+
+def _latex(cell: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in cell)
