@@ -243,7 +243,8 @@ class Store:
         return posixpath.join(self.root, rel)
 
     def _shown(self, rel: str) -> str:
-        return f"{self.path.rstrip('/')}/{rel}"
+        """A file as people know it; a URI's options, such as its endpoint, would only hide the name."""
+        return f"{self.path.partition('?')[0].rstrip('/')}/{rel}"
 
     def _try_delete(self, full: str) -> None:
         try:
@@ -251,8 +252,8 @@ class Store:
         except OSError:
             pass
 
-    def _problem(self, rel: str, error: Exception | str) -> None:
-        line = f"{self._shown(rel)}: {error if isinstance(error, str) else _reason(error)}"
+    def _problem(self, rel: str, error: Exception) -> None:
+        line = f"{self._shown(rel)}: {_reason(error)}"
         if line not in self.problems:
             self.problems.append(line)
             log.warning("passing over %s", line)
@@ -279,17 +280,20 @@ class Store:
                 raise ValueError("not a JSON object")
             return document
         except (StoreError, ValueError) as error:
-            return self._problem(rel, error)
+            self._problem(rel, error)
+            return None
 
     def _read_table(self, rel: str, schema: pa.Schema) -> pa.Table | None:
         try:
             with self.fs.open_input_file(self._full(rel)) as file:
-                table = pq.ParquetFile(file).read(use_threads=False)
-            if table.schema.equals(schema):
-                return table
-            return self._problem(rel, f"has the columns {', '.join(table.schema.names)} and not those of its schema")
-        except (OSError, pa.ArrowException) as error:
-            return self._problem(rel, error)
+                data = file.read()  # small, and over a network one request is quicker than several
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            if not table.schema.equals(schema):
+                raise ValueError(f"has the columns {', '.join(table.schema.names)} and not those of its schema")
+            return table
+        except (OSError, ValueError, pa.ArrowException) as error:
+            self._problem(rel, error)
+            return None
 
     def _read_tables(self, folder: str, schema: pa.Schema) -> pa.Table:
         tables = self._map(functools.partial(self._read_table, schema=schema), self._files(folder, ".parquet"))

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from lps import evaluate as evaluation
 from lps.errors import UserError
 from lps.evaluate import InlineEvaluator, PoolEvaluator, environment_seed, evaluate, noise_stream
-from lps.tasks import get_task
+from lps.tasks import GROUPS, get_task
 
 TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=12)
 
@@ -19,13 +20,13 @@ TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_ste
 class Linear:
     """A random linear policy with noise, that counts how often it is asked."""
 
-    def __init__(self, seed=0, horizon=5, noise_dim=25):
-        self.weights = np.random.default_rng(seed).normal(0, 0.1, (horizon * 5, 28)).astype(np.float32)
+    def __init__(self, seed=0, horizon=5, noise_dim=25, observation_dim=28):
+        self.weights = np.random.default_rng(seed).normal(0, 0.1, (horizon * 5, observation_dim)).astype(np.float32)
         self.horizon, self.noise_dim = horizon, noise_dim
         self.asked = []
 
     def act(self, observation, noise):
-        assert observation.shape == (28,) and observation.dtype == np.float32
+        assert observation.shape == self.weights.shape[1:] and observation.dtype == np.float32
         self.asked.append((observation, noise))
         actions = self.weights @ observation
         return (actions if noise is None else actions + noise).reshape(self.horizon, 5)
@@ -37,6 +38,7 @@ class Script:
     def __init__(self, success_at=None, limit=12):
         self.success_at, self.limit = success_at, limit
         self.over, self.seeds, self.actions = True, [], []
+        self.unwrapped = self
 
     def reset(self, seed):
         self.over = False
@@ -87,14 +89,26 @@ def scripted(monkeypatch):
     return use
 
 
-def test_the_result_does_not_depend_on_the_split():
-    whole = evaluate(Linear(), TASK, seed=1, step=10, episodes=5)
-    parts = {}
-    for part in ([4, 1], [3], [2, 0]):
-        evaluation._idle.clear()  # a new environment, as in another process
-        parts |= {e.episode: e for e in evaluate(Linear(), TASK, seed=1, step=10, episodes=part)}
-    assert whole == [parts[i] for i in range(5)]
-    assert [e.episode for e in whole] == [0, 1, 2, 3, 4] and len({e.env_seed for e in whole}) == 5
+@pytest.mark.parametrize("group", ["cube-single", "scene"])
+def test_the_result_does_not_depend_on_the_split(group):
+    task = replace(GROUPS[group][1], max_episode_steps=12)
+    policy = Linear(observation_dim=task.observation_dim)
+
+    def seen(episodes):
+        """The rows, and all observations that led to them."""
+        policy.asked.clear()
+        rows = {e.episode: e for e in evaluate(policy, task, seed=1, step=10, episodes=episodes)}
+        observations = np.stack([observation for observation, _ in policy.asked]).reshape(len(rows), 3, -1)
+        return rows, dict(zip(rows, observations, strict=True))
+
+    whole, observed = seen(4)
+    assert list(whole) == [0, 1, 2, 3] and len({e.env_seed for e in whole.values()}) == 4
+    for part in ([3, 1], [2], [0]):
+        rows, observations = seen(part)
+        assert rows == {i: whole[i] for i in part}
+        assert all(np.array_equal(observations[i], observed[i]) for i in part)
+        if part == [2]:
+            evaluation._idle.clear()  # go on in a new environment, as another process would
 
 
 def test_an_episode_runs_to_the_step_limit_and_counts_its_steps():
@@ -230,6 +244,38 @@ def test_a_dead_worker_is_told():
         assert evaluator.pending() == 0
     finally:
         evaluator.close()
+
+
+class Sleeps(Linear):
+    def __setstate__(self, state):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+
+def sleeping_pool():
+    evaluator = PoolEvaluator(1)
+    evaluator.submit(Sleeps(), FakeRun(), 10)
+    evaluator.poll(wait=True)
+
+
+def test_workers_do_not_outlive_a_killed_parent():
+    code = "import test_evaluate; test_evaluate.sleeping_pool()"
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(300):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        if open(f"/proc/{worker}/stat").read().rsplit(")")[1].split()[0] == "Z":
+            return  # dead, and only waits for somebody to count it
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker lives on")
 
 
 def test_importing_evaluation_needs_no_torch():
