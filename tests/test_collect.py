@@ -1,0 +1,156 @@
+"""Collected play data: what OGBench's files look like, the same bytes however it was made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import ogbench
+import pytest
+
+from lps.data import collect
+from lps.errors import UserError
+from lps.tasks import GROUPS
+
+LENGTH = 12
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_makes_files_that_ogbench_reads(group: str, tmp_path: Path):
+    path = collect(f"{group}-play", episodes=2, data_dir=tmp_path, episode_length=LENGTH, progress=False)
+    assert path == tmp_path / f"{group}-play-v0.npz"
+    assert not list((tmp_path / ".collecting").glob("*.npz")), "the parts are cleared away"
+    task = GROUPS[group][0]
+    for file, episodes in ((path, 2), (tmp_path / f"{group}-play-v0-val.npz", 1)):
+        with np.load(file) as arrays:
+            data = dict(arrays)
+        buttons = {"button_states": np.dtype("int64")} if group.startswith(("scene", "puzzle")) else {}
+        float32 = dict.fromkeys(("observations", "actions", "qpos", "qvel"), np.dtype("float32"))
+        assert {key: array.dtype for key, array in data.items()} == float32 | {"terminals": np.dtype(bool)} | buttons
+        assert {len(array) for array in data.values()} == {episodes * LENGTH}
+        assert data["observations"].shape[1:] == (task.observation_dim,)
+        assert data["actions"].shape[1:] == (task.action_dim,)
+        np.testing.assert_array_equal(np.flatnonzero(data["terminals"]) % LENGTH, LENGTH - 1)
+        assert np.abs(data["actions"]).max() <= 1
+        # The state of a row is the state that was observed in it: the arm's joints come first in both.
+        np.testing.assert_array_equal(data["qpos"][:, :6], data["observations"][:, :6])
+
+    env, train, val = ogbench.make_env_and_datasets(task.name, dataset_path=str(path))
+    assert env.observation_space.shape == train["observations"].shape[1:]
+    assert [len(split["rewards"]) for split in (train, val)] == [2 * (LENGTH - 1), LENGTH - 1]
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
+    # In the scene, an environment remembers the most from one episode to the next: locks, buttons, targets.
+    before = np.random.get_state()[1].copy()
+    for workers in (1, 2):
+        directory = tmp_path / str(workers)
+        collect("scene-play", episodes=3, workers=workers, data_dir=directory, episode_length=120, progress=False)
+    for name in ("scene-play-v0.npz", "scene-play-v0-val.npz", "scene-play-v0.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    np.testing.assert_array_equal(np.random.get_state()[1], before, "the caller's random stream is left alone")
+    with (
+        np.load(tmp_path / "1" / "scene-play-v0.npz") as train,
+        np.load(tmp_path / "1" / "scene-play-v0-val.npz") as val,
+    ):
+        starts = [*train["qpos"][::120], *val["qpos"][::120]]
+    assert len(np.unique(starts, axis=0)) == 4, "every episode is another one"
+
+
+def test_killed_collection_goes_on_where_it_was(tmp_path: Path):
+    script = f"""
+from lps.data import collect
+if __name__ == "__main__":
+    collect("cube-single-play", episodes=16, workers=2, seed=3, data_dir={str(tmp_path)!r}, name="mine", val=False,
+            episode_length=50, progress=False)
+"""
+    file = tmp_path / "run.py"
+    file.write_text(script)
+    process = subprocess.Popen([sys.executable, str(file)], start_new_session=True)
+    while not (parts := list(tmp_path.glob(".collecting/*/train-*.npz"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mine.npz").exists()
+    for _ in range(100):  # the workers notice, and go
+        if not _alive(process.pid):
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("the workers outlive their parent")
+
+    done = {part: part.stat().st_mtime_ns for part in parts}
+    parts[0].write_bytes(parts[0].read_bytes()[:1000])  # a full disk or a power cut can leave this
+    kept = parts[1:]
+    link = tmp_path / "kept"
+    link.mkdir()
+    for part in kept:
+        (link / part.name).hardlink_to(part)
+    settings = dict(episodes=16, seed=3, val=False, episode_length=50, progress=False)
+    resumed = collect("cube-single-play", data_dir=tmp_path, name="mine", **settings)
+    for part in kept:
+        assert (link / part.name).stat().st_mtime_ns == done[part], "finished episodes are not made again"
+    assert not list(tmp_path.glob(".collecting/*/*")), "the parts are cleared away"
+    fresh = collect("cube-single-play", data_dir=tmp_path, name="fresh", **settings)
+    assert resumed.read_bytes() == fresh.read_bytes()
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of this process group still runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_finished_collection_is_not_made_again_nor_overwritten(tmp_path: Path):
+    settings = dict(episodes=1, data_dir=tmp_path, name="mine", episode_length=5, progress=False)
+    path = collect("cube-single-play-v0", seed=0, **settings)
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["dataset"] == "cube-single-play-v0"
+    assert about["episodes"] == {"train": 1, "val": 1}
+    assert about["seed"] == 0
+    content, changed = path.read_bytes(), path.stat().st_mtime_ns
+    assert collect("cube-single-play", seed=0, **settings) == path
+    assert path.stat().st_mtime_ns == changed
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        collect("cube-single-play", seed=1, **settings)
+    with pytest.raises(UserError, match="dataset 'cube-single-play-v0', not 'scene-play-v0'"):
+        collect("scene-play", seed=0, **settings)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match="was not collected here"):
+        collect("cube-single-play", seed=0, **settings)
+    assert path.read_bytes() == content
+
+
+def test_other_seeds_make_other_episodes(tmp_path: Path):
+    observations = []
+    for seed in (0, 1):
+        path = collect(
+            "cube-double-play", episodes=1, seed=seed, data_dir=tmp_path / str(seed), episode_length=5, progress=False
+        )
+        observations += [np.load(file)["observations"] for file in (path, path.with_stem(f"{path.stem}-val"))]
+    assert len(np.unique(observations, axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "cube-singel-play"}, "cube-single-play"),
+        ({"dataset": "cube-single-noisy"}, "unknown dataset"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_senseless_arguments(arguments: dict, message: str, tmp_path: Path):
+    with pytest.raises(UserError, match=message):
+        collect(**({"dataset": "cube-single-play", "episodes": 1, "data_dir": tmp_path} | arguments))
+    assert not list(tmp_path.iterdir())

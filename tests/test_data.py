@@ -1,0 +1,404 @@
+"""Datasets from npz file to training arrays, and how the npz file gets there."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ogbench
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lps.data import Dataset, collect, data_dir, dataset_path, load_dataset
+from lps.envs import make_env
+from lps.errors import UserError
+from lps.tasks import GROUPS
+
+NAME = "cube-single-play-v0"
+CUBE = GROUPS["cube-single"]
+
+
+# --- Chunk starts -----------------------------------------------------------------------------------------------------
+
+
+def _dataset(lengths: list[int]) -> Dataset:
+    ends = np.cumsum(lengths) - 1
+    terminals = np.zeros(sum(lengths), bool)
+    terminals[ends] = True
+    empty = np.zeros((len(terminals), 0), np.float32)
+    return Dataset("random", "", empty, empty, terminals, empty.T, empty.T, ())
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(1, 8))
+def test_starts_are_all_chunks_inside_an_episode(lengths: list[int], horizon: int):
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    expected = [i for i in range(len(episode) - horizon) if episode[i] == episode[i + horizon]]
+    dataset = _dataset(lengths)
+    if not expected:
+        with pytest.raises(UserError, match=f"{horizon + 1} rows"):
+            dataset.starts(horizon)
+        return
+    starts = dataset.starts(horizon)
+    assert starts.dtype == np.int64
+    np.testing.assert_array_equal(starts, expected)
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _solve(env: Any, arrays: dict[str, np.ndarray], rows: slice) -> None:
+    """Puts the objects of some rows where the environment's task wants them."""
+    for cube in range(getattr(env, "_num_cubes", 0)):
+        arrays["qpos"][rows, 14 + 7 * cube : 17 + 7 * cube] = env.data.mocap_pos[cube]
+    if "button_states" in arrays:
+        arrays["button_states"][rows] = env._target_button_states
+    if hasattr(env, "_target_window_pos"):
+        arrays["qpos"][rows, -2] = env._target_drawer_pos
+        arrays["qpos"][rows, -1] = env._target_window_pos
+
+
+def _rewards_of_states(env: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The reward in each row's state, asked from the environment, one state at a time."""
+    rewards = []
+    for row in range(len(arrays["qpos"])):
+        buttons = [arrays["button_states"][row]] if "button_states" in arrays else []
+        env.set_state(arrays["qpos"][row], arrays["qvel"][row], *buttons)
+        rewards.append(env.compute_reward())
+    return np.array(rewards)
+
+
+@pytest.mark.parametrize("group", ["cube-double", "scene", "puzzle-3x3"])
+def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
+    path = collect(f"{group}-play", episodes=3, data_dir=tmp_path, episode_length=10, progress=False)
+    arrays = _read(path)
+    tasks = [GROUPS[group][4], GROUPS[group][1]]
+    envs = [make_env(task).unwrapped for task in tasks]
+    for env, rows in zip(envs, (slice(3, 6), slice(19, 22)), strict=True):  # the second across the end of an episode
+        env.reset(seed=0)
+        _solve(env, arrays, rows)
+    np.savez(path, **arrays)
+
+    post = load_dataset(tasks, data_dir=tmp_path)
+    pre = load_dataset(tasks, data_dir=tmp_path, success_timing="pre")
+    assert post.rewards.shape == post.masks.shape == (2, 30)
+    assert post.rewards.dtype == post.masks.dtype == np.float32
+    for column, (task, env) in enumerate(zip(tasks, envs, strict=True)):
+        of_state = _rewards_of_states(env, arrays)
+        assert 0 < np.sum(of_state == 0) < 30, "both outcomes occur"
+        for row in np.flatnonzero(~arrays["terminals"]):
+            for dataset, reward in ((post, of_state[row + 1]), (pre, of_state[row])):
+                expected = -1.0 * (reward != 0) if task.reward == "sparse" else reward
+                assert dataset.rewards[column, row] == expected
+                assert dataset.masks[column, row] == float(reward != 0)
+
+    # OGBench's own loader knows one timing, 'pre'.
+    _, theirs, _ = ogbench.make_env_and_datasets(tasks[0].name, dataset_path=str(path))
+    starts = pre.starts(1)
+    np.testing.assert_array_equal(theirs["observations"], pre.observations[starts])
+    np.testing.assert_array_equal(theirs["next_observations"], pre.observations[starts + 1])
+    np.testing.assert_array_equal(theirs["masks"], pre.masks[0][starts])
+    if tasks[0].reward == "none":
+        np.testing.assert_array_equal(theirs["rewards"], pre.rewards[0][starts])
+
+
+@pytest.fixture(scope="module")
+def cube_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cube")
+    collect("cube-single-play", episodes=3, data_dir=directory, episode_length=20, progress=False)
+    return directory
+
+
+@pytest.fixture
+def cube_file(cube_dir: Path, tmp_path: Path) -> Path:
+    """A dataset of its own, for tests that spoil it."""
+    file = tmp_path / f"{NAME}.npz"
+    file.write_bytes((cube_dir / file.name).read_bytes())
+    return file
+
+
+def test_loads_the_file_clipped_and_mapped(cube_file: Path):
+    arrays = _read(cube_file)
+    arrays["actions"][3] = [1, -1, 0.5, 0, 1]
+    np.savez(cube_file, **arrays)
+    dataset = load_dataset(CUBE, data_dir=cube_file.parent)
+    assert dataset.tasks == CUBE
+    assert dataset.name == NAME
+    assert len(dataset.fingerprint) == 64
+    np.testing.assert_array_equal(dataset.observations, arrays["observations"])
+    np.testing.assert_array_equal(dataset.terminals, arrays["terminals"])
+    assert (dataset.observations.dtype, dataset.actions.dtype, dataset.terminals.dtype) == ("f4", "f4", "?")
+    np.testing.assert_array_equal(dataset.actions[3], np.float32([1 - 1e-5, -1 + 1e-5, 0.5, 0, 1 - 1e-5]))
+    assert isinstance(dataset.observations, np.memmap)
+    dataset.observations[0] = 7  # in memory only
+    assert (load_dataset(CUBE, data_dir=cube_file.parent).observations[0] != 7).all()
+
+
+def test_converts_once_and_notices_a_changed_file(cube_file: Path):
+    first = load_dataset(CUBE[:1], data_dir=cube_file.parent)
+    converted = cube_file.parent / ".converted" / f"{NAME}-{first.fingerprint[:16]}"
+    changed = {file: file.stat().st_mtime_ns for file in converted.rglob("*")}
+    assert load_dataset(CUBE, data_dir=cube_file.parent).fingerprint == first.fingerprint
+    assert {file: file.stat().st_mtime_ns for file in converted.rglob("*")} == changed
+    arrays = _read(cube_file)
+    arrays["observations"] += 1
+    np.savez(cube_file, **arrays)
+    second = load_dataset(CUBE, data_dir=cube_file.parent)
+    assert second.fingerprint != first.fingerprint
+    np.testing.assert_array_equal(second.observations, first.observations + 1)
+
+
+def test_name_chooses_the_file(cube_file: Path):
+    cube_file.rename(cube_file.with_stem("half-of-it"))
+    assert load_dataset(CUBE, dataset="half-of-it", data_dir=cube_file.parent).name == "half-of-it"
+    with pytest.raises(UserError, match="did you mean 'half-of-it'"):
+        load_dataset(CUBE, dataset="half-of-ti", data_dir=cube_file.parent)
+
+
+def _without_qpos(arrays: dict) -> None:
+    del arrays["qpos"]
+
+
+def _short_actions(arrays: dict) -> None:
+    arrays["actions"] = arrays["actions"][:-1]
+
+
+def _wide_observations(arrays: dict) -> None:
+    arrays["observations"] = np.zeros((60, 37), np.float32)
+
+
+def _not_finite(arrays: dict) -> None:
+    arrays["observations"][5, 3] = np.nan
+
+
+def _objects(arrays: dict) -> None:
+    arrays["observations"] = arrays["observations"].astype(object)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_without_qpos, "no qpos"),
+        (_short_actions, r"actions of shape \(59, 5\)"),
+        (_wide_observations, r"observations of shape \(60, 37\), but cube-single needs \(60, 28\)"),
+        (_not_finite, "not finite"),
+        (_objects, "array of objects"),
+    ],
+)
+def test_unfit_files(spoil: Callable[[dict], None], message: str, cube_file: Path):
+    arrays = _read(cube_file)
+    spoil(arrays)
+    np.savez(cube_file, **arrays)
+    with pytest.raises(UserError, match=message):
+        load_dataset(CUBE, data_dir=cube_file.parent)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_truncated_file(kept: float, cube_file: Path):
+    content = cube_file.read_bytes()
+    cube_file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match="truncated"):
+        load_dataset(CUBE, data_dir=cube_file.parent)
+    cube_file.write_bytes(content)
+    assert len(load_dataset(CUBE, data_dir=cube_file.parent).terminals) == 60
+
+
+def test_damaged_inside(cube_file: Path):
+    content = bytearray(cube_file.read_bytes())
+    content[1000] ^= 255
+    cube_file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or not a dataset"):
+        load_dataset(CUBE, data_dir=cube_file.parent)
+
+
+def test_file_of_another_group_with_observations_of_the_same_size(tmp_path: Path):
+    collect("puzzle-3x3-play", episodes=1, data_dir=tmp_path, name="mine", episode_length=5, progress=False)
+    load_dataset(GROUPS["puzzle-3x3"], dataset="mine", data_dir=tmp_path)
+    with pytest.raises(UserError, match="qpos of shape"):
+        load_dataset(GROUPS["cube-quadruple"], dataset="mine", data_dir=tmp_path)
+
+
+def test_tasks_of_two_groups():
+    with pytest.raises(UserError, match="one group"):
+        load_dataset([CUBE[0], GROUPS["scene"][0]])
+
+
+def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("LPS_DATA_DIR", "~/data")
+    assert data_dir() == Path.home() / "data"
+    assert data_dir(tmp_path) == tmp_path
+    monkeypatch.delenv("LPS_DATA_DIR")
+    assert data_dir() == Path.home() / ".ogbench" / "data"
+
+
+# --- Downloading ------------------------------------------------------------------------------------------------------
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` for every path, as badly as asked."""
+
+    def __init__(self, content: bytes):
+        self.content = content
+        self.breaks_after: list[int] = []  # bytes sent before the connection breaks, request by request
+        self.ranges = True
+        self.delay = 0.0
+        self.requests: list[str | None] = []  # the Range header of each request
+        super().__init__(("127.0.0.1", 0), partial(Handler))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append(self.headers["Range"])
+        time.sleep(server.delay)
+        if self.path != f"/{NAME}.npz":
+            self.send_error(404)
+            return
+        tag, start = f'"{hash(server.content)}"', 0
+        if server.ranges and self.headers["Range"] and self.headers["If-Range"] == tag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if start >= len(server.content):
+            self.send_error(416)
+            return
+        content = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", tag)
+        self.end_headers()
+        self.wfile.write(content[: server.breaks_after.pop(0)] if server.breaks_after else content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def content(cube_dir: Path) -> bytes:
+    return (cube_dir / f"{NAME}.npz").read_bytes()
+
+
+@pytest.fixture
+def server(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server(content)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("LPS_DATA_MIRROR", server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_downloads_once(server: Server, tmp_path: Path):
+    path = dataset_path(NAME, tmp_path)
+    assert path == tmp_path / f"{NAME}.npz"
+    assert path.read_bytes() == server.content
+    assert dataset_path(NAME, tmp_path) == path
+    assert server.requests == [None]
+
+
+def test_resumes_a_connection_that_breaks(server: Server, tmp_path: Path):
+    server.breaks_after = [4000, 3000]
+    assert dataset_path(NAME, tmp_path).read_bytes() == server.content
+    assert server.requests == [None, "bytes=4000-", "bytes=7000-"]
+
+
+def test_resumes_after_giving_up(server: Server, tmp_path: Path):
+    server.breaks_after = [4000, 0]
+    with pytest.raises(UserError, match="broke off.*LPS_DATA_MIRROR.*lps collect cube-single-play "):
+        dataset_path(NAME, tmp_path)
+    assert not (tmp_path / f"{NAME}.npz").exists()
+    assert dataset_path(NAME, tmp_path).read_bytes() == server.content
+    assert server.requests == [None, "bytes=4000-", "bytes=4000-"]
+
+
+def test_starts_again_when_the_file_has_changed(server: Server, tmp_path: Path):
+    server.breaks_after = [4000, 0]
+    with pytest.raises(UserError):
+        dataset_path(NAME, tmp_path)
+    server.content += b"a zip file may be longer"
+    assert dataset_path(NAME, tmp_path).read_bytes() == server.content
+
+
+def test_starts_again_where_the_server_cannot_resume(server: Server, tmp_path: Path):
+    server.ranges = False
+    server.breaks_after = [4000]
+    assert dataset_path(NAME, tmp_path).read_bytes() == server.content
+
+
+def test_killed_between_download_and_rename(server: Server, tmp_path: Path):
+    server.breaks_after = [4000, 0]
+    with pytest.raises(UserError):
+        dataset_path(NAME, tmp_path)
+    (partial_file,) = (tmp_path / ".downloading").glob("*.npz")
+    partial_file.write_bytes(server.content)
+    assert dataset_path(NAME, tmp_path).read_bytes() == server.content
+
+
+def test_damaged_source_leaves_nothing(server: Server, tmp_path: Path):
+    whole, server.content = server.content, server.content[:-100]
+    with pytest.raises(UserError, match="damaged"):
+        dataset_path(NAME, tmp_path)
+    assert not (tmp_path / f"{NAME}.npz").exists()
+    server.content = whole
+    assert dataset_path(NAME, tmp_path).read_bytes() == whole
+
+
+def test_mirror_directory(cube_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LPS_DATA_MIRROR", str(cube_dir))
+    path = dataset_path(NAME, tmp_path)
+    assert path.read_bytes() == (cube_dir / path.name).read_bytes()
+    with pytest.raises(UserError, match="does not exist.*LPS_DATA_MIRROR"):
+        dataset_path("scene-play-v0", tmp_path)
+
+
+def test_no_network(server: Server, tmp_path: Path):
+    with pytest.raises(UserError, match="404.*python -m lps collect scene-play "):
+        dataset_path("scene-play-v0", tmp_path)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="(?i)refused.*LPS_DATA_MIRROR.*python -m lps collect"):
+        dataset_path(NAME, tmp_path)
+
+
+def test_unknown_dataset_and_unusable_directory(tmp_path: Path):
+    with pytest.raises(UserError, match="did you mean 'cube-single-play-v0'"):
+        dataset_path("cube-singel-play-v0", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make the directory"):
+        dataset_path(NAME, tmp_path / "file" / "data")
+
+
+def test_two_processes_share_one_download_and_one_conversion(server: Server, tmp_path: Path):
+    server.delay = 0.5
+    script = f"""
+import json, sys
+from lps.data import load_dataset
+from lps.tasks import GROUPS
+dataset = load_dataset(GROUPS["cube-single"], data_dir={str(tmp_path)!r})
+print(json.dumps([dataset.fingerprint, float(dataset.rewards.sum())]))
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        for _ in range(2)
+    ]
+    answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    assert server.requests == [None]
+    assert answers[0] == answers[1]
+    assert len(list((tmp_path / ".converted").glob(f"{NAME}-*/cube-single"))) == 1

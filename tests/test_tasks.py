@@ -1,0 +1,108 @@
+"""The table of tasks against OGBench itself, and the environments made from it."""
+
+import os
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+from lps.envs import import_ogbench, make_env
+from lps.errors import UserError
+from lps.tasks import GROUPS, TASKS, get_task
+
+
+def test_table_is_complete_and_consistent():
+    assert len(TASKS) == 45
+    for group, tasks in GROUPS.items():
+        assert [task.index for task in tasks] == [1, 2, 3, 4, 5]
+        for task in tasks:
+            assert task.group == group
+            assert get_task(task.name) is task
+    assert {group for group, tasks in GROUPS.items() if tasks[0].reward == "sparse"} == {"scene", "puzzle-3x3"}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_table_agrees_with_ogbench(group: str):
+    import_ogbench()
+    for task in GROUPS[group]:
+        assert gymnasium.spec(task.env).max_episode_steps == task.max_episode_steps
+        assert gymnasium.spec(task.env).kwargs["reward_task_id"] == task.index
+    env = make_env(task := GROUPS[group][0])
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (task.observation_dim,)
+    assert env.action_space.shape == (task.action_dim,)
+    _, reward, terminated, truncated, info = env.step(np.zeros(task.action_dim))
+    assert not (info["success"] or terminated or truncated)
+    assert reward == -1 if task.reward == "sparse" else reward <= -1
+
+
+@pytest.mark.parametrize("name", ["cube-singel-play-singletask-task1-v0", "cube-single-play-singletask-task6-v0"])
+def test_unknown_task_names_the_nearest(name: str):
+    with pytest.raises(UserError, match="did you mean .cube-single-play-singletask-task"):
+        get_task(name)
+
+
+def test_success_timing_decides_which_state_counts():
+    task = get_task("cube-single-play-singletask-task1-v0")
+    successes = {}
+    for timing in ("post", "pre"):
+        env = make_env(task, success_timing=timing)
+        env.reset(seed=0)
+        state = env.unwrapped
+        qpos = state.data.qpos.copy()  # type: ignore[attr-defined]
+        qpos[14:17] = state.data.mocap_pos[0]  # type: ignore[attr-defined]
+        state.set_state(qpos, np.zeros_like(state.data.qvel))  # type: ignore[attr-defined]
+        steps = [env.step(np.zeros(5)) for _ in range(2)]
+        successes[timing] = [info["success"] for *_, info in steps]
+        assert [terminated for _, _, terminated, _, _ in steps] == successes[timing]
+    assert successes == {"post": [True, True], "pre": [False, True]}
+
+
+def test_sparse_reward_is_zero_only_at_the_goal():
+    env = make_env(get_task("puzzle-3x3-play-singletask-task1-v0"))
+    env.reset(seed=0)
+    puzzle = env.unwrapped
+    goal = puzzle._target_button_states  # type: ignore[attr-defined]
+    rewards = []
+    for wrong in (9, 1, 0):
+        buttons = goal.copy()
+        buttons[:wrong] = 1 - buttons[:wrong]
+        puzzle.set_state(puzzle.data.qpos.copy(), puzzle.data.qvel.copy(), buttons)  # type: ignore[attr-defined]
+        rewards.append(env.step(np.zeros(5))[1])
+    assert rewards == [-1, -1, 0]
+
+
+def test_episodes_are_reproducible_clip_actions_and_end_at_the_step_limit():
+    env = make_env(get_task("cube-single-play-singletask-task2-v0"))
+    actions = np.random.default_rng(0).uniform(-3, 3, (200, 5))
+
+    def episode(actions: np.ndarray) -> tuple[np.ndarray, list[bool]]:
+        observations, truncations = [env.reset(seed=7)[0]], []
+        for action in actions:
+            observation, _, terminated, truncated, _ = env.step(action)
+            assert not terminated
+            observations.append(observation)
+            truncations.append(truncated)
+        return np.array(observations), truncations
+
+    first, truncations = episode(actions)
+    again, _ = episode(np.clip(actions, -1, 1))
+    np.testing.assert_array_equal(first, again)
+    assert truncations == [False] * 199 + [True]
+
+
+def test_imports_stay_light_and_the_console_clean():
+    script = """
+import sys
+import lps.tasks
+assert not {"torch", "gymnasium", "mujoco"} & set(sys.modules), "lps.tasks is a table"
+from lps.data import collect
+from lps.envs import make_env
+make_env(lps.tasks.get_task("scene-play-singletask-task1-v0")).reset(seed=0)
+assert "torch" not in sys.modules, "environments and data need no torch"
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
