@@ -6,6 +6,7 @@ Exit code 0 if something could be shown, 2 if not.
 """
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from lps.errors import UserError, guarded  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the results, writes the report, prints the success table and the paths; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the dagger, on a terminal that has none
     logging.getLogger("lps.results").setLevel(logging.ERROR)  # unreadable files are listed below, all together
     results = load(arguments.results)
     here = study(results, arguments.include_unfinished)

@@ -73,10 +73,11 @@ def _versions(runs: pd.DataFrame) -> str:
     names = list(dict.fromkeys(name for versions in runs["versions"] for name in versions))
     table = {name: sorted({str(versions.get(name, "?")) for versions in runs["versions"]}) for name in names}
     table["device"] = sorted(set(runs["device"]) - {""})
-    hours = runs["wall_time_s"].sum() / 3600
+    hours = runs["wall_time_s"] / 3600
+    times = " to ".join(dict.fromkeys(f"{hour:.2f} h" for hour in (hours.min(), hours.max())))
     rows = "\n".join(f"| {name} | {', '.join(values)} |" for name, values in table.items() if values)
-    settings = _settings(runs)
-    return f"| | |\n| :-- | :-- |\n{rows}\n| wall time, all runs | {hours:.2f} h |\n\n{settings}"
+    rows += f"\n| wall time of a run | {times} (runs that train together share it) |"
+    return f"| | |\n| :-- | :-- |\n{rows}\n\n{_settings(runs)}"
 
 
 def _settings(runs: pd.DataFrame) -> str:

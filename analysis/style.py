@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
 
 from analysis.scores import Series
 
@@ -25,7 +27,7 @@ DPI = 220
 INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
 HALO = [withStroke(linewidth=2.0, foreground="#FFFFFFB0")]  # keeps thin dark lines visible on dark bars
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -103,7 +105,8 @@ def note(figure: Figure, text: str) -> None:
     if text:
         wide = int(figure.get_figwidth() * 20.5)  # characters of this size on a line
         lines = "\n".join(textwrap.fill(line, wide) for line in text.splitlines())
-        figure.text(0.0, -0.03, lines, ha="left", va="top", fontsize=6.3, color=MUTED, linespacing=1.35)
+        below = figure.transFigure + ScaledTranslation(0, -7 / 72, figure.dpi_scale_trans)
+        figure.text(0, 0, lines, transform=below, va="top", fontsize=6.3, color=MUTED, linespacing=1.35)
 
 
 def save(plot: Plot, folder: Path, name: str) -> list[Path]:

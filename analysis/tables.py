@@ -4,6 +4,7 @@ A `Table` holds its cells as people read them, and the numbers behind them for t
 and one line in TABLES.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,4 +219,6 @@ _LATEX = {c: "\\" + c for c in "%&#$_{}"} | {
 
 
 def _latex(cell: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in cell)
+    text = "".join(_LATEX.get(character, character) for character in cell)
+    text = re.sub(r"(?<!\w)-(?=[\d ])", "$-$", text)  # a minus sign
+    return re.sub(r"^(\d+)-(\d+)$", r"\1--\2", text)  # a range

@@ -46,8 +46,7 @@ def draw(study: Study) -> style.Plot | None:
     style.success_axis(axes)
     handles: list[Patch | Line2D] = [Patch(color=style.colour(series), label=series.title) for series in shown]
     if data["published_mean"].notna().any():
-        hollow = {"marker": "D", "markerfacecolor": "white", "ms": 4}
-        handles.append(Line2D([], [], color=style.INK, lw=0.8, label="published", **hollow))
+        handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
     style.note(figure, "\n".join(_notes(study, data)))
     return style.Plot(figure, data, "Success by group", _caption(data))
@@ -58,9 +57,8 @@ def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable,
     mean, low, high = (100 * row[key] for key in ("mean", "low", "high"))
     axes.bar(x, mean, 0.88 * width, color=colour, zorder=2)
     if np.isfinite(low):
-        axes.vlines(x, low, high, color=style.INK, linewidth=0.9, zorder=4, path_effects=style.HALO)
-        caps = {"marker": "_", "color": style.INK, "ms": 4.4, "mew": 0.9, "path_effects": style.HALO}
-        axes.plot([x, x], [low, high], linestyle="none", zorder=4, **caps)
+        axes.scatter([x, x], [low, high], s=19, marker="_", color=style.INK, lw=0.9, zorder=4, path_effects=style.HALO)
+        axes.vlines(x, low, high, color=style.INK, linewidth=0.9, zorder=4.1, path_effects=style.HALO)
     theirs, their_low, their_high = (100 * row[f"published_{key}"] for key in ("mean", "low", "high"))
     beside = x + 0.27 * width
     if np.isfinite(theirs):
@@ -77,8 +75,9 @@ def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable,
     crowded = bool(span) and min(span) < top + 13 and max(span) > top - 3
     where, shift, align = (beside, -4, "right") if crowded else (x, 0, "center")
     text = f"{number}{dagger}{alone}".strip()
-    offset = {"xytext": (shift, 3.2), "textcoords": "offset points"}
-    axes.annotate(text, (where, top), **offset, ha=align, va="bottom", fontsize=6.5, zorder=7)
+    axes.annotate(
+        text, (where, top), (shift, 3.2), textcoords="offset points", ha=align, va="bottom", fontsize=6.5, zorder=7
+    )
 
 
 def _runs(axes: Axes, x: float, width: float, row: Mapping[Hashable, Any], study: Study) -> None:
