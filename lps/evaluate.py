@@ -26,6 +26,8 @@ from lps.results import Episode
 from lps.tasks import SuccessTiming, Task, get_task
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import gymnasium
 
     from lps.run import Run
@@ -102,7 +104,8 @@ def _run_episode(
     env_seed = environment_seed(seed, step, episode)
     observation = _reset(env, env_seed)
     show()
-    length, return_, over, info = 0, 0.0, False, {}
+    length, return_, over = 0, 0.0, False
+    info: dict[str, Any] = {}
     while not over:
         draw = noise.standard_normal(policy.noise_dim, np.float32) if policy.noise_dim else None
         chunk = np.asarray(policy.act(np.asarray(observation, np.float32), draw))
@@ -225,7 +228,9 @@ class PoolEvaluator:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        spawn = multiprocessing.get_context("spawn")
+        watched, self._alive = spawn.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (watched,))
         self._jobs: list[tuple[Run, int, list[Future[list[Episode]]]]] = []
         self._done: list[Evaluation] = []
 
@@ -256,6 +261,7 @@ class PoolEvaluator:
 
     def close(self) -> None:
         self._jobs, self._done = [], []
+        self._alive.close()
         self._pool.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
@@ -277,14 +283,13 @@ def _evaluate_part(policy: bytes, task: str, step: int, protocol: dict[str, Any]
     return evaluate(pickle.loads(policy), get_task(task), step=step, **protocol)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: "Connection") -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-    parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)  # the parent was killed: nobody wants the rest
+        with contextlib.suppress(EOFError):
+            parent.recv()  # nothing is ever sent: it ends when the evaluator is closed, or its process was killed
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import torch
 
 from lps import evaluate as evaluation
 from lps.errors import UserError
@@ -65,7 +64,7 @@ class Script:
 class FakeRun:
     task: str = "cube-single-play-singletask-task1-v0"
     seed: int = 3
-    eval_episodes: int = 3
+    eval_episodes: int = 2
     success_timing: str = "post"
 
 
@@ -155,6 +154,8 @@ def test_progress_and_frames(scripted):
 
 
 def test_a_policy_runs_on_one_thread(scripted):
+    import torch  # not for the whole module, which the workers of the pools import
+
     scripted()
     seen = []
     policy = Linear()
@@ -169,6 +170,8 @@ def test_a_policy_runs_on_one_thread(scripted):
 
 
 def test_evaluation_and_the_global_generators_leave_each_other_alone():
+    import torch
+
     torch.manual_seed(0)
     np.random.seed(0)
     first = evaluate(Linear(), TASK, seed=1, step=10, episodes=2)
@@ -198,7 +201,7 @@ def test_inline(scripted):
     evaluator.submit(Linear(), FakeRun(), 10)
     assert evaluator.pending() == 1
     ((run, step, episodes),) = evaluator.poll()
-    assert (run, step, len(episodes)) == (FakeRun(), 10, 3)
+    assert (run, step, len(episodes)) == (FakeRun(), 10, 2)
     assert evaluator.pending() == 0 and evaluator.poll(wait=True) == []
 
 
@@ -227,11 +230,27 @@ def test_an_error_of_a_policy_comes_out_of_the_pool_and_leaves_the_others(pool):
     assert [step for _, step, _ in pool.poll()] == [10]
 
 
+class Sleeps(Linear):
+    """Says which process it was sent to, and keeps it for ten minutes."""
+
+    def __setstate__(self, state):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+
 class Kills(Linear):
     """Kills the process that it is sent to."""
 
     def __setstate__(self, state):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_closing_a_pool_does_not_wait_for_what_runs(capfd):
+    evaluator = PoolEvaluator(1)
+    evaluator.submit(Sleeps(), FakeRun(eval_episodes=1), 10)
+    while not capfd.readouterr().out:
+        time.sleep(0.05)
+    evaluator.close()
 
 
 def test_a_dead_worker_is_told():
@@ -244,12 +263,6 @@ def test_a_dead_worker_is_told():
         assert evaluator.pending() == 0
     finally:
         evaluator.close()
-
-
-class Sleeps(Linear):
-    def __setstate__(self, state):
-        print(os.getpid(), flush=True)
-        time.sleep(600)
 
 
 def sleeping_pool():
