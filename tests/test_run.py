@@ -1,0 +1,122 @@
+"""Runs as values: what they refuse, what their id depends on, and how they are packed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lps.agents import AGENTS
+from lps.agents.base import MEMBER_SCALARS
+from lps.errors import UserError
+from lps.run import Run, pack, parse_settings
+from lps.tasks import GROUPS
+
+TASK = "cube-single-play-singletask-task1-v0"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_survives_its_plain_form(agent):
+    run = Run.create(agent, TASK, 3, steps=10, lr=1e-3)
+    copy = Run.from_dict(json.loads(json.dumps(run.to_dict())))
+    assert copy == run and copy.id == run.id
+    assert copy.config == run.config
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_default_said_aloud_is_the_same_run_and_anything_else_is_not(agent):
+    default = Run.create(agent, TASK)
+    assert Run.create(agent, TASK, lr=3e-4).id == default.id
+    others = [
+        Run.create(agent, TASK, seed=1),
+        Run.create(agent, TASK, steps=5),
+        Run.create(agent, TASK, lr=1e-4),
+        Run.create(agent, TASK, eval_episodes=5),
+        Run.create(agent, TASK, eval_interval=5),
+        Run.create(agent, TASK, dataset="other"),
+        Run.create(agent, TASK, success_timing="pre"),
+        Run.create(agent, TASK.replace("task1", "task2")),
+    ]
+    assert len({run.id for run in others} | {default.id}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"agent": "lsp"}, "lps"),
+        ({"task": "cube-singel-play-singletask-task1-v0"}, TASK),
+        ({"learning_rate": 1.0}, "hyperparameter"),
+        ({"lr": "fast"}, "lr"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"base_hidden": [64, -1]}, "base_hidden"),
+        ({"critic_agg": "max"}, "critic_agg"),
+        ({"latent_dist": "spheer"}, "sphere"),
+        ({"success_timing": "now"}, "post"),
+        ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_what_a_run_refuses_it_names(settings, said):
+    values = {"agent": "lps", "task": TASK, "seed": 0} | settings
+    with pytest.raises(UserError, match=said):
+        Run.create(**values)
+
+
+def test_unknown_fields_of_a_stored_run_are_named():
+    values = Run.create("lps", TASK).to_dict()
+    with pytest.raises(UserError, match="seed"):
+        Run.from_dict(values | {"sead": 1})
+    del values["steps"]
+    with pytest.raises(UserError, match="steps"):
+        Run.from_dict(values)
+
+
+def test_settings_of_a_command_line():
+    assert parse_settings(["lr=3e-4", "base_hidden=(64, 64)", "critic_agg=mean"]) == {
+        "lr": 3e-4,
+        "base_hidden": (64, 64),
+        "critic_agg": "mean",
+    }
+    with pytest.raises(UserError, match="name=value"):
+        parse_settings(["lr"])
+
+
+def test_the_last_update_is_always_evaluated_once():
+    assert Run.create("lps", TASK, steps=10, eval_interval=4).eval_steps == [4, 8, 10]
+    assert Run.create("lps", TASK, steps=8, eval_interval=4).eval_steps == [4, 8]
+    assert Run.create("lps", TASK, steps=3, eval_interval=4).eval_steps == [3]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_pack_holds_what_can_train_together(agent):
+    tasks = [task.name for task in GROUPS["cube-single"]]
+    own = [name for name in MEMBER_SCALARS if hasattr(AGENTS[agent].Config(), name)]
+    together = [Run.create(agent, task, seed) for task in tasks for seed in range(8)]
+    together += [Run.create(agent, tasks[0], 0, **{name: 0.5}) for name in own]
+    apart = [
+        Run.create(agent, tasks[0], batch_size=8),
+        Run.create(agent, tasks[0], steps=9),
+        Run.create(agent, GROUPS["cube-double"][0].name),
+    ]
+    packs = pack(together + apart)
+    assert packs[0] == together
+    assert packs[1:] == [[run] for run in apart]
+
+
+def test_packs_split_evenly_and_lose_nothing():
+    runs = [Run.create("lps", TASK, seed) for seed in range(10)]
+    packs = pack(runs, max_members=4)
+    assert [len(members) for members in packs] == [4, 4, 2]
+    assert [run for members in packs for run in members] == runs
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_hyperparameter_is_explained(agent):
+    """One comment per field, in the file of the method."""
+    import inspect
+
+    cls = AGENTS[agent].Config
+    lines = inspect.getsource(cls).splitlines()
+    for field in dataclasses.fields(cls):
+        (line,) = [line for line in lines if line.strip().startswith(f"{field.name}:")]
+        assert "#" in line or field.name == "latent_actor_hidden", f"{agent}: {field.name}"

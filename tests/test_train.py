@@ -1,0 +1,254 @@
+"""Training end to end on a tiny dataset: what is stored, what a second call does, what a crash costs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from small import small_hyperparameters
+
+import lps
+from lps.__main__ import main
+from lps.agents import AGENTS
+from lps.checkpoint import Checkpoint
+from lps.errors import UserError
+from lps.evaluate import Episode
+from lps.results import Store
+from lps.run import Run
+from lps.tasks import GROUPS
+from lps.train import checkpoint_path, train
+
+TASK = "cube-single-play-singletask-task1-v0"
+
+
+class FakeEvaluator:
+    """Answers at once with an episode made of the policy's own action, so that equal rows mean equal policies."""
+
+    def __init__(self, hold: int = 0):
+        self.done, self.hold = [], hold
+
+    def submit(self, policy, run, step):
+        noise = np.zeros(policy.noise_dim, dtype=np.float32) if policy.noise_dim else None
+        value = float(policy.act(np.ones(28, dtype=np.float32), noise).sum())
+        self.done.append((run, step, [Episode(0, 1, value > 0, value, 1)]))
+
+    def poll(self, wait=False):
+        keep = 0 if wait else self.hold
+        ready, self.done = self.done[: len(self.done) - keep], self.done[len(self.done) - keep :]
+        return ready
+
+    def pending(self):
+        return len(self.done)
+
+    def close(self):
+        pass
+
+
+def make_runs(agent, seeds=(0, 1), steps=30, **settings):
+    settings = {"eval_interval": 10, "eval_episodes": 1} | small_hyperparameters(agent) | settings
+    return [Run.create(agent, TASK, seed, steps=steps, **settings) for seed in seeds]
+
+
+def rows_of(store):
+    return store.read_episodes().sort_by([("run_id", "ascending"), ("step", "ascending")]).to_pylist()
+
+
+def metrics_of(store):
+    keys = [("run_id", "ascending"), ("step", "ascending"), ("metric", "ascending")]
+    return store.read_metrics().sort_by(keys).to_pylist()
+
+
+def run_train(runs, store, tiny_data_dir, **settings):
+    settings = {"evaluator": FakeEvaluator(), "log_interval": 5, "device": "cpu"} | settings
+    return train(runs, store, data_dir=str(tiny_data_dir), **settings)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_pack_of_several_tasks_and_seeds_trains_and_is_skipped_afterwards(agent, tmp_path, tiny_data_dir):
+    tasks = [task.name for task in GROUPS["cube-single"]][:2]
+    hyperparameters = small_hyperparameters(agent)
+    runs = [
+        Run.create(agent, task, seed, steps=20, eval_interval=10, eval_episodes=1, **hyperparameters)
+        for task in tasks
+        for seed in (0, 1)
+    ]
+    store, events = Store(tmp_path / "r"), []
+    status = run_train(runs, store, tiny_data_dir, callback=lambda p: events.append(p.event))
+    assert set(status.values()) == {"done"} and events[0] == "start" and events[-1] == "done"
+    rows = rows_of(store)
+    assert [(r["run_id"], r["step"]) for r in rows] == sorted((run.id, step) for run in runs for step in (10, 20))
+    for run in runs:
+        document = store.read_run(run.id)
+        assert Run.from_dict(document["run"]) == run
+        assert document["step"] == 20 and document["dataset_fingerprint"] and document["versions"]["torch"]
+    assert len(metrics_of(store)) == len(runs) * 4 * len({r["metric"] for r in metrics_of(store)})
+    events.clear()
+    run_train(runs, store, tiny_data_dir, callback=lambda p: events.append(p.event))
+    assert events == [] and rows_of(store) == rows
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_interrupted_anywhere_and_called_again_gives_the_same_rows(agent, tmp_path, tiny_data_dir):
+    """Killed after checkpoints that evaluations lag behind; packed one way before and another way after."""
+    runs = make_runs(agent)
+    whole = Store(tmp_path / "whole")
+    run_train(runs, whole, tiny_data_dir)
+
+    cut = Store(tmp_path / "cut")
+
+    class Killed(BaseException):  # like a signal: nothing may handle it
+        pass
+
+    def kill_at(step):
+        def callback(progress):
+            if progress.step >= step and progress.event in ("log", "checkpoint"):
+                raise Killed
+
+        return callback
+
+    for step, hold in ((12, 0), (20, 1), (26, 2)):
+        with pytest.raises(Killed):
+            run_train(
+                runs,
+                cut,
+                tiny_data_dir,
+                callback=kill_at(step),
+                checkpoint_seconds=0.0,
+                evaluator=FakeEvaluator(hold),
+            )
+        assert {cut.read_run(run.id)["status"] for run in runs} == {"running"}
+    run_train(runs[:1], cut, tiny_data_dir)
+    run_train(runs, cut, tiny_data_dir)
+    ours, theirs = rows_of(cut), rows_of(whole)
+    keys = ("run_id", "step", "episode", "env_seed", "length")
+    assert [[r[k] for k in keys] for r in ours] == [[r[k] for k in keys] for r in theirs]
+    np.testing.assert_allclose([r["return"] for r in ours], [r["return"] for r in theirs], atol=1e-4)
+    assert [(r["run_id"], r["step"], r["metric"]) for r in metrics_of(cut)] == [
+        (r["run_id"], r["step"], r["metric"]) for r in metrics_of(whole)
+    ]
+
+
+def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_dir):
+    settings = [f"{k}={v}" for k, v in small_hyperparameters("lps").items()]
+    command = [
+        *(sys.executable, "-m", "lps", "train", "--agent", "lps", "--task", TASK, "--steps", "800"),
+        *("--seeds", "0", "1", "--eval-interval", "800", "--eval-episodes", "1", "--log-interval", "10"),
+        *("--checkpoint-seconds", "0.1", "--data-dir", str(tiny_data_dir), "--set", *settings),
+    ]
+    killed, whole = Store(tmp_path / "killed"), Store(tmp_path / "whole")
+    process = subprocess.Popen(
+        [*command, "--results", str(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert {document["status"] for document in killed.runs()} == {"running"}
+    again = subprocess.run([*command, "--results", str(tmp_path / "killed")], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    subprocess.run([*command, "--results", str(tmp_path / "whole")], check=True, capture_output=True)
+    assert rows_of(killed) == rows_of(whole)
+    assert [(r["step"], r["metric"]) for r in metrics_of(killed)] == [
+        (r["step"], r["metric"]) for r in metrics_of(whole)
+    ]
+
+
+def test_a_diverged_member_fails_alone(tmp_path, tiny_data_dir):
+    runs = [make_runs("lps", seeds=[seed], lr=lr)[0] for seed, lr in ((0, 3e-4), (1, 1e30), (2, 3e-4))]
+    store, alone = Store(tmp_path / "packed"), Store(tmp_path / "alone")
+    status = run_train(runs, store, tiny_data_dir)
+    assert [status[run.id] for run in runs] == ["done", "failed", "done"]
+    document = store.read_run(runs[1].id)
+    assert document["status"] == "failed" and "diverged" in document["error"] and "step" in document["error"]
+    run_train([runs[0], runs[2]], alone, tiny_data_dir)
+    healthy = [row for row in rows_of(store) if row["run_id"] != runs[1].id]
+    np.testing.assert_allclose([r["return"] for r in healthy], [r["return"] for r in rows_of(alone)], atol=1e-4)
+
+
+def test_an_exception_marks_the_runs_failed_and_the_next_call_mends_them(tmp_path, tiny_data_dir):
+    runs, store = make_runs("flow_bc"), Store(tmp_path / "r")
+
+    class Broken(FakeEvaluator):
+        def submit(self, policy, run, step):
+            raise RuntimeError("the simulator is gone")
+
+    with pytest.raises(RuntimeError):
+        run_train(runs, store, tiny_data_dir, evaluator=Broken())
+    for run in runs:
+        document = store.read_run(run.id)
+        assert document["status"] == "failed" and "the simulator is gone" in document["error"]
+    assert set(run_train(runs, store, tiny_data_dir).values()) == {"done"}
+    assert all(store.read_run(run.id)["error"] is None for run in runs)
+
+
+def test_another_dataset_under_the_same_name_is_refused(tmp_path, tiny_data_dir):
+    runs, store = make_runs("flow_bc"), Store(tmp_path / "r")
+    run_train(runs, store, tiny_data_dir)
+    path = checkpoint_path(runs[0])
+    checkpoint = Checkpoint.from_bytes(store.read_bytes(path), path)
+    checkpoint.fingerprint, checkpoint.step = "other", 10
+    store.write_bytes(path, checkpoint.to_bytes())
+    store.delete(f"runs/{runs[0].id}.json")
+    with pytest.raises(UserError, match="has changed"):
+        run_train(runs[:1], store, tiny_data_dir)
+
+
+def test_damaged_and_foreign_checkpoints_are_named(tmp_path, tiny_data_dir):
+    runs, store = make_runs("lps", seeds=[0], steps=5), Store(tmp_path / "r")
+    run_train(runs, store, tiny_data_dir)
+    whole = store.read_bytes(checkpoint_path(runs[0]))
+    policy = lps.load_policy(tmp_path / "r" / checkpoint_path(runs[0]))
+    assert policy.act(np.zeros(28)).shape == (2, 5) and policy.step == 5
+    with pytest.raises(UserError, match="28"):
+        policy.act(np.zeros(27))
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("foreign.pt", "half.pt", "text.pt", "absent.pt"):
+        with pytest.raises(UserError, match=name):
+            lps.load_policy(tmp_path / name)
+    store.delete(f"runs/{runs[0].id}.json")
+    store.write_bytes(checkpoint_path(runs[0]), whole[:100])
+    with pytest.raises(UserError, match="Delete it"):
+        run_train(runs, store, tiny_data_dir)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--agent", "lsp", "--task", TASK],
+        ["--agent", "lps", "--task", "cube"],
+        ["--agent", "lps", "--task", TASK, "--set", "lrr=1"],
+        ["--agent", "lps", "--task", TASK, "--dataset", "not-there"],
+        ["--agent", "lps", "--task", TASK, "--success-timing", "now"],
+        ["--agent", "lps", "--task", TASK, "--results", "/proc/nothing/here"],
+        ["--agent", "lps", "--task", "cube-double-play-singletask-task1-v0", "--dataset", "cube-single-play-v0"],
+    ],
+    ids=["agent", "task", "hyperparameter", "dataset", "timing", "unwritable", "sizes"],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, tiny_data_dir, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--steps", "5", "--data-dir", str(tiny_data_dir), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error and "Traceback" not in error
+
+
+def test_the_command_line_trains_evaluates_and_lists(tmp_path, tiny_data_dir, capsys):
+    settings = [f"{k}={v}" for k, v in small_hyperparameters("meanflow_bc").items()]
+    common = ["--agent", "meanflow_bc", "--task", TASK, "--steps", "6", "--data-dir", str(tiny_data_dir)]
+    common += ["--eval-interval", "6", "--eval-episodes", "2", "--results", str(tmp_path / "r"), "--set", *settings]
+    assert main(["train", *common]) == 0
+    stored = rows_of(Store(tmp_path / "r"))
+    assert len(stored) == 2 and pc.sum(Store(tmp_path / "r").read_episodes()["length"]).as_py() > 0
+    (checkpoint,) = (tmp_path / "r" / "checkpoints").glob("*.pt")
+    capsys.readouterr()
+    assert main(["evaluate", str(checkpoint), "--episodes", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert all(str(row["env_seed"]) in shown for row in stored)  # the same episodes as in training
+    assert main(["tasks"]) == 0 and TASK in capsys.readouterr().out
