@@ -31,6 +31,8 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 	@$(BIN)/python sweeps/ogbench_all.py --preset demo --results $(RESULTS)
 	@echo "[4/4] comparison"
 	@$(BIN)/python analysis/compare.py $(RESULTS)
+	@echo "every run and curve in MLflow:"
+	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
 
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 	@$(BIN)/python -m pytest -q
