@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from lps import __version__
 from lps.errors import UserError
 
 SCHEMA = 1
@@ -111,7 +112,15 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """The documents of all runs, ordered by id."""
-        documents = self._map(self._read_document, self._files("runs", ".json"))
+
+        def read(rel: str) -> dict[str, Any] | None:
+            try:
+                return self._read_document(rel)
+            except StoreError as error:
+                self._problem(rel, error.__cause__ or error)
+                return None
+
+        documents = self._map(read, self._files("runs", ".json"))
         return [document for document in documents if document is not None]
 
     def finished(self, run_id: str) -> bool:
@@ -148,12 +157,12 @@ class Store:
     def drop_metrics(self, run_id: str, from_step: int) -> None:
         """Removes what a run logged at `from_step` and later: a resumed run logs it again."""
         for rel in self._files(f"metrics/{run_id}", ".parquet"):
-            table = self._read_table(rel, METRICS) if _step(rel) < from_step else None
-            kept = [row for row in table.to_pylist() if row["step"] < from_step] if table is not None else []
-            if not kept:
+            if _step(rel) >= from_step:
                 self.delete(rel)
-            elif table is not None and len(kept) < table.num_rows:
-                self._write_table(rel, kept, METRICS)
+            elif (table := self._read_table(rel, METRICS)) is not None:
+                kept = [row for row in table.to_pylist() if row["step"] < from_step]
+                if len(kept) < table.num_rows:
+                    self._write_table(rel, kept, METRICS)
 
     def read_metrics(self) -> pa.Table:
         """All logged numbers of all runs, ordered by run and step: a table with the schema METRICS."""
@@ -227,7 +236,7 @@ class Store:
                 )
             if create and self.local:  # find out now, not at the first evaluation hours later
                 probe = f".writable.{uuid.uuid4().hex[:8]}.part"
-                self.write_bytes(probe, b"")
+                self._claim(probe, b"")
                 self.delete(probe)
         elif names:
             raise StoreError(
@@ -235,9 +244,18 @@ class Store:
                 f"{', ...' if len(names) > 3 else ''} but no schema.json. Choose an empty or a new folder"
             )
         elif create:
-            self.write_bytes("schema.json", json.dumps({"schema": SCHEMA}).encode())
+            self._claim("schema.json", json.dumps({"schema": SCHEMA}).encode())
         else:
             raise StoreError(f"there are no results in {self.path}: check the path, or run something first")
+
+    def _claim(self, rel: str, data: bytes) -> None:
+        try:
+            self.write_bytes(rel, data)
+        except StoreError as error:
+            reason = _reason(error.__cause__ or error)
+            raise StoreError(
+                f"cannot write results to {self.path}: {reason}. Choose another folder, or get write permission there"
+            ) from error
 
     def _full(self, rel: str) -> str:
         return posixpath.join(self.root, rel)
@@ -252,7 +270,7 @@ class Store:
         except OSError:
             pass
 
-    def _problem(self, rel: str, error: Exception) -> None:
+    def _problem(self, rel: str, error: BaseException) -> None:
         line = f"{self._shown(rel)}: {_reason(error)}"
         if line not in self.problems:
             self.problems.append(line)
@@ -279,7 +297,7 @@ class Store:
             if not isinstance(document, dict):
                 raise ValueError("not a JSON object")
             return document
-        except (StoreError, ValueError) as error:
+        except ValueError as error:
             self._problem(rel, error)
             return None
 
@@ -291,6 +309,8 @@ class Store:
             if not table.schema.equals(schema):
                 raise ValueError(f"has the columns {', '.join(table.schema.names)} and not those of its schema")
             return table
+        except FileNotFoundError:
+            return None  # its writer has removed it since it was listed
         except (OSError, ValueError, pa.ArrowException) as error:
             self._problem(rel, error)
             return None
@@ -335,9 +355,10 @@ def _step(rel: str) -> int:
     return int(stem) if stem.isdigit() else -1
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """An error in a few words, on one line."""
-    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    code = getattr(error, "errno", None)
+    text = os.strerror(code) if code else str(error).strip().partition("\n")[0]
     return text.rstrip(". ") or type(error).__name__
 
 
@@ -345,8 +366,8 @@ def _reason(error: Exception) -> str:
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by name, and `git_commit`, the commit of the checkout that this package
     sits in: with '+dirty' where the package differs from it, 'unknown' where it sits in none."""
-    found = {"python": platform.python_version()}
-    for name in ("lps", "torch", "numpy", "ogbench", "mujoco", "gymnasium", "ray"):
+    found = {"python": platform.python_version(), "lps": __version__}
+    for name in ("torch", "numpy", "ogbench", "mujoco", "gymnasium", "ray"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
