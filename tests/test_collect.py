@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ogbench
@@ -46,13 +47,13 @@ def test_every_group_makes_files_that_ogbench_reads(group: str, tmp_path: Path):
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
     # In the scene, an environment remembers the most from one episode to the next: locks, buttons, targets.
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)
     for workers in (1, 2):
         directory = tmp_path / str(workers)
         collect("scene-play", episodes=3, workers=workers, data_dir=directory, episode_length=120, progress=False)
     for name in ("scene-play-v0.npz", "scene-play-v0-val.npz", "scene-play-v0.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    np.testing.assert_array_equal(np.random.get_state()[1], before, "the caller's random stream is left alone")
+    np.testing.assert_equal(np.random.get_state(legacy=False), before, "the caller's random stream is left alone")
     with (
         np.load(tmp_path / "1" / "scene-play-v0.npz") as train,
         np.load(tmp_path / "1" / "scene-play-v0-val.npz") as val,
@@ -92,7 +93,7 @@ if __name__ == "__main__":
     link.mkdir()
     for part in kept:
         (link / part.name).hardlink_to(part)
-    settings = dict(episodes=16, seed=3, val=False, episode_length=50, progress=False)
+    settings: dict[str, Any] = dict(episodes=16, seed=3, val=False, episode_length=50, progress=False)
     resumed = collect("cube-single-play", data_dir=tmp_path, name="mine", **settings)
     for part in kept:
         assert (link / part.name).stat().st_mtime_ns == done[part], "finished episodes are not made again"
@@ -111,7 +112,7 @@ def _alive(group: int) -> bool:
 
 
 def test_a_finished_collection_is_not_made_again_nor_overwritten(tmp_path: Path):
-    settings = dict(episodes=1, data_dir=tmp_path, name="mine", episode_length=5, progress=False)
+    settings: dict[str, Any] = dict(episodes=1, data_dir=tmp_path, name="mine", episode_length=5, progress=False)
     path = collect("cube-single-play-v0", seed=0, **settings)
     about = json.loads(path.with_suffix(".json").read_text())
     assert about["dataset"] == "cube-single-play-v0"

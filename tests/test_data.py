@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ogbench
@@ -60,6 +60,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def _write(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
 def _solve(env: Any, arrays: dict[str, np.ndarray], rows: slice) -> None:
     """Puts the objects of some rows where the environment's task wants them."""
     for cube in range(getattr(env, "_num_cubes", 0)):
@@ -86,11 +90,11 @@ def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
     path = collect(f"{group}-play", episodes=3, data_dir=tmp_path, episode_length=10, progress=False)
     arrays = _read(path)
     tasks = [GROUPS[group][4], GROUPS[group][1]]
-    envs = [make_env(task).unwrapped for task in tasks]
+    envs: list[Any] = [make_env(task).unwrapped for task in tasks]
     for env, rows in zip(envs, (slice(3, 6), slice(19, 22)), strict=True):  # the second across the end of an episode
         env.reset(seed=0)
         _solve(env, arrays, rows)
-    np.savez(path, **arrays)
+    _write(path, arrays)
 
     post = load_dataset(tasks, data_dir=tmp_path)
     pre = load_dataset(tasks, data_dir=tmp_path, success_timing="pre")
@@ -133,7 +137,7 @@ def cube_file(cube_dir: Path, tmp_path: Path) -> Path:
 def test_loads_the_file_clipped_and_mapped(cube_file: Path):
     arrays = _read(cube_file)
     arrays["actions"][3] = [1, -1, 0.5, 0, 1]
-    np.savez(cube_file, **arrays)
+    _write(cube_file, arrays)
     dataset = load_dataset(CUBE, data_dir=cube_file.parent)
     assert dataset.tasks == CUBE
     assert dataset.name == NAME
@@ -141,7 +145,7 @@ def test_loads_the_file_clipped_and_mapped(cube_file: Path):
     np.testing.assert_array_equal(dataset.observations, arrays["observations"])
     np.testing.assert_array_equal(dataset.terminals, arrays["terminals"])
     assert (dataset.observations.dtype, dataset.actions.dtype, dataset.terminals.dtype) == ("f4", "f4", "?")
-    np.testing.assert_array_equal(dataset.actions[3], np.float32([1 - 1e-5, -1 + 1e-5, 0.5, 0, 1 - 1e-5]))
+    np.testing.assert_array_equal(dataset.actions[3], np.array([1 - 1e-5, -1 + 1e-5, 0.5, 0, 1 - 1e-5], np.float32))
     assert isinstance(dataset.observations, np.memmap)
     dataset.observations[0] = 7  # in memory only
     assert (load_dataset(CUBE, data_dir=cube_file.parent).observations[0] != 7).all()
@@ -155,7 +159,7 @@ def test_converts_once_and_notices_a_changed_file(cube_file: Path):
     assert {file: file.stat().st_mtime_ns for file in converted.rglob("*")} == changed
     arrays = _read(cube_file)
     arrays["observations"] += 1
-    np.savez(cube_file, **arrays)
+    _write(cube_file, arrays)
     second = load_dataset(CUBE, data_dir=cube_file.parent)
     assert second.fingerprint != first.fingerprint
     np.testing.assert_array_equal(second.observations, first.observations + 1)
@@ -201,7 +205,7 @@ def _objects(arrays: dict) -> None:
 def test_unfit_files(spoil: Callable[[dict], None], message: str, cube_file: Path):
     arrays = _read(cube_file)
     spoil(arrays)
-    np.savez(cube_file, **arrays)
+    _write(cube_file, arrays)
     with pytest.raises(UserError, match=message):
         load_dataset(CUBE, data_dir=cube_file.parent)
 
@@ -231,9 +235,11 @@ def test_file_of_another_group_with_observations_of_the_same_size(tmp_path: Path
         load_dataset(GROUPS["cube-quadruple"], dataset="mine", data_dir=tmp_path)
 
 
-def test_tasks_of_two_groups():
+def test_senseless_arguments():
     with pytest.raises(UserError, match="one group"):
         load_dataset([CUBE[0], GROUPS["scene"][0]])
+    with pytest.raises(UserError, match="unknown success timing 'past'; did you mean 'post'"):
+        load_dataset(CUBE, success_timing=cast(Any, "past"))
 
 
 def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

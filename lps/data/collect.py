@@ -34,8 +34,8 @@ from lps.tasks import GROUPS
 # Standard deviation of the noise on the plan (times the range of each action) and its smoothing over time steps.
 NOISE, NOISE_SMOOTHING = 0.1, 0.5
 
-# Range that each episode draws its probability of stacking cubes from; the other groups take OGBench's default.
-STACKING = {"cube-double": (0.0, 0.25), "cube-triple": (0.05, 0.35), "cube-quadruple": (0.1, 0.5), "scene": (0.5, 0.5)}
+# Range that each episode draws its probability of stacking from, in the groups with several cubes.
+STACKING = {"cube-double": (0.0, 0.25), "cube-triple": (0.05, 0.35), "cube-quadruple": (0.1, 0.5)}
 
 DTYPES = {
     "observations": np.float32,
@@ -104,8 +104,11 @@ def collect(
         ) as bar:
             for _ in _run(group, seed, todo, parts, workers):
                 bar.update()
-        about = {"made_by": "python -m lps collect", **settings, "versions": {"python": platform.python_version()}}
-        about["versions"] |= versions
+        about = {
+            "made_by": "python -m lps collect",
+            **settings,
+            "versions": {"python": platform.python_version(), **versions},
+        }
         # The train file comes last: when it is there, so is everything else.
         if val:
             _join([_part(parts, job) for job in jobs if job[0] == "val"], directory / f"{name}-val.npz")
@@ -226,7 +229,7 @@ class _Collector:
             np.savez(file, **rows)
         return job
 
-    def episode(self, length: int, env_seed: int | None) -> dict[str, np.ndarray]:
+    def episode(self, length: int, env_seed: int | None) -> dict[str, Any]:
         """The arrays of one episode, (length, ...) each. Without a seed, the environment's stream goes on."""
         env: Any = self.env
         observation, info = env.reset(seed=env_seed)

@@ -173,12 +173,13 @@ class _Relabel:
     def __init__(self, tasks: Sequence[Task]):
         import_ogbench()
         self.tasks = tasks
-        self.env: Any = make_env(tasks[0]).unwrapped
-        self.env.reset()
-        self.sizes = {"qpos": int(self.env.model.nq)}
+        env: Any = make_env(tasks[0]).unwrapped
+        env.reset()
+        self.env = env
+        self.sizes = {"qpos": int(env.model.nq)}
         """What a state consists of beside the observation, and its size."""
-        if hasattr(self.env, "_num_buttons"):
-            self.sizes["button_states"] = self.env._num_buttons
+        if hasattr(env, "_num_buttons"):
+            self.sizes["button_states"] = env._num_buttons
 
     def __call__(self, states: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         from ogbench.relabel_utils import relabel_dataset

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from lps.data.convert import converted
 from lps.data.download import dataset_path
-from lps.errors import UserError
+from lps.errors import UserError, suggest
 from lps.tasks import SuccessTiming, Task
 
 
@@ -55,11 +56,13 @@ def load_dataset(
 
     `dataset` names a file in the data directory, by default OGBench's, which is downloaded if need be. The reward of
     transition i, s_i -> s_{i+1}, is OGBench's of s_{i+1} ('post') or of s_i ('pre', as OGBench's own loader has it),
-    made sparse where the task says so. Converts the file on first use. UserError: tasks of several groups, dataset
-    not found, damaged, or of another group.
+    made sparse where the task says so. Converts the file on first use. UserError: tasks of several groups, an unknown
+    timing, a dataset that is not found, damaged, or of another group.
     """
     if not tasks or len({task.group for task in tasks}) > 1:
         raise UserError(f"a dataset is loaded for tasks of one group, not {[task.name for task in tasks]}")
+    if success_timing not in get_args(SuccessTiming):
+        raise UserError(suggest(success_timing, get_args(SuccessTiming), "success timing"))
     path = dataset_path(dataset or tasks[0].dataset, data_dir)
     fingerprint, directory = converted(path, tasks[0].group)
 
