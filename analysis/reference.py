@@ -27,7 +27,6 @@ class Published:
     high: float
     source: str
     protocol: str  # one line for people
-    short: str  # for a legend
 
 
 LPS_FIGURE = "1M updates on OGBench's data, 5 tasks; number of seeds and kind of error bar not stated"
@@ -57,9 +56,7 @@ def published_average(agent: Agent, groups: list[str]) -> Published | None:
         return None
     nan = float("nan")
     mean = sum(value.mean for value in values) / len(values)
-    return Published(
-        mean, nan, nan, values[0].source, f"mean of the groups shown; {values[0].protocol}", values[0].short
-    )
+    return Published(mean, nan, nan, values[0].source, f"mean of the groups shown; {values[0].protocol}")
 
 
 @cache
@@ -68,12 +65,15 @@ def _table() -> dict[tuple[str, str], Published]:
     for row in _rows("other_papers.csv"):
         if row["paper"] == "QC" and row["task"] == "mean of 5 tasks" and "1.0M steps" in row["protocol"]:
             low, high = (float(end) / 100 for end in row["err"].strip("[]").split(","))
-            protocol = f"1M updates on {row['dataset']} data, 5 tasks, {row['seeds']} seeds, {row['err_type']}"
-            value = Published(float(row["mean"]) / 100, low, high, row["source"], protocol, "Q-chunking's data")
+            size = row["dataset"].removesuffix(" std")
+            protocol = (
+                f"1M updates on OGBench's data of {size} transitions, 5 tasks, {row['seeds']} seeds, {row['err_type']}"
+            )
+            value = Published(float(row["mean"]) / 100, low, high, row["source"], protocol)
             table[row["method"], row["env_group"]] = value
     for row in _rows("main_results.csv"):
         mean, low, high = (float(row[key]) for key in ("mean", "err_low", "err_high"))
-        value = Published(mean, low, high, row["source"], LPS_FIGURE, "LPS's figure")
+        value = Published(mean, low, high, row["source"], LPS_FIGURE)
         table[row["method"], row["env_group"]] = value
     return table
 

@@ -17,7 +17,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.scores import Series
@@ -25,7 +24,6 @@ from analysis.scores import Series
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
 INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
-HALO = [withStroke(linewidth=2.0, foreground="#FFFFFFB0")]  # keeps thin dark lines visible on dark bars
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
@@ -93,6 +91,15 @@ def success_axis(axes: Axes, label: str = "success rate (%)") -> None:
     axes.set_yticks(range(0, 101, 20))
     axes.spines["left"].set_bounds(0, 100)
     axes.set_ylabel(label)
+
+
+def whisker(axes: Axes, x: float, low: float, high: float, *, caps: float = 2.0, zorder: float) -> None:
+    """A thin dark error bar with a light rim, so that it is seen on a dark bar too; `caps` in points."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    for ink, width in (("white", 2.1), (INK, 0.9)):
+        axes.errorbar(
+            x, middle, half, ecolor=ink, elinewidth=width, capthick=width, capsize=caps, fmt="none", zorder=zorder
+        )
 
 
 def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:

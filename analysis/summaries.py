@@ -193,12 +193,15 @@ def sources(known: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(zip(known["published_source"], known["published_protocol"], strict=True)))
 
 
-def few_seeds_note(data: pd.DataFrame, *counts: str) -> str:
-    """A warning for a table with intervals of few seeds, '' where there are none; `counts` name its seed columns."""
-    with_interval = data[data["low"].notna()]
-    if with_interval.empty or with_interval[list(counts or ("n_seeds_min",))].min(axis=None) >= stats.FEW_SEEDS:
-        return ""
-    return f"With fewer than {stats.FEW_SEEDS} seeds per task a bootstrap interval tends to be too narrow."
+def interval_note(data: pd.DataFrame, *counts: str) -> str:
+    """What to keep in mind about the intervals of a table, '' where nothing; `counts` name its columns of seeds."""
+    some = data[data["low"].notna()]
+    notes = []
+    if len(some) and some[list(counts or ("n_seeds_min",))].min(axis=None) < stats.FEW_SEEDS:
+        notes.append(f"With fewer than {stats.FEW_SEEDS} seeds per task a bootstrap interval tends to be too narrow.")
+    if np.isclose(some["low"], some["high"]).any():
+        notes.append("An interval without width says that all seeds scored the same, not that the value is certain.")
+    return " ".join(notes)
 
 
 def _summary(scores: Scores, weights: list[float] | None = None) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
     if (data["runs_scored"] < data["runs_planned"]).any():
         notes.append(f"{DAGGER} not all of its runs count: see the list of runs that are missing")
-    notes.append(summaries.few_seeds_note(data))
+    notes.append(summaries.interval_note(data))
     known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
     notes += [f"Published: {source}; {protocol}." for source, protocol in summaries.sources(known)]
     if known.empty:
@@ -150,7 +150,7 @@ def differences(study: Study) -> Table:
     notes = ["Percentage points. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
     if data.empty:
         notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
-    elif few := summaries.few_seeds_note(data, "n_seeds", "n_seeds_versus"):
+    elif few := summaries.interval_note(data, "n_seeds", "n_seeds_versus"):
         notes.append(few)
     header = ["Group", "Difference", "Unpaired [95% CI]", "Paired [95% CI]", "Seeds", "Pairs", "Tasks"]
     return Table("Difference from imitation", header, rows, data, notes)

@@ -43,5 +43,5 @@ def draw(study: Study) -> style.Plot | None:
     caption = (
         "Success of an agent minus that of an imitation agent, on the tasks both were run on, in percentage points. "
         "Lines: 95 % bootstrap intervals, seeds resampled independently on both sides; none for a single seed. "
-    ) + summaries.few_seeds_note(data, "n_seeds", "n_seeds_versus")
+    ) + summaries.interval_note(data, "n_seeds", "n_seeds_versus")
     return style.Plot(figure, data, "Difference from imitation", caption.strip())

@@ -57,15 +57,12 @@ def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable,
     mean, low, high = (100 * row[key] for key in ("mean", "low", "high"))
     axes.bar(x, mean, 0.88 * width, color=colour, zorder=2)
     if np.isfinite(low):
-        axes.scatter([x, x], [low, high], s=19, marker="_", color=style.INK, lw=0.9, zorder=4, path_effects=style.HALO)
-        axes.vlines(x, low, high, color=style.INK, linewidth=0.9, zorder=4.1, path_effects=style.HALO)
+        style.whisker(axes, x, low, high, zorder=4)
     theirs, their_low, their_high = (100 * row[f"published_{key}"] for key in ("mean", "low", "high"))
     beside = x + 0.27 * width
     if np.isfinite(theirs):
         if np.isfinite(their_low):
-            axes.vlines(
-                beside, their_low, their_high, color=style.INK, linewidth=0.8, zorder=5, path_effects=style.HALO
-            )
+            style.whisker(axes, beside, their_low, their_high, caps=0, zorder=5)
         axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor="white", ms=3.4, mew=0.8, zorder=6)
     number = f"{mean:.0f}" if labelled else ""
     dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
@@ -107,7 +104,7 @@ def _caption(data: pd.DataFrame) -> str:
         "Mean over tasks of the mean over seeds; the score of a run is the mean of its last three evaluations. Error "
         "bars: 95 % stratified bootstrap intervals over seeds within tasks. Dots: single runs, where there are few."
     )
-    text += f" {summaries.few_seeds_note(data)}".rstrip()
+    text += f" {summaries.interval_note(data)}".rstrip()
     if data["published_mean"].notna().any():
         text += " Hollow diamonds: published means with their published error bars, where there is one."
     return text
