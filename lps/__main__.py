@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from lps.errors import UserError, guarded
 
@@ -202,16 +203,30 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
 
 
 def _video(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from lps.policy import load_policy
     from lps.video import record
 
     policy = load_policy(arguments.checkpoint)
     task = _task_of(policy, arguments.task)
-    episodes = record(policy, task, arguments.output, seed=arguments.seed, episodes=arguments.episodes)
+    with tqdm(unit="frame", desc="filming") as bar:
+        episodes = record(
+            policy,
+            task,
+            arguments.output,
+            seed=arguments.seed,
+            episodes=arguments.episodes,
+            progress=lambda frames: _advance(bar, frames),
+        )
     for row in episodes:
         print(f"episode {row.episode}: {'success' if row.success else 'no success'} after {row.length} steps")
     print(f"wrote {Path(arguments.output).resolve()}")
     return 0
+
+
+def _advance(bar: Any, count: int) -> None:
+    bar.update(count - bar.n)
 
 
 def _task_of(policy: object, name: str | None):

@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from lps.agents import AGENTS, Agent
+from lps.agents import Agent
 from lps.errors import UserError
 from lps.run import Run
 
@@ -97,7 +96,9 @@ class Checkpoint:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
         if content["version"] != VERSION:
-            raise UserError(f"{where} is a checkpoint of version {content['version']}; this lps reads version {VERSION}")
+            raise UserError(
+                f"{where} is a checkpoint of version {content['version']}; this lps reads version {VERSION}"
+            )
         first, second = content["moments"]
         return Checkpoint(
             run=Run.from_dict(content["run"]),
@@ -108,13 +109,6 @@ class Checkpoint:
             moments=(first, second),
             fingerprint=content["fingerprint"],
         )
-
-    def agent(self) -> Agent:
-        """A single-member agent in this state, on the CPU."""
-        run = self.run
-        agent = AGENTS[run.agent]([run.config], [run.seed], self.observation_dim, self.action_dim)
-        self.restore(agent, 0)
-        return agent
 
 
 def _first_line(problem: Exception) -> str:

@@ -12,6 +12,7 @@ import torch
 from lps.agents import AGENTS, Agent
 from lps.checkpoint import Checkpoint
 from lps.errors import UserError
+from lps.nets import Params
 from lps.run import Run
 from lps.streams import Stream
 
@@ -25,24 +26,24 @@ class Policy:
         noise_dim: length of the standard normal draw that acting takes; 0 where a latent actor decides.
     """
 
-    def __init__(self, agent: Agent, run: Run, step: int):
-        assert agent.members == 1
+    def __init__(self, run: Run, step: int, observation_dim: int, action_dim: int, params: dict[str, Params]):
+        """params: {network: {name: tensor (1, ...)}} of the networks that the run's agent acts with."""
         self.run, self.step = run, step
-        self.observation_dim, self.action_dim = agent.observation_dim, agent.action_dim
-        self.horizon: int = agent.config.horizon
-        self.noise_dim = agent.chunk_dim if agent.acts_with_noise else 0
-        self._agent = agent
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self._agent = AGENTS[run.agent].for_acting(run.config, observation_dim, action_dim, params)
+        self.horizon: int = self._agent.config.horizon
+        self.noise_dim = self._agent.chunk_dim if self._agent.acts_with_noise else 0
         self._queries = 0
 
     @classmethod
     def of_member(cls, agent: Agent, member: int, run: Run, step: int) -> Policy:
         """A snapshot of one member of a pack; training can go on."""
-        single = AGENTS[run.agent]([run.config], [run.seed], agent.observation_dim, agent.action_dim)
-        with torch.no_grad():
-            for net, tensors in single.params.items():
-                for name, tensor in tensors.items():
-                    tensor.copy_(agent.params[net][name][member : member + 1])
-        return cls(single, run, step)
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[member : member + 1].detach().to("cpu", copy=True)
+
+        params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
+        return cls(run, step, agent.observation_dim, agent.action_dim, params)
 
     def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """(h, action_dim) float32 in [-1, 1], the next h actions for one observation (observation_dim,).
@@ -70,18 +71,13 @@ class Policy:
         return chunk.view(self.horizon, self.action_dim).numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Only what acting needs crosses to another process: no optimizer.
-        params = {net: {k: v.detach().numpy() for k, v in t.items()} for net, t in self._agent.params.items()}
+        params = {net: {name: value.numpy() for name, value in t.items()} for net, t in self._agent.params.items()}
         return {"run": self.run.to_dict(), "step": self.step, "params": params, "sizes": self._sizes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        run = Run.from_dict(state["run"])
-        agent = AGENTS[run.agent]([run.config], [run.seed], *state["sizes"])
-        with torch.no_grad():
-            for net, tensors in agent.params.items():
-                for name, tensor in tensors.items():
-                    tensor.copy_(torch.tensor(state["params"][net][name]))
-        self.__init__(agent, run, state["step"])
+        # Copied, because what arrives through shared memory may not be written to, and torch warns of that.
+        params = {net: {k: torch.tensor(v) for k, v in t.items()} for net, t in state["params"].items()}
+        self.__init__(Run.from_dict(state["run"]), state["step"], *state["sizes"], params)  # type: ignore[misc]
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -98,4 +94,6 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     except OSError as problem:
         raise UserError(f"cannot read the checkpoint {path}: {problem.strerror}") from problem
     checkpoint = Checkpoint.from_bytes(data, str(path))
-    return Policy(checkpoint.agent(), checkpoint.run, checkpoint.step)
+    acting = AGENTS[checkpoint.run.agent].acting
+    params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
+    return Policy(checkpoint.run, checkpoint.step, checkpoint.observation_dim, checkpoint.action_dim, params)

@@ -40,7 +40,7 @@ class Run:
     eval_interval: int
     """Updates between evaluations; the last update is always evaluated."""
     eval_episodes: int
-    success_timing: str = "post"
+    success_timing: SuccessTiming = "post"
     """'post': success and reward of a step are those of the state it leads to (the paper); 'pre': of the one before."""
 
     id: str = field(init=False, compare=False, repr=False)
@@ -60,7 +60,7 @@ class Run:
         dataset: str | None = None,
         eval_interval: int = 100_000,
         eval_episodes: int = 50,
-        success_timing: str = "post",
+        success_timing: SuccessTiming = "post",
         **hyperparameters: Any,
     ) -> Run:
         """A checked run; unknown names and impossible values are a UserError that names the nearest known ones."""

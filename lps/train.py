@@ -185,7 +185,8 @@ class _Training:
         if self.start in eval_steps:  # the checkpoint was written, but its evaluation may not have come back
             self.evaluate()
         saved = time.monotonic()
-        for self.step in range(self.start + 1, self.steps + 1):
+        while self.step < self.steps and self.alive():
+            self.step += 1
             batch = batches.sample(Stream(seeds_, self.step, "batch"), batch_size)
             info = self.agent.update(batch, self.agent.noise(Stream(seeds_, self.step, "noise"), batch_size))
             if self.step % self.log_interval == 0 or self.step == self.steps:
@@ -196,8 +197,6 @@ class _Training:
             if time.monotonic() - saved > checkpoint_seconds and self.may_checkpoint() and self.step < self.steps:
                 self.checkpoint()
                 saved = time.monotonic()
-            if len(self.failed) == len(runs):
-                break
         self.collect(wait=True)
         for run in self.alive():
             self.checkpoint_member(run)

@@ -56,8 +56,16 @@ class Agent(ABC):
     """Dataclass of the method's hyperparameters, defaults of the paper."""
     targets: ClassVar[Mapping[str, str]] = {}
     """Target network -> the network it follows."""
+    acting: ClassVar[tuple[str, ...]] = ("base",)
+    """The networks that `act` needs: all that a policy carries."""
     acts_with_noise: ClassVar[bool] = True
     """Whether acting needs a latent draw; False where a latent actor decides."""
+
+    # Each (M,); an agent has those that its Config has (MEMBER_SCALARS).
+    lr: Tensor
+    discount: Tensor
+    tau: Tensor
+    alpha: Tensor
 
     def __init__(
         self,
@@ -67,16 +75,13 @@ class Agent(ABC):
         action_dim: int,
         device: str | torch.device = "cpu",
     ):
-        self.config = configs[0]
-        self.members = len(configs)
         self.device = torch.device(device)
-        self.observation_dim, self.action_dim = observation_dim, action_dim
-        self.chunk_dim = self.config.horizon * action_dim
+        self.members = len(configs)
+        self._take_shape(configs[0], observation_dim, action_dim)
         for name in MEMBER_SCALARS:
             if hasattr(self.config, name):
                 values = [float(getattr(config, name)) for config in configs]
                 setattr(self, name, torch.tensor(values, device=self.device))
-        self.nets: dict[str, MLP] = self.networks()
         seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
         self.params: dict[str, Params] = {
             name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
@@ -88,6 +93,20 @@ class Agent(ABC):
         for tensor in self.trained_tensors():
             tensor.requires_grad_()
         self.adam = MemberAdam(self.trained_tensors(), [float(config.lr) for config in configs])
+
+    @classmethod
+    def for_acting(cls, config: Any, observation_dim: int, action_dim: int, params: dict[str, Params]) -> Agent:
+        """A single member that can only act, with the parameters (1, ...) of its `acting` networks."""
+        agent = cls.__new__(cls)
+        agent.device, agent.members, agent.params = torch.device("cpu"), 1, params
+        agent._take_shape(config, observation_dim, action_dim)
+        return agent
+
+    def _take_shape(self, config: Any, observation_dim: int, action_dim: int) -> None:
+        self.config = config
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.chunk_dim: int = config.horizon * action_dim
+        self.nets: dict[str, MLP] = self.networks()
 
     # --- a method's page -----------------------------------------------------------------------------------------
 

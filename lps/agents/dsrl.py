@@ -50,6 +50,7 @@ class DSRL(Agent):
     title = "DSRL"
     Config = Config
     targets = {"target_critic": "critic"}
+    acting = ("base", "latent_actor")
     acts_with_noise = False
 
     def networks(self) -> dict[str, MLP]:

@@ -1,6 +1,6 @@
 """Flow BC: behaviour cloning with a flow-matching policy (Lipman et al. 2023; the BC baseline of arXiv 2603.05296).
 
-    base policy   flow-matching loss on (s, x);  acting: clip of `flow_steps` Euler steps from a fresh latent e
+base policy   flow-matching loss on (s, x);  acting: clip of `flow_steps` Euler steps from a fresh latent e
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class LPS(Agent):
     title = "LPS"
     Config = Config
     targets = {"target_critic": "critic"}
+    acting = ("base", "latent_actor")
     acts_with_noise = False
 
     def networks(self) -> dict[str, MLP]:
@@ -87,5 +88,7 @@ class LPS(Agent):
         return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info
 
     def act(self, observations: Tensor, e: Tensor | None = None, base: Params | None = None) -> Tensor:
-        z = project_latent(self.nets["latent_actor"](self.params["latent_actor"], observations), self.config.latent_dist)
+        z = project_latent(
+            self.nets["latent_actor"](self.params["latent_actor"], observations), self.config.latent_dist
+        )
         return meanflow_actions(self.nets["base"], base or self.params["base"], observations, z)

@@ -1,6 +1,6 @@
 """MeanFlow BC: behaviour cloning with a one-step policy (MeanFlow, arXiv 2505.13447; LPS's base policy on its own).
 
-    base policy   MeanFlow loss on (s, x);  acting: clip(net(s, e, 1, 1)) for a fresh latent e
+base policy   MeanFlow loss on (s, x);  acting: clip(net(s, e, 1, 1)) for a fresh latent e
 """
 
 from __future__ import annotations
