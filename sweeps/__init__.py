@@ -1,0 +1,15 @@
+"""What is run, and how: sweeps over the runs of `lps` with Ray Tune and Ray Train, mirrored to MLflow.
+
+A sweep is ordinary Python that builds a list of `lps.run.Run` and hands it to `sweeps.launch.launch`. The results store
+decides what is left to do, so the same command again is how a sweep goes on.
+
+    ogbench_all.py  the command line: OGBench's tasks x agents x seeds, as presets and filters
+    launch.py       from a list of runs to finished results: the driver
+    pack.py         one pack on the cluster: a Tune trial that runs a Ray Train worker that runs `lps.train`
+    evaluator.py    evaluation as Ray tasks beside the learner
+    cluster.py      the Ray cluster: found or started
+    resources.py    the cluster divided among the packs
+    console.py      what the person in front of it sees
+    mirror.py       what MLflow sees
+    estimate.py     how long it may take
+"""

@@ -1,0 +1,107 @@
+"""The part of a sweep's command line that is the same for all sweeps: where, on what, and how it is shown."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from lps.run import Run
+from lps.tasks import get_task
+from sweeps import cluster, estimate
+from sweeps.launch import launch
+from sweeps.resources import Limits, Nodes, split
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", help="folder or s3://bucket/folder (default: results/SWEEP)")
+    parser.add_argument("--sweep", help="name of these runs together, in MLflow and in the results")
+    parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+    parser.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
+    place = parser.add_argument_group("the cluster")
+    place.add_argument("--address", help="of a Ray cluster; 'local' for this machine (default: one that is up here)")
+    place.add_argument("--device", default="auto", help="auto, cpu or cuda (default: cuda if the cluster has any)")
+    place.add_argument("--cpus-per-pack", type=float, default=1.0, metavar="N")
+    place.add_argument("--gpus-per-pack", type=float, default=1.0, metavar="N", help="0.25: four packs on a GPU")
+    place.add_argument("--packs-at-once", type=int, metavar="N", help="(default: as many as fit)")
+    place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
+
+
+def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+    """Launches the runs as the command line says, or describes what it would do; the exit code."""
+    limits = Limits(
+        device=arguments.device,
+        cpus=arguments.cpus_per_pack,
+        gpus=arguments.gpus_per_pack,
+        at_once=arguments.packs_at_once,
+        max_members=arguments.max_members,
+    )
+    if arguments.dry_run:
+        describe(runs, _nodes(arguments.address), limits)
+        return 0
+    return launch(
+        runs,
+        arguments.results or f"results/{arguments.sweep}",
+        sweep=arguments.sweep,
+        data_dir=arguments.data_dir,
+        limits=limits,
+        address=arguments.address,
+        mlflow=not arguments.no_mlflow,
+        verbose=arguments.verbose,
+    )
+
+
+def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> None:
+    """Prints the runs and packs by agent and group, and an estimate of the time they take."""
+    packs, share = split(runs, nodes, limits)
+    table = Table("agent", "group", "tasks", "seeds", "steps", "runs", "packs", "hours", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    total: float | None = 0.0
+    order = list(dict.fromkeys(_row([run]) for run in runs))
+    packs.sort(key=lambda pack: order.index(_row(pack)))
+    for (agent, group, steps), row in groupby(packs, key=_row):
+        of_row = list(row)
+        members = [run for pack in of_row for run in pack]
+        times = [estimate.hours(pack, share.device) for pack in of_row]
+        hours = None if None in times else sum(time for time in times if time is not None)
+        total = None if hours is None or total is None else total + hours
+        counts = (len({run.task for run in members}), len({run.seed for run in members}), steps)
+        cells = [*map(str, counts), str(len(members)), str(len(of_row)), _hours(hours)]
+        table.add_row(agent, group, *cells)
+    console = Console(highlight=False)
+    console.print(table)
+    print(f"{len(runs)} runs in {len(packs)} packs, {share.at_once} at a time on {share.device}")
+    if total is None:
+        print(
+            f"How long that takes on {share.device} is not known: no rate was measured for some of these agents there."
+        )
+    else:
+        print(
+            f"About {_hours(total)} device hours ({share.device}), {_hours(total / share.at_once)} hours from start to "
+            f"end. An estimate, from rates measured on {estimate.MEASURED_ON[share.device]}."
+        )
+
+
+def _row(pack: Sequence[Run]) -> tuple[str, str, int]:
+    return pack[0].agent, get_task(pack[0].task).group, pack[0].steps
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
+    return f"{hours:.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _nodes(address: str | None) -> Nodes:
+    address = cluster.find(address)
+    if address != "local":
+        with cluster.connected(address) as address:
+            return cluster.nodes()
+    import torch
+
+    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]

@@ -1,0 +1,47 @@
+"""How long a sweep may take, from rates that were measured: an estimate, to plan by and not to quote."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from lps.run import Run, make_config
+
+SECONDS_PER_STEP: dict[str, dict[str, float]] = {
+    "cpu": {"lps": 0.070, "dsrl": 0.250, "meanflow_bc": 0.024, "flow_bc": 0.020},
+    "cuda": {},
+}
+"""Seconds of one update of one member with the paper's networks and batch, by device and agent."""
+MEASURED_ON = {"cpu": "one busy core of a cloud machine", "cuda": "nothing yet"}
+SECONDS_PER_EPISODE = 1.0
+"""Of one evaluation episode on one core."""
+SECONDS_PER_PACK = 15.0
+"""Starting and ending a pack in Ray."""
+OVERHEAD = 0.15
+"""The part of an update that does not shrink with networks and batch."""
+
+
+def hours(runs: Sequence[Run], device: str) -> float | None:
+    """Hours that a pack keeps its share of the cluster; None where no rate is known for its agent on this device."""
+    rate = SECONDS_PER_STEP[device].get(runs[0].agent)
+    if rate is None:
+        return None
+    episodes = sum(len(run.eval_steps) * run.eval_episodes for run in runs)
+    updates = sum(run.steps * (OVERHEAD + (1 - OVERHEAD) * _size(run)) for run in runs)
+    return (SECONDS_PER_PACK + updates * rate + episodes * SECONDS_PER_EPISODE) / 3600
+
+
+def cost(runs: Sequence[Run]) -> float:
+    """Packs by their work, comparable between packs of one sweep; an agent without a rate counts as the slowest."""
+    known = SECONDS_PER_STEP["cpu"]
+    return sum(run.steps * _size(run) for run in runs) * known.get(runs[0].agent, max(known.values()))
+
+
+def _size(run: Run) -> float:
+    """Multiplications of one update, relative to the paper's networks and batch; hidden layers only."""
+
+    def work(hyperparameters: Mapping[str, Any]) -> float:
+        layers = [widths for name, widths in hyperparameters.items() if name.endswith("_hidden")]
+        return hyperparameters["batch_size"] * sum(a * b for widths in layers for a, b in pairwise(widths))
+
+    default = make_config(run.agent, {})
+    return work(run.hyperparameters) / work(vars(default))

@@ -1,0 +1,213 @@
+"""From a list of runs to finished results.
+
+The driver packs the runs that are not finished, gives each pack to Ray Tune as one trial (`pack.py`), shows how they do
+(`console.py`) and mirrors the results to MLflow (`mirror.py`). It keeps no state: the results store says what is done,
+so a sweep that was interrupted, however, goes on when the same command is run again.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from lps.data import load_dataset
+from lps.errors import UserError
+from lps.results import Store
+from lps.run import Run
+from lps.tasks import get_task
+from sweeps import cluster
+from sweeps.console import Console, title
+from sweeps.mirror import Mirror
+from sweeps.resources import Limits, Share, split
+
+ATTEMPTS = 3
+"""How often Ray is started over when Tune itself breaks, as it does when the system kills a trial for memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the packs of a sweep have in common, wherever they run."""
+
+    results: str
+    sweep: str
+    data_dir: str | None
+    max_failures: int
+    checkpoint_seconds: float
+    log_interval: int
+
+
+def launch(
+    runs: Sequence[Run],
+    results: str,
+    *,
+    sweep: str,
+    data_dir: str | None = None,
+    limits: Limits | None = None,
+    address: str | None = None,
+    mlflow: bool = True,
+    verbose: bool = False,
+    max_failures: int = 5,
+    checkpoint_seconds: float = 120.0,
+    log_interval: int = 1000,
+) -> int:
+    """Brings all the runs to their end, whatever is left of each, and returns 0; or 1 if any of them failed.
+
+    Args:
+        results: the results store, a local path or a URI such as s3://bucket/results; on a cluster of several
+            machines all of them must see it.
+        sweep: a name for these runs together; MLflow's parent run.
+        data_dir: where the datasets are, on every machine; default as in `lps.data.data_dir`.
+        limits: what a pack may take of the cluster.
+        address: the Ray cluster; default as in `sweeps.cluster.find`.
+        mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
+        verbose: shows what Ray and the workers print.
+        max_failures: how often the worker of a pack that died is brought back.
+        checkpoint_seconds, log_interval: see `lps.train.train`.
+
+    Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
+    """
+    runs = list({run.id: run for run in runs}.values())
+    if not runs:
+        raise UserError("there is nothing to run: the filters leave no run")
+    store = Store(results)
+    todo = unfinished(store, runs)
+    if len(todo) < len(runs):
+        print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
+    address = cluster.find(address)
+    if todo and address == "local":
+        _prepare_data(todo, data_dir)
+    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval)
+    mirror = Mirror(store, sweep, runs) if mlflow else None
+    try:
+        if todo:
+            _train(store, todo, plan, limits or Limits(), address, verbose)
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing that was finished is lost: the same command goes on from here.", flush=True)
+        raise
+    finally:
+        if mirror:
+            mirror.close()
+    return _conclude(store, runs, mirror)
+
+
+def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
+    """The runs that are not done, those included that failed in an earlier attempt."""
+    done = {doc["id"] for doc in store.runs() if doc["status"] == "done"}
+    return [run for run in runs if run.id not in done]
+
+
+def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
+    """Finds, downloads, checks and converts the datasets once, before packs ask for them all at the same time. On a
+    cluster each machine does so for itself, for what it trains on."""
+    for dataset, group in dict.fromkeys((run.dataset, get_task(run.task).group) for run in runs):
+        task = next(get_task(run.task) for run in runs if get_task(run.task).group == group)
+        load_dataset([task], dataset=dataset, data_dir=data_dir)
+
+
+def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, address: str, verbose: bool) -> None:
+    cluster.apply_environment()  # which Ray reads when it is imported
+    out = sys.stdout
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with contextlib.ExitStack() as stack:
+                if not verbose:  # Ray prints warnings about itself into the table
+                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+                if address == "local" and attempt == 1:
+                    print("starting Ray on this machine", file=out, flush=True)
+                address = stack.enter_context(cluster.connected(address, verbose))
+                packs, share = split(unfinished(store, runs), cluster.nodes(), limits)
+                where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
+                print(
+                    f"{sum(map(len, packs))} runs in {len(packs)} packs, {share.at_once} at a time, on {where}",
+                    file=out,
+                    flush=True,
+                )
+                _tune(store, packs, plan, share, out)
+            return
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if attempt < ATTEMPTS:
+                print(f"Ray Tune broke ({_last_line(str(error))}): starting over with what is left", flush=True)
+            else:
+                from sweeps.pack import mark_failed
+
+                reason = f"Ray Tune broke {ATTEMPTS} times:\n{traceback.format_exc()}"
+                mark_failed(store, unfinished(store, runs), plan.sweep, reason)
+
+
+def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share, out: TextIO) -> None:
+    """Runs every pack as a trial of Ray Tune, and shows it."""
+    import ray
+    from ray import tune
+
+    from sweeps.pack import HEAD, Board, drive, mark_failed, release
+
+    board: Any = Board.remote()  # type: ignore[attr-defined]
+    scratch = cluster.scratch(store, plan.sweep)
+
+    def pack(config: dict[str, Any]) -> dict[str, Any]:
+        return drive(config["pack"], packs[config["pack"]], plan, share, board, scratch)
+
+    class Free(tune.Callback):
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            release(board, trial.config["pack"])
+
+    class Silent(tune.ProgressReporter):
+        def should_report(self, trials: list[Any], done: bool = False) -> bool:
+            return False
+
+        def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+            pass
+
+    tuner = tune.Tuner(
+        tune.with_resources(pack, HEAD),  # a trial only watches, so it must not take a CPU from a learner
+        param_space={"pack": tune.grid_search(list(range(len(packs))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch,
+            verbose=0,
+            progress_reporter=Silent(),
+            callbacks=[Free()],
+            failure_config=tune.FailureConfig(max_failures=2),
+        ),
+    )
+    try:
+        with Console([title(pack) for pack in packs], out) as console:
+            console.follow(lambda: ray.get(board.read.remote(), timeout=10))
+            trials = tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for trial in trials:
+        if trial.error and trial.config:
+            mark_failed(store, packs[trial.config["pack"]], plan.sweep, f"The trial of this pack died: {trial.error}")
+
+
+def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
+    """Says how it went; the exit code."""
+    docs = {doc["id"]: doc for doc in store.runs()}
+    states = {run.id: docs[run.id]["status"] if run.id in docs else "missing" for run in runs}
+    failed = [run for run in runs if states[run.id] != "done"]
+    print(f"{len(runs) - len(failed)} of {len(runs)} runs are done; results in {store.path}")
+    for run in failed:
+        reason = _last_line((docs.get(run.id) or {}).get("error") or states[run.id])
+        print(f"  failed: {title([run])}: {reason}\n          all of it: {store.path}/runs/{run.id}.json")
+    if failed:
+        print("The same command tries these again, and only these.")
+    if mirror:
+        if mirror.problem:
+            print(f"MLflow does not have everything ({mirror.problem}): the same command catches up.")
+        local = mirror.uri.startswith("sqlite:")
+        print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
+    return 1 if failed else 0
+
+
+def _last_line(text: str) -> str:
+    """The last line of a traceback, which is what happened."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"

@@ -1,0 +1,126 @@
+"""OGBench's manipulation tasks, by every agent: the paper's comparison, or a demonstration of it in minutes.
+
+    python sweeps/ogbench_all.py --preset demo
+    python sweeps/ogbench_all.py --preset paper --agents lps dsrl --groups cube-double --results s3://bucket/results
+    python sweeps/ogbench_all.py --dry-run
+
+Run again, the same command goes on with what is left.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from lps.agents import AGENTS
+from lps.errors import UserError, guarded, suggest
+from lps.run import Run, parse_settings
+from lps.tasks import GROUPS
+from sweeps import cli
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # On a small dataset that `make demo` collects, with small networks: minutes on two CPU cores.
+    "demo": {
+        "groups": ["cube-single"],
+        "tasks": [1],
+        "agents": list(AGENTS),
+        "seeds": [0, 1],
+        "steps": 4000,
+        "eval_interval": 2000,
+        "eval_episodes": 15,
+        "dataset": "cube-single-play-demo",
+        "hyperparameters": {
+            "base_hidden": [256, 256],
+            "critic_hidden": [128, 128],
+            "latent_actor_hidden": [128, 128],
+            "batch_size": 128,
+        },
+    },
+    # The state-based main comparison of LPS.
+    "paper": {
+        "groups": ["cube-single", "cube-double", "scene", "puzzle-3x3", "puzzle-4x4"],
+        "tasks": [1, 2, 3, 4, 5],
+        "agents": list(AGENTS),
+        "seeds": list(range(8)),
+        "steps": 1_000_000,
+        "eval_interval": 100_000,
+        "eval_episodes": 50,
+        "dataset": None,
+        "hyperparameters": {},
+    },
+}
+"""Sweeps by name. `tasks` are numbers within a group; `hyperparameters` are given to the agents that have them;
+`dataset` None is the task's own."""
+
+
+def build(preset: Mapping[str, Any]) -> list[Run]:
+    """The runs of a sweep as in PRESETS: groups x tasks x agents x seeds. UserError for unknown names."""
+    for name, known, what in (("agents", AGENTS, "agent"), ("groups", GROUPS, "group")):
+        for value in preset[name]:
+            if value not in known:
+                raise UserError(suggest(value, known, what))
+    names = [task for group in preset["groups"] for task in _tasks(group, preset["tasks"])]
+    settings = _by_agent(preset["agents"], preset["hyperparameters"])
+    protocol = {key: preset[key] for key in ("steps", "eval_interval", "eval_episodes", "dataset")}
+    return [
+        Run.create(agent, task, seed, **protocol, **settings[agent])
+        for agent in preset["agents"]
+        for task in names
+        for seed in preset["seeds"]
+    ]
+
+
+def _tasks(group: str, wanted: Sequence[int]) -> list[str]:
+    known = {task.index: task.name for task in GROUPS[group]}
+    for index in wanted:
+        if index not in known:
+            raise UserError(f"there is no task {index} in {group}; known: {', '.join(map(str, known))}")
+    return [known[index] for index in wanted]
+
+
+def _by_agent(agents: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each agent's part of the settings; what no agent has is an error."""
+    known = {agent: {field.name for field in fields(AGENTS[agent].Config)} for agent in agents}
+    for name in settings:
+        if not any(name in names for names in known.values()):
+            everything = sorted(set().union(*known.values()))
+            raise UserError(suggest(name, everything, "hyperparameter"))
+    return {agent: {name: settings[name] for name in settings if name in known[agent]} for agent in agents}
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="ogbench_all.py", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="paper", help=f"one of {', '.join(PRESETS)} (default: paper)")
+    what = parser.add_argument_group("what to run of it, or instead")
+    what.add_argument("--agents", nargs="+", metavar="AGENT", help=", ".join(AGENTS))
+    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(GROUPS))
+    what.add_argument("--tasks", nargs="+", type=int, metavar="N", help="1 to 5, in each group")
+    what.add_argument("--seeds", nargs="+", type=int, metavar="N")
+    what.add_argument("--steps", type=int, metavar="N", help="updates")
+    what.add_argument("--eval-interval", type=int, metavar="N", help="updates between evaluations")
+    what.add_argument("--eval-episodes", type=int, metavar="N")
+    what.add_argument("--dataset", help="name of a dataset file in the data folder (default: OGBench's of the task)")
+    what.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters, for the agents that have them",
+    )  # fmt: skip
+    cli.add_arguments(parser)
+    arguments = parser.parse_args(argv)
+
+    if arguments.preset not in PRESETS:
+        raise UserError(suggest(arguments.preset, PRESETS, "preset"))
+    preset = dict(PRESETS[arguments.preset])
+    for name in ("agents", "groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset"):
+        if getattr(arguments, name) is not None:
+            preset[name] = getattr(arguments, name)
+    preset["hyperparameters"] = preset["hyperparameters"] | parse_settings(arguments.set)
+    arguments.sweep = arguments.sweep or arguments.preset
+    return cli.go(build(preset), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""One pack on the cluster: `drive` is a Tune trial that has a Ray Train worker do `work`, which is `lps.train`.
+
+Ray Train brings the worker back where its process or its machine dies, and `lps.train` goes on from its checkpoint in
+the results store. What the packs have to say on the way goes to the `Board`, a small actor that the console reads.
+"""
+
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from lps.errors import UserError
+from lps.results import Store, versions
+from lps.run import Run
+from sweeps.cluster import apply_environment
+from sweeps.resources import Share
+
+if TYPE_CHECKING:
+    from lps.train import Progress
+    from sweeps.launch import Plan
+
+HEAD = {"node:__internal_head__": 0.001}
+"""Books a place on the head node and no CPU."""
+
+
+# --- the Tune trial: on the head node ---
+
+
+def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: Any, scratch: str) -> dict[str, Any]:
+    """Trains a pack to its end, whatever happens to its workers; what cannot be trained is marked as failed.
+
+    `scratch` is a folder for what Ray Train writes.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    apply_environment()  # this process may be on another machine than the one that launched the sweep
+    release(board, number)
+    resources = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"number": number, "runs": list(runs), "plan": plan, "share": share, "board": board},
+        torch_config=TorchConfig(backend="gloo"),  # one worker: nothing to exchange, and it exists everywhere
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=bool(share.gpus), resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"pack-{number}",
+            storage_path=scratch,
+            # A worker that finds no place asks again each minute; after half an hour the pack is given up.
+            failure_config=FailureConfig(max_failures=plan.max_failures, controller_failure_limit=30),
+            callbacks=[_Hold(number, board)],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        error = trainer.fit().return_value
+    except Exception:
+        error = f"The worker of this pack died more than {plan.max_failures} times:\n{traceback.format_exc()}"
+    finally:
+        release(board, number)
+    if error:
+        mark_failed(Store(plan.results, create=False), runs, plan.sweep, error)
+    board.say.remote(number, state="failed" if error else "done")
+    return {"failed": bool(error)}
+
+
+def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:
+    """Marks those of the runs as failed that are neither done nor failed already."""
+    for run in runs:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        doc = store.read_run(run.id) or {
+            "id": run.id,
+            "sweep": sweep,
+            "run": run.to_dict(),
+            "status": "queued",
+            "step": 0,
+            "versions": versions(),
+            "host": platform.node(),
+            "device": "",
+            "started": now,
+            "wall_time_s": 0.0,
+            "dataset_fingerprint": "",
+            "checkpoint": "",
+        }
+        if doc["status"] not in ("done", "failed"):
+            store.write_run({**doc, "status": "failed", "error": error, "updated": now})
+
+
+# --- the Ray Train worker: wherever there is room ---
+
+
+def work(config: dict[str, Any]) -> str | None:
+    """Trains the runs of a pack; returns the traceback where that failed.
+
+    Returned and not raised, for Ray Train would start the worker again to meet the same exception. Only a death of
+    the process is worth another try.
+    """
+    import torch
+
+    from lps.train import train
+    from sweeps.evaluator import RayEvaluator
+
+    runs, plan, share = config["runs"], config["plan"], config["share"]
+    torch.set_num_threads(max(1, round(share.cpus)))
+    evaluator = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs))
+    try:
+        train(
+            runs,
+            Store(plan.results, create=False),  # which every machine must see
+            sweep=plan.sweep,
+            data_dir=plan.data_dir,
+            device=share.device,
+            evaluator=evaluator,
+            callback=_teller(config["number"], config["board"]),
+            checkpoint_seconds=plan.checkpoint_seconds,
+            log_interval=plan.log_interval,
+        )
+        return None
+    except UserError as error:
+        return str(error)
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        evaluator.close()
+
+
+def _teller(number: int, board: Any, every: float = 1.0) -> Callable[["Progress"], None]:
+    """Tells the board about progress, at most once in `every` seconds unless something happened. It never waits for
+    an answer: the board may be gone, and training goes on."""
+    last = 0.0
+
+    def tell(progress: "Progress") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if progress.event == "log" and now - last < every and progress.step < progress.steps:
+            return
+        last = now
+        success = list(progress.success.values())
+        board.say.remote(
+            number,
+            state="training" if progress.step < progress.steps else "evaluating",
+            step=progress.step,
+            steps=progress.steps,
+            rate=progress.steps_per_second,
+            eta=progress.eta_seconds,
+            success=sum(success) / len(success) if success else None,
+        )
+
+    return tell
+
+
+# --- the board ---
+
+
+@ray.remote(num_cpus=0, resources=HEAD)
+class Board:
+    """What every pack said last, and the resources that Ray holds for it."""
+
+    def __init__(self) -> None:
+        self.news: dict[int, dict[str, Any]] = {}
+        self.held: dict[int, list[str]] = {}
+
+    def say(self, number: int, **news: Any) -> None:
+        self.news.setdefault(number, {}).update(news)
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        return self.news
+
+    def hold(self, number: int, group: str) -> None:
+        """A worker of the pack was started in this placement group."""
+        news = self.news.setdefault(number, {"starts": 0})
+        news.update(state="starting", starts=news.get("starts", 0) + 1)
+        self.held.setdefault(number, []).append(group)
+
+    def release(self, number: int) -> list[str]:
+        return self.held.pop(number, [])
+
+
+class _Hold(WorkerGroupCallback):
+    """Notes the placement group of each worker of a pack: where a trial is killed, Ray Train's own cleaner frees it
+    only with a dashboard and with no other Ray on the machine, and otherwise the sweep would wait for it for ever."""
+
+    def __init__(self, number: int, board: Any):
+        self.number, self.board = number, board
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self.board.hold.remote(self.number, group.id.hex())
+
+
+def release(board: Any, number: int) -> None:
+    """Frees what Ray holds for the workers of a pack that are gone."""
+    for group in ray.get(board.release.remote(number), timeout=60):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

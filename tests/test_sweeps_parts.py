@@ -1,0 +1,263 @@
+"""The parts of a sweep that need no Ray: command lines, packs and shares, the console, the mirror's independence."""
+
+import io
+import itertools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import small_hyperparameters
+
+from lps.agents import AGENTS
+from lps.errors import UserError
+from lps.results import Store
+from lps.run import Run
+from lps.tasks import GROUPS, get_task
+from sweeps import cluster, estimate, ogbench_all
+from sweeps.console import Console, title
+from sweeps.launch import launch
+from sweeps.mirror import Mirror
+from sweeps.resources import Limits, divide, split
+
+TASK = "cube-single-play-singletask-task1-v0"
+
+
+def a_run(agent: str = "lps", seed: int = 0, **settings: Any) -> Run:
+    return Run.create(agent, TASK, seed, **{"steps": 100, "eval_episodes": 2, **settings})
+
+
+# --- sweeps as values ---
+
+
+@pytest.mark.parametrize("name", ogbench_all.PRESETS)
+def test_presets_are_runs_of_every_combination(name: str) -> None:
+    preset = ogbench_all.PRESETS[name]
+    runs = ogbench_all.build(preset)
+    found = [(run.agent, run.task, run.seed) for run in runs]
+    tasks = [task.name for group in preset["groups"] for task in GROUPS[group] if task.index in preset["tasks"]]
+    assert set(found) == set(itertools.product(preset["agents"], tasks, preset["seeds"]))
+    assert len({run.id for run in runs}) == len(runs)
+
+
+def test_paper_is_the_papers_protocol() -> None:
+    runs = ogbench_all.build(ogbench_all.PRESETS["paper"])
+    assert len(runs) == len(AGENTS) * 5 * 5 * 8
+    for run in runs:
+        assert (run.steps, run.eval_interval, run.eval_episodes, run.success_timing) == (10**6, 10**5, 50, "post")
+        assert run.dataset == get_task(run.task).dataset
+        assert run == Run.create(run.agent, run.task, run.seed)
+
+
+@pytest.mark.parametrize("name", ogbench_all.PRESETS)
+def test_dry_run_says_what_would_run(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
+    printed = capsys.readouterr().out
+    runs = ogbench_all.build(ogbench_all.PRESETS[name])
+    assert f"{len(runs)} runs in " in printed and "estimate" in printed
+    assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_filters_and_settings() -> None:
+    arguments = "--preset paper --agents dsrl flow_bc --groups scene --tasks 2 --seeds 7 --steps 5 --set lr=1e-3"
+    preset = {**ogbench_all.PRESETS["paper"], "agents": ["dsrl", "flow_bc"], "groups": ["scene"], "tasks": [2]}
+    preset |= {"seeds": [7], "steps": 5, "hyperparameters": {"lr": 1e-3, "critic_hidden": [8]}}
+    seen: list[Run] = []
+
+    def record(runs: list[Run], *_: Any, **__: Any) -> int:
+        seen.extend(runs)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.cli.launch", record)
+        assert ogbench_all.main([*arguments.split(), "--set", "critic_hidden=[8]"]) == 0
+    assert seen == ogbench_all.build(preset)
+    assert [run.agent for run in seen] == ["dsrl", "flow_bc"]
+    assert seen[0].hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--preset dem", "unknown preset 'dem'; did you mean 'demo'"),
+        ("--agents lsp", "unknown agent 'lsp'; did you mean 'lps'"),
+        ("--groups cube-singel", "unknown group 'cube-singel'; did you mean 'cube-single'"),
+        ("--tasks 6", "no task 6 in cube-single"),
+        ("--set lrr=1", "unknown hyperparameter 'lrr'; did you mean 'lr'"),
+        ("--set lr", "--set takes name=value"),
+        ("--set lr=fast", "lps's lr must be like 0.0003"),
+        ("--steps 0", "steps must be a whole number of at least 1"),
+        ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
+        ("--device gpu", "unknown device 'gpu'"),
+        ("--packs-at-once 0", "at_once must be at least 1"),
+        ("--dataset nowhere --seeds 0", "nowhere"),
+        ("--results {foreign}", "is not a results folder"),
+        ("--results {newer}", "schema 99"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_anything_starts(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("")
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "schema.json").write_text('{"schema": 99}')
+    filled = arguments.format(foreign=tmp_path / "foreign", newer=tmp_path / "newer")
+    monkeypatch.setattr("sweeps.cluster.connected", lambda *_: pytest.fail("Ray was started"))
+    assert ogbench_all.main([*filled.split(), "--address", "local"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+
+
+def test_no_runs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to run"):
+        launch([], str(tmp_path), sweep="empty")
+
+
+# --- the cluster divided ---
+
+NODES = st.lists(
+    st.fixed_dictionaries({"CPU": st.integers(0, 96).map(float), "GPU": st.integers(0, 8).map(float)}),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(NODES, st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.sampled_from([0.25, 0.5, 1.0, 2.0]))
+def test_shares_fit_and_leave_room_for_evaluation(nodes: list[dict[str, float]], cpus: float, gpus: float) -> None:
+    """No deadlock: when all learners have their share, at least one evaluation task of each fits beside them."""
+    try:
+        share = divide(nodes, Limits(cpus=cpus, gpus=gpus))
+    except UserError:
+        wanted = gpus if any(node["GPU"] for node in nodes) else 0
+        assert not any(node["CPU"] >= cpus and node["GPU"] >= wanted for node in nodes)
+        return
+    total = {name: sum(node[name] for node in nodes) for name in ("CPU", "GPU")}
+    assert share.at_once >= 1
+    assert share.at_once * (share.cpus + share.eval_cpus * share.eval_tasks) <= total["CPU"] + 1e-9
+    assert share.at_once * share.gpus <= total["GPU"]
+    assert bool(share.gpus) == bool(total["GPU"]) == (share.device == "cuda")
+
+
+def test_two_cores_train_two_packs_at_a_time() -> None:
+    share = divide([{"CPU": 2.0}], Limits())
+    assert (share.at_once, share.device) == (2, "cpu")
+
+
+def test_fractions_of_a_gpu_are_per_machine() -> None:
+    nodes = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 64.0}]
+    assert divide(nodes, Limits(gpus=0.25)).at_once == 4 + 2
+    assert divide(nodes, Limits(gpus=2)).at_once == 2
+    assert divide(nodes, Limits(device="cpu")).at_once == 16 + 2 + 64
+
+
+@given(st.integers(1, 40), st.integers(1, 16), st.one_of(st.none(), st.integers(1, 10)))
+def test_packs_hold_every_run_once_and_give_all_cpus_work(count: int, cpus: int, most: int | None) -> None:
+    runs = [a_run("lps" if seed % 2 else "flow_bc", seed) for seed in range(count)]
+    packs, share = split(runs, [{"CPU": float(cpus)}], Limits(max_members=most))
+    assert sorted(run.id for pack in packs for run in pack) == sorted(run.id for run in runs)
+    assert all(len(pack) <= (most or math.inf) and len({run.agent for run in pack}) == 1 for pack in packs)
+    assert share.at_once == min(cpus, len(packs)) == min(cpus, count)
+    assert [estimate.cost(pack) for pack in packs] == sorted(map(estimate.cost, packs), reverse=True)
+
+
+def test_an_unknown_rate_is_said_to_be_unknown() -> None:
+    assert estimate.hours([a_run()], "cuda") is None or "cuda" in estimate.MEASURED_ON
+    one, two = estimate.hours([a_run()], "cpu"), estimate.hours([a_run(), a_run(seed=1)], "cpu")
+    assert one and two and two > one
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_has_a_cost(agent: str) -> None:
+    assert estimate.cost([a_run(agent)]) > estimate.cost([a_run(agent, **small_hyperparameters(agent))]) > 0
+
+
+# --- which cluster ---
+
+
+def test_address_asked_for_then_environment_then_what_ray_start_left_then_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert cluster.find() == "local"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    assert cluster.find() == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert cluster.find() == "10.0.0.2:6379"
+    assert cluster.find("local") == "local"
+
+
+# --- the console ---
+
+
+def test_titles_say_what_is_in_a_pack() -> None:
+    tasks = [task.name for task in GROUPS["scene"]]
+    runs = [Run.create("dsrl", task, seed) for task in tasks for seed in (0, 1, 2)]
+    assert title(runs) == "dsrl scene tasks 1-5 seeds 0-2"
+    assert title([runs[0]]) == "dsrl scene task 1 seed 0"
+    assert title([runs[0], runs[2]]) == "dsrl scene task 1 seeds 0,2"
+
+
+def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:
+    out = io.StringIO()
+    news = {0: {"state": "training", "step": 10, "steps": 40, "rate": 2.0, "eta": 15.0, "success": None, "starts": 1}}
+    with Console(["lps a", "dsrl b"], out) as console:
+        console.follow(lambda: news)
+        console._look()
+        console._look()
+        news[0] |= {"step": 20, "success": 0.25}
+        console._look()
+        news[0] |= {"step": 40, "state": "done"}
+        news[1] = {"state": "starting", "starts": 3}
+        console._look()
+        console.follow(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        console._look()
+    lines = [line[9:].split("  ") for line in out.getvalue().splitlines()]
+    assert [[word.strip() for word in line if word.strip()] for line in lines] == [
+        ["lps a", "training", "step 10/40", "2 steps/s", "ETA 0:00:15"],
+        ["lps a", "training", "step 20/40", "2 steps/s", "success 0.25", "ETA 0:00:15"],
+        ["lps a", "done", "step 40/40", "success 0.25"],
+        ["dsrl b", "starting (restarted 2 times)"],
+    ]
+
+
+def test_console_on_a_terminal_is_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    out = Screen()
+    with Console(["lps a", "dsrl b"], out) as console:
+        console.follow(lambda: {0: {"state": "training", "step": 10, "steps": 40, "rate": 0.0, "eta": math.inf}})
+    last = out.getvalue().rpartition("steps/s")[2]
+    assert "lps a" in last and "10/40" in last and "dsrl b" in last and "waiting" in last and "1 training" in last
+
+
+# --- MLflow never in the way ---
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
+def test_mlflow_that_is_away_is_a_remark(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
+    mirror.close()
+    assert mirror.uri == uri and mirror.problem
+
+
+def test_mlflow_that_is_not_installed_is_a_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
+    mirror.close()
+    assert "not installed" in str(mirror.problem)
