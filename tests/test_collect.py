@@ -78,7 +78,7 @@ if __name__ == "__main__":
     process.kill()
     process.wait()
     assert not (tmp_path / "mine.npz").exists()
-    for _ in range(100):  # the workers notice, and go
+    for _ in range(600):  # the workers notice, and go
         if not _alive(process.pid):
             break
         time.sleep(0.1)

@@ -14,12 +14,12 @@ import shutil
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,11 @@ def collect(
         make_dir(parts)
         jobs: list[Job] = [(s, episode, episode_length) for s, count in splits.items() for episode in range(count)]
         todo = [job for job in jobs if not _intact(_part(parts, job))]
-        with tqdm(
+        bar = tqdm(
             total=len(jobs), initial=len(jobs) - len(todo), desc=f"collecting {name}", unit="ep", disable=not progress
-        ) as bar:
-            for _ in _run(group, seed, todo, parts, workers):
+        )
+        with bar, closing(_run(group, seed, todo, parts, workers)) as finished:
+            for _ in finished:
                 bar.update()
         about = {
             "made_by": "python -m lps collect",
@@ -142,7 +143,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _run(group: str, seed: int, todo: Sequence[Job], parts: Path, workers: int) -> Iterator[Job]:
+def _run(group: str, seed: int, todo: Sequence[Job], parts: Path, workers: int) -> Generator[Job, None, None]:
     """Collects the episodes of `todo` into their part files, in any order."""
     if workers == 1 or len(todo) <= 1:
         collector = _Collector(group, seed, parts)
@@ -150,37 +151,38 @@ def _run(group: str, seed: int, todo: Sequence[Job], parts: Path, workers: int) 
             collector(job)
             yield job
         return
-    with ProcessPoolExecutor(
-        min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker, (group, seed, parts)
-    ) as pool:
-        try:
-            for done in as_completed([pool.submit(_work, job) for job in todo]):
-                yield done.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker of collect was killed (out of memory?); the finished episodes are kept: run it again, "
-                "perhaps with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (group, seed, parts, theirs))
+    try:
+        for done in as_completed([pool.submit(_work, job) for job in todo]):
+            yield done.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker of collect was killed (out of memory?); the finished episodes are kept: run it again, "
+            "perhaps with fewer workers"
+        ) from None
+    finally:
+        ours.close()
+        theirs.close()
+        pool.shutdown(cancel_futures=True)
 
 
 _collector: "_Collector | None" = None  # one per worker process
 
 
-def _start_worker(group: str, seed: int, parts: Path) -> None:
+def _start_worker(group: str, seed: int, parts: Path, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     global _collector
     _collector = _Collector(group, seed, parts)
 
 
-def _die_with_parent() -> None:
-    """Pool workers would wait for ever for the next job of a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+def _leave_with(parent: Connection) -> None:
+    """Ends this worker, in the middle of an episode if need be, when the parent hangs up or is killed: the workers of
+    a pool would otherwise finish what they have, and wait for ever for more."""
+    wait([parent])
+    os._exit(0)
 
 
 def _work(job: Job) -> Job:
