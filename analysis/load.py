@@ -18,7 +18,13 @@ from lps.results import SCHEMA, Store
 # What a run's document must say to be placed; everything else is optional.
 _REQUIRED = ("agent", "task", "seed", "steps")
 # Protocol fields of a run, with what they were when a document does not say.
-_PROTOCOL = {"dataset": "", "eval_interval": 100_000, "eval_episodes": 50, "success_timing": "post"}
+_PROTOCOL = {
+    "dataset": "",
+    "eval_interval": 100_000,
+    "eval_episodes": 50,
+    "success_timing": "post",
+    "reward_timing": "pre",
+}
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class Results:
     """A store in memory.
 
     runs: one row per run document, index `run_id`: agent, task (OGBench's name), group, short ('task1'), seed, steps,
-        dataset, eval_interval, eval_episodes, success_timing, hyperparameters (dict), status, step, error, updated,
-        device, wall_time_s, fingerprint, versions (dict), sweep.
+        dataset, eval_interval, eval_episodes, success_timing, reward_timing, hyperparameters (dict), status,
+        step, error, updated, device, wall_time_s, fingerprint, versions (dict), sweep.
     evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
         episodes (their number).
     problems: one line for each file that was passed over, and why.

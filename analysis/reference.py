@@ -16,6 +16,7 @@ TASKS_PER_GROUP = 5
 STEPS = 1_000_000
 EVAL_EPISODES = 50
 SUCCESS_TIMING = "post"
+REWARD_TIMING = "pre"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _protocol(study: Study) -> str:
         f"- Intervals: {LEVEL:.0%} percentile intervals of a stratified bootstrap ({RESAMPLES:,} resamples, fixed "
         "seed) over seeds within tasks. Where a task has a single seed there is none.",
         "",
-        "| Group | Series | Updates | Dataset | Fingerprint | Evaluation | Success timing |",
+        "| Group | Series | Updates | Dataset | Fingerprint | Evaluation | Timing of success, reward |",
         "| :-- | :-- | --: | :-- | :-- | :-- | :-- |",
     ]
     for group in study.groups:
@@ -64,7 +64,7 @@ def _protocol(study: Study) -> str:
                 prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
                 evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
                 cells = [group, series.title, f"{run['steps']:,}", run["dataset"] or "?", prints, evaluation]
-                lines.append("| " + " | ".join([*cells, run["success_timing"]]) + " |")
+                lines.append("| " + " | ".join([*cells, f"{run['success_timing']}, {run['reward_timing']}"]) + " |")
     return "\n".join(lines)
 
 

@@ -147,7 +147,8 @@ def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
 
 
 def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
-    protocol = {key: run[key] for key in ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing")}
+    names = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
+    protocol = {key: run[key] for key in names}
     return {**protocol, **run["hyperparameters"]}
 
 

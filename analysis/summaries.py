@@ -159,6 +159,8 @@ def protocol_differences(study: Study, series: str, group: str) -> list[str]:
             found.append(f"score from {evaluations} evaluation{'s' * (evaluations > 1)} (rule: the last {LAST})")
         if run["success_timing"] != reference.SUCCESS_TIMING:
             found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
+        if run["reward_timing"] != reference.REWARD_TIMING:
+            found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
         tasks = cell["short"].nunique()
         if tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")

@@ -41,7 +41,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-interval", type=int, help="updates between evaluations (default: steps / 10)")
     parser.add_argument("--eval-episodes", type=int, default=50)
     parser.add_argument("--eval-workers", type=int, default=0, help="processes that evaluate (default: this one)")
-    parser.add_argument("--success-timing", default="post")
+    parser.add_argument("--success-timing", default="post", help="in evaluation: post (default) or pre")
+    parser.add_argument("--reward-timing", default="pre", help="in the dataset: pre (default) or post")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads of training")
     parser.add_argument("--log-interval", type=int, default=500, help="updates between logged metrics")
@@ -67,6 +68,7 @@ def _train(arguments: argparse.Namespace) -> int:
             eval_interval=arguments.eval_interval or max(1, arguments.steps // 10),
             eval_episodes=arguments.eval_episodes,
             success_timing=arguments.success_timing,
+            reward_timing=arguments.reward_timing,
             **parse_settings(arguments.set),
         )
         for seed in dict.fromkeys(arguments.seeds)

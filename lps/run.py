@@ -16,7 +16,11 @@ from lps.errors import UserError, suggest
 from lps.latents import LATENTS
 from lps.tasks import SuccessTiming, get_task
 
-CHOICES = {"critic_agg": ("min", "mean"), "latent_dist": LATENTS, "success_timing": get_args(SuccessTiming)}
+CHOICES = {
+    "critic_agg": ("min", "mean"),
+    "latent_dist": LATENTS,
+    **dict.fromkeys(("success_timing", "reward_timing"), get_args(SuccessTiming)),
+}
 """Hyperparameters and settings that take one of a few words."""
 
 
@@ -41,7 +45,10 @@ class Run:
     """Updates between evaluations; the last update is always evaluated."""
     eval_episodes: int
     success_timing: SuccessTiming = "post"
-    """'post': success and reward of a step are those of the state it leads to (the paper); 'pre': of the one before."""
+    """In evaluation. 'post': a step's success is that of its next state (the papers); 'pre': of the state before it."""
+    reward_timing: SuccessTiming = "pre"
+    """In the dataset. 'pre': a transition's reward and mask are those of the state it starts from, as OGBench's loader
+    has it and the papers trained on; 'post': of the state it leads to."""
 
     id: str = field(init=False, compare=False, repr=False)
     """16 hex digits, a hash of all the fields above."""
@@ -61,6 +68,7 @@ class Run:
         eval_interval: int = 100_000,
         eval_episodes: int = 50,
         success_timing: SuccessTiming = "post",
+        reward_timing: SuccessTiming = "pre",
         **hyperparameters: Any,
     ) -> Run:
         """A checked run; unknown names and impossible values are a UserError that names the nearest known ones."""
@@ -74,6 +82,7 @@ class Run:
         if not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise UserError(f"a seed is a whole number from 0 to 2^31 - 1, not {seed!r}")
         _check_choice("success_timing", success_timing)
+        _check_choice("reward_timing", reward_timing)
         config = make_config(agent, hyperparameters)
         return Run(
             agent=agent,
@@ -85,6 +94,7 @@ class Run:
             eval_interval=eval_interval,
             eval_episodes=eval_episodes,
             success_timing=success_timing,
+            reward_timing=reward_timing,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class _Training:
             list(dict.fromkeys(tasks)),
             dataset=runs[0].dataset,
             data_dir=self.data_dir,
-            success_timing=runs[0].success_timing,
+            reward_timing=runs[0].reward_timing,
         )
         self.fingerprint = dataset.fingerprint
         configs, seeds = [run.config for run in runs], [run.seed for run in runs]

@@ -96,8 +96,8 @@ def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
         _solve(env, arrays, rows)
     _write(path, arrays)
 
-    post = load_dataset(tasks, data_dir=tmp_path)
-    pre = load_dataset(tasks, data_dir=tmp_path, success_timing="pre")
+    post = load_dataset(tasks, data_dir=tmp_path, reward_timing="post")
+    pre = load_dataset(tasks, data_dir=tmp_path)
     assert post.rewards.shape == post.masks.shape == (2, 30)
     assert post.rewards.dtype == post.masks.dtype == np.float32
     for column, (task, env) in enumerate(zip(tasks, envs, strict=True)):
@@ -238,8 +238,8 @@ def test_file_of_another_group_with_observations_of_the_same_size(tmp_path: Path
 def test_senseless_arguments():
     with pytest.raises(UserError, match="one group"):
         load_dataset([CUBE[0], GROUPS["scene"][0]])
-    with pytest.raises(UserError, match="unknown success timing 'past'; did you mean 'post'"):
-        load_dataset(CUBE, success_timing=cast(Any, "past"))
+    with pytest.raises(UserError, match="unknown reward timing 'past'; did you mean 'post'"):
+        load_dataset(CUBE, reward_timing=cast(Any, "past"))
 
 
 def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

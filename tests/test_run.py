@@ -34,6 +34,7 @@ def test_a_default_said_aloud_is_the_same_run_and_anything_else_is_not(agent):
         Run.create(agent, TASK, eval_interval=5),
         Run.create(agent, TASK, dataset="other"),
         Run.create(agent, TASK, success_timing="pre"),
+        Run.create(agent, TASK, reward_timing="post"),
         Run.create(agent, TASK.replace("task1", "task2")),
     ]
     assert len({run.id for run in others} | {default.id}) == len(others) + 1
@@ -52,6 +53,7 @@ def test_a_default_said_aloud_is_the_same_run_and_anything_else_is_not(agent):
         ({"critic_agg": "max"}, "critic_agg"),
         ({"latent_dist": "spheer"}, "sphere"),
         ({"success_timing": "now"}, "post"),
+        ({"reward_timing": "past"}, "post"),
         ({"steps": 0}, "steps"),
         ({"seed": -1}, "seed"),
     ],

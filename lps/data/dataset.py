@@ -50,19 +50,19 @@ def load_dataset(
     *,
     dataset: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
-    success_timing: SuccessTiming = "post",
+    reward_timing: SuccessTiming = "pre",
 ) -> Dataset:
     """Loads the dataset of one group, with a row of rewards and masks for each of `tasks`, in their order.
 
     `dataset` names a file in the data directory, by default OGBench's, which is downloaded if need be. The reward of
-    transition i, s_i -> s_{i+1}, is OGBench's of s_{i+1} ('post') or of s_i ('pre', as OGBench's own loader has it),
-    made sparse where the task says so. Converts the file on first use. UserError: tasks of several groups, an unknown
-    timing, a dataset that is not found, damaged, or of another group.
+    transition i, s_i -> s_{i+1}, is that of s_i ('pre': OGBench's own loader in every version, and so the papers) or
+    of s_{i+1} ('post'), made sparse where the task says so. Converts the file on first use. UserError: tasks of several
+    groups, an unknown timing, a dataset that is not found, damaged, or of another group.
     """
     if not tasks or len({task.group for task in tasks}) > 1:
         raise UserError(f"a dataset is loaded for tasks of one group, not {[task.name for task in tasks]}")
-    if success_timing not in get_args(SuccessTiming):
-        raise UserError(suggest(success_timing, get_args(SuccessTiming), "success timing"))
+    if reward_timing not in get_args(SuccessTiming):
+        raise UserError(suggest(reward_timing, get_args(SuccessTiming), "reward timing"))
     path = dataset_path(dataset or tasks[0].dataset, data_dir)
     fingerprint, directory = converted(path, tasks[0].group)
 
@@ -71,7 +71,7 @@ def load_dataset(
 
     columns = [task.index - 1 for task in tasks]
     rewards, masks = array("rewards")[columns], array("masks")[columns]
-    if success_timing == "post":
+    if reward_timing == "post":
         rewards, masks = np.roll(rewards, -1, axis=1), np.roll(masks, -1, axis=1)
     for row, task in enumerate(tasks):
         if task.reward == "sparse":
