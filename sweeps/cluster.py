@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lps.errors import UserError
 from lps.results import Store
 
@@ -16,6 +18,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # Ray Train's controller looks after its worker this often. At its default of 2 s a pack takes 5 s longer to end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     # Three helper services per pack that a single worker without Ray's checkpoints has no use for.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -102,16 +105,33 @@ def _attach(address: str, noise: dict[str, Any]) -> str:
         if address == _recorded() and not os.environ.get("RAY_ADDRESS"):
             return "local"
         raise UserError(
-            f"no Ray cluster answers at {address} ({_first_line(error)}). Check the address (--address or RAY_ADDRESS), that the "
-            "cluster is up, and RAY_AUTH_MODE; --address local starts Ray on this machine"
+            f"no Ray cluster answers at {address} ({_first_line(error)}). Check --address or RAY_ADDRESS, "
+            "that the cluster is up, and RAY_AUTH_MODE; --address local starts Ray on this machine"
         ) from error
 
 
 def nodes() -> list[dict[str, float]]:
-    """The resources of each machine of the cluster."""
+    """The resources of each machine of the cluster; where `ray up` has made it, also of those that may join: its
+    autoscaler starts them when packs ask for them."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    try:
+        config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+    except OSError:
+        return alive
+    head = [resources for resources in alive if "node:__internal_head__" in resources]
+    return head + _workers(config)
+
+
+def _workers(config: dict[str, Any]) -> list[dict[str, float]]:
+    """The machines that a cluster of this configuration (cluster.yaml) has at most, less its head."""
+    types = config.get("available_node_types", {})
+    found: list[dict[str, float]] = []
+    for name, node_type in types.items():
+        if name != config.get("head_node_type"):
+            found += [node_type.get("resources", {})] * node_type.get("max_workers", 0)
+    return found[: config.get("max_workers", len(found))]
 
 
 def scratch(store: Store, sweep: str) -> str:

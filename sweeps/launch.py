@@ -7,6 +7,7 @@ so a sweep that was interrupted, however, goes on when the same command is run a
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -73,6 +74,8 @@ def launch(
     runs = list({run.id: run for run in runs}.values())
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", sweep):
+        raise UserError(f"a sweep's name is made of letters, digits, dots, dashes and underscores, unlike {sweep!r}")
     store = Store(results)
     todo = unfinished(store, runs)
     if len(todo) < len(runs):

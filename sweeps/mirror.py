@@ -81,7 +81,7 @@ class Mirror:
             self.problem = None
         except Exception as error:  # whatever it is, the sweep has nothing to do with it
             self._mlflow = None  # what was logged is unknown now, so ask again
-            self.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            self.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         return time.monotonic() - start
 
 

@@ -51,8 +51,9 @@ def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: A
         run_config=RunConfig(
             name=f"pack-{number}",
             storage_path=scratch,
-            # A worker that finds no place asks again each minute; after half an hour the pack is given up.
-            failure_config=FailureConfig(max_failures=plan.max_failures, controller_failure_limit=30),
+            # A worker that finds no place asks again every ten minutes (cluster.ENVIRONMENT) for up to a day: there
+            # may be no machine to be had for a night. Machines that are taken away are not counted at all.
+            failure_config=FailureConfig(max_failures=plan.max_failures, controller_failure_limit=144),
             callbacks=[_Hold(number, board)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -157,7 +158,7 @@ def _teller(number: int, board: Any, every: float = 1.0) -> Callable[["Progress"
 # --- the board ---
 
 
-@ray.remote(num_cpus=0, resources=HEAD)
+@ray.remote(num_cpus=0, resources=HEAD, max_restarts=-1)
 class Board:
     """What every pack said last, and the resources that Ray holds for it."""
 
@@ -195,5 +196,9 @@ class _Hold(WorkerGroupCallback):
 
 def release(board: Any, number: int) -> None:
     """Frees what Ray holds for the workers of a pack that are gone."""
-    for group in ray.get(board.release.remote(number), timeout=60):
+    try:
+        groups = ray.get(board.release.remote(number), timeout=60)
+    except ray.exceptions.RayError:  # the board was lost, and nobody knows
+        groups = []
+    for group in groups:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

@@ -98,7 +98,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Iter
             family = driver.children(recursive=True)
             driver.kill()
             driver.wait()
-        _, survivors = psutil.wait_procs(family, timeout=60)
+        _, survivors = psutil.wait_procs(family, timeout=180)
         store = Store(results, create=False)
         done = [run for run in runs if store.finished(run.id)]
         finished = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from small import small_hyperparameters
@@ -97,6 +98,7 @@ def test_filters_and_settings() -> None:
         ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
         ("--device gpu", "unknown device 'gpu'"),
         ("--packs-at-once 0", "at_once must be at least 1"),
+        ("--sweep ../home", "a sweep's name is made of"),
         ("--dataset nowhere --seeds 0", "nowhere"),
         ("--results {foreign}", "is not a results folder"),
         ("--results {newer}", "schema 99"),
@@ -197,6 +199,21 @@ def test_address_asked_for_then_environment_then_what_ray_start_left_then_local(
     assert cluster.find("local") == "local"
 
 
+def test_machines_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = yaml.safe_load((Path(__file__).parent.parent / "cluster.yaml").read_text())
+    for name, node_type in config["available_node_types"].items():
+        if name != config["head_node_type"]:
+            node_type["resources"] = {"CPU": 8, "GPU": 1}  # which `ray up` learns from the cloud
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
+    alive = [{"CPU": 0.0, "node:__internal_head__": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in alive])
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    assert divide(cluster.nodes(), Limits()).at_once == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    share = divide(cluster.nodes(), Limits())
+    assert (share.device, share.at_once) == ("cuda", config["max_workers"])
+
+
 # --- the console ---
 
 
@@ -248,7 +265,7 @@ def test_console_on_a_terminal_is_one_table(monkeypatch: pytest.MonkeyPatch) -> 
 # --- MLflow never in the way ---
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x"])
 def test_mlflow_that_is_away_is_a_remark(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
