@@ -128,3 +128,10 @@ def test_nothing_points_at_one_machine(name):
     for number, line in enumerate(text.decode().splitlines(), 1):
         found = re.search(pattern, line)
         assert not found, f"{name}:{number} names a path of one machine: {found[0]}"
+
+
+@pytest.mark.parametrize("name", tracked(".md"))
+def test_links_between_files_lead_somewhere(name):
+    targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", (ROOT / name).read_text())
+    missing = [target for target in targets if not (ROOT / name).parent.joinpath(target).exists()]
+    assert not missing, f"{name} links to {', '.join(missing)}"
