@@ -26,15 +26,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tasks": [1],
         "agents": list(AGENTS),
         "seeds": [0, 1],
-        "steps": 4000,
+        "steps": 8000,
         "eval_interval": 2000,
-        "eval_episodes": 15,
+        "eval_episodes": 20,
         "dataset": "cube-single-play-demo",
         "hyperparameters": {
-            "base_hidden": [256, 256],
-            "critic_hidden": [128, 128],
-            "latent_actor_hidden": [128, 128],
+            "lr": 1e-3,  # small networks and few updates want larger steps
             "batch_size": 128,
+            "base_hidden": [256, 256, 256],
+            "critic_hidden": [128, 128, 128],
+            "latent_actor_hidden": [128, 128],
         },
     },
     # The state-based main comparison of LPS.
