@@ -52,6 +52,7 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         address=arguments.address,
         mlflow=not arguments.no_mlflow,
         verbose=arguments.verbose,
+        log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)) if runs else 1000,
     )
 
 
