@@ -82,10 +82,7 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
         if address != "local":
             address = _attach(address, noise)
         if address == "local":
-            try:
-                ray.init(address="local", include_dashboard=False, **noise)
-            except Exception as error:
-                raise UserError(f"Ray does not start on this machine: {_first_line(error)}") from error
+            _start(noise)
         yield address
     finally:
         ray.shutdown()
@@ -108,6 +105,20 @@ def _attach(address: str, noise: dict[str, Any]) -> str:
             f"no Ray cluster answers at {address} ({_first_line(error)}). Check --address or RAY_ADDRESS, "
             "that the cluster is up, and RAY_AUTH_MODE; --address local starts Ray on this machine"
         ) from error
+
+
+def _start(noise: dict[str, Any], attempts: int = 3) -> None:
+    """Starts Ray on this machine. On a busy one that may take longer than the 30 s that Ray gives itself."""
+    import ray
+
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(address="local", include_dashboard=False, **noise)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == attempts:
+                raise UserError(f"Ray does not start on this machine: {_first_line(error)}") from error
 
 
 def nodes() -> list[dict[str, float]]:

@@ -82,12 +82,15 @@ def _tasks(group: str, wanted: Sequence[int]) -> list[str]:
 
 def _by_agent(agents: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each agent's part of the settings; what no agent has is an error."""
-    known = {agent: {field.name for field in fields(AGENTS[agent].Config)} for agent in agents}
+    known = {agent: _hyperparameters(agent) for agent in agents}
     for name in settings:
         if not any(name in names for names in known.values()):
-            everything = sorted(set().union(*known.values()))
-            raise UserError(suggest(name, everything, "hyperparameter"))
+            raise UserError(suggest(name, sorted(set().union(*known.values())), "hyperparameter"))
     return {agent: {name: settings[name] for name in settings if name in known[agent]} for agent in agents}
+
+
+def _hyperparameters(agent: str) -> set[str]:
+    return {field.name for field in fields(AGENTS[agent].Config)}
 
 
 @guarded
@@ -118,7 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("agents", "groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset"):
         if getattr(arguments, name) is not None:
             preset[name] = getattr(arguments, name)
-    preset["hyperparameters"] = preset["hyperparameters"] | parse_settings(arguments.set)
+    # The preset's own settings are for those agents that are left; what was asked for by name has to exist.
+    left = set().union(*(_hyperparameters(agent) for agent in preset["agents"] if agent in AGENTS))
+    own = {name: value for name, value in preset["hyperparameters"].items() if name in left}
+    preset["hyperparameters"] = own | parse_settings(arguments.set)
     arguments.sweep = arguments.sweep or arguments.preset
     return cli.go(build(preset), arguments)
 

@@ -53,6 +53,12 @@ def test_paper_is_the_papers_protocol() -> None:
         assert run == Run.create(run.agent, run.task, run.seed)
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("name", ogbench_all.PRESETS)
+def test_every_preset_can_be_run_with_one_agent_alone(name: str, agent: str) -> None:
+    assert ogbench_all.main(["--preset", name, "--agents", agent, "--dry-run", "--address", "local"]) == 0
+
+
 @pytest.mark.parametrize("name", ogbench_all.PRESETS)
 def test_dry_run_says_what_would_run(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
