@@ -26,8 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tasks": [1],
         "agents": list(AGENTS),
         "seeds": [0],
-        "steps": 6000,
-        "eval_interval": 1500,
+        "steps": 5000,
+        "eval_interval": 1250,
         "eval_episodes": 25,
         "dataset": "cube-single-play-demo",
         "hyperparameters": {
