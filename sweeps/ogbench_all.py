@@ -26,8 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tasks": [1],
         "agents": list(AGENTS),
         "seeds": [0],
-        "steps": 5000,
-        "eval_interval": 1250,
+        "steps": 4000,
+        "eval_interval": 1000,
         "eval_episodes": 25,
         "dataset": "cube-single-play-demo",
         "hyperparameters": {
