@@ -75,7 +75,9 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
     Raises UserError where an address that was asked for does not answer.
     """
     apply_environment()
-    import ray
+    if address != "local":
+        _bring_token()
+    import ray  # reads its environment now
 
     noise = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     try:
@@ -88,13 +90,16 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
         ray.shutdown()
 
 
-def _attach(address: str, noise: dict[str, Any]) -> str:
-    import ray
-
-    # Ray protects new clusters by a token, but for an explicit address expects to be told so.
+def _bring_token() -> None:
+    """Ray protects new clusters by a token, but does not show it to an explicit address unless told to."""
     token = Path("~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token.exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _attach(address: str, noise: dict[str, Any]) -> str:
+    import ray
+
     try:
         ray.init(address=address, **noise)
         return address

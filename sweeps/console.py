@@ -137,7 +137,7 @@ class Console:
             self.titles[number],
             state,
             "" if step is None else f"{'step ' if words else ''}{step}/{news.get('steps')}",
-            "" if rate is None else f"{rate:.3g}{' steps/s' if words else ''}",
+            "" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f}{' steps/s' if words else ''}",
             "" if success is None else f"{'success ' if words else ''}{success:.2f}",
             "" if eta is None else f"{'ETA ' if words else ''}{duration(eta)}",
         ]

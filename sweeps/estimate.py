@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from lps.run import Run, make_config
+from lps.tasks import get_task
 
 SECONDS_PER_STEP: dict[str, dict[str, float]] = {
     "cpu": {"lps": 0.070, "dsrl": 0.250, "meanflow_bc": 0.024, "flow_bc": 0.020},
@@ -12,8 +13,8 @@ SECONDS_PER_STEP: dict[str, dict[str, float]] = {
 }
 """Seconds of one update of one member with the paper's networks and batch, by device and agent."""
 MEASURED_ON = {"cpu": "one busy core of a cloud machine", "cuda": "nothing yet"}
-SECONDS_PER_EPISODE = 1.0
-"""Of one evaluation episode on one core."""
+SECONDS_PER_ENVIRONMENT_STEP = 0.003
+"""Of evaluation, on one core; an episode is taken to last as long as it may."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
 OVERHEAD = 0.15
@@ -25,9 +26,10 @@ def hours(runs: Sequence[Run], device: str) -> float | None:
     rate = SECONDS_PER_STEP[device].get(runs[0].agent)
     if rate is None:
         return None
-    episodes = sum(len(run.eval_steps) * run.eval_episodes for run in runs)
+    length = get_task(runs[0].task).max_episode_steps
+    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * length * SECONDS_PER_ENVIRONMENT_STEP
     updates = sum(run.steps * (OVERHEAD + (1 - OVERHEAD) * _size(run)) for run in runs)
-    return (SECONDS_PER_PACK + updates * rate + episodes * SECONDS_PER_EPISODE) / 3600
+    return (SECONDS_PER_PACK + updates * rate + evaluation) / 3600
 
 
 def cost(runs: Sequence[Run]) -> float:

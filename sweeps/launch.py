@@ -124,11 +124,8 @@ def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, addres
                 address = stack.enter_context(cluster.connected(address, verbose))
                 packs, share = split(unfinished(store, runs), cluster.nodes(), limits)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
-                print(
-                    f"{sum(map(len, packs))} runs in {len(packs)} packs, {share.at_once} at a time, on {where}",
-                    file=out,
-                    flush=True,
-                )
+                what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
+                print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
                 _tune(store, packs, plan, share, out)
             return
         except (UserError, KeyboardInterrupt):
@@ -210,7 +207,11 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
     return 1 if failed else 0
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def _last_line(text: str) -> str:
     """The last line of a traceback, which is what happened."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
+    return lines[-1].strip()[:300] if lines else "no reason given"

@@ -61,7 +61,9 @@ def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: A
     try:
         error = trainer.fit().return_value
     except Exception:
-        error = f"The worker of this pack died more than {plan.max_failures} times:\n{traceback.format_exc()}"
+        error = (
+            f"{traceback.format_exc()}\nThe worker of this pack died, more often than it is brought back (see above)"
+        )
     finally:
         release(board, number)
     if error:

@@ -247,8 +247,8 @@ def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:
         console._look()
     lines = [line[9:].split("  ") for line in out.getvalue().splitlines()]
     assert [[word.strip() for word in line if word.strip()] for line in lines] == [
-        ["lps a", "training", "step 10/40", "2 steps/s", "ETA 0:00:15"],
-        ["lps a", "training", "step 20/40", "2 steps/s", "success 0.25", "ETA 0:00:15"],
+        ["lps a", "training", "step 10/40", "2.0 steps/s", "ETA 0:00:15"],
+        ["lps a", "training", "step 20/40", "2.0 steps/s", "success 0.25", "ETA 0:00:15"],
         ["lps a", "done", "step 40/40", "success 0.25"],
         ["dsrl b", "starting (restarted 2 times)"],
     ]
