@@ -8,11 +8,11 @@ from lps.run import Run, make_config
 from lps.tasks import get_task
 
 SECONDS_PER_STEP: dict[str, dict[str, float]] = {
-    "cpu": {"lps": 0.070, "dsrl": 0.250, "meanflow_bc": 0.024, "flow_bc": 0.020},
+    "cpu": {"lps": 0.078, "dsrl": 0.224, "meanflow_bc": 0.021, "flow_bc": 0.019},
     "cuda": {},
 }
 """Seconds of one update of one member with the paper's networks and batch, by device and agent."""
-MEASURED_ON = {"cpu": "one busy core of a cloud machine", "cuda": "nothing yet"}
+MEASURED_ON = {"cpu": "one core of a small cloud machine", "cuda": "nothing yet"}
 SECONDS_PER_ENVIRONMENT_STEP = 0.003
 """Of evaluation, on one core; an episode is taken to last as long as it may."""
 SECONDS_PER_PACK = 15.0
