@@ -24,7 +24,7 @@ help:  ## this list
 
 env: $(VENV)/.runtime  ## only the environment, in .venv
 
-demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, compare them: under 20 minutes on 2 CPU cores
+demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, compare them, on 2 CPU cores
 	@echo "[2/4] data: $(EPISODES) episodes of $(GROUP) play by OGBench's own oracles"
 	@$(BIN)/python -m lps collect $(GROUP)-play --episodes $(EPISODES) --workers $(WORKERS) --seed 0 --name $(GROUP)-play-demo
 	@echo "[3/4] training: every agent, through Ray Tune and Ray Train, logged to MLflow"
