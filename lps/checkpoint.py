@@ -62,7 +62,7 @@ class Checkpoint:
         for ours, stored in zip((agent.adam.first, agent.adam.second), self.moments, strict=True):
             for tensor, value in zip(ours, stored, strict=True):
                 tensor[member] = value.to(tensor.device)
-        agent.adam.steps = self.step
+        agent.adam.resume(self.step)
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()

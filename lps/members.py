@@ -29,8 +29,12 @@ class MemberAdam:
         self.params = list(params)
         self.first = [torch.zeros_like(p) for p in self.params]
         self.second = [torch.zeros_like(p) for p in self.params]
-        self.steps = 0
         self.groups = {rate: [i for i, value in enumerate(lr) if value == rate] for rate in dict.fromkeys(lr)}
+        # The kernel counts its steps on the device, once per tensor.
+        self.counts = {
+            rate: [torch.zeros((), device=p.device) for p in self._of(members, self.params)]
+            for rate, members in self.groups.items()
+        }
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> None:
@@ -39,14 +43,17 @@ class MemberAdam:
             params, grads_, first, second = (
                 self._of(members, tensors) for tensors in (self.params, grads, self.first, self.second)
             )
-            device = self.params[0].device
-            steps = [torch.tensor(float(self.steps), device=device) for _ in params]
             adam(
-                params, grads_, first, second, [], steps,
+                params, grads_, first, second, [], self.counts[rate],
                 fused=True, grad_scale=None, found_inf=None, amsgrad=False, maximize=False,
                 beta1=0.9, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8,
             )  # fmt: skip
-        self.steps += 1
+
+    def resume(self, steps: int) -> None:
+        """Go on as after `steps` steps; the moments are put into `first` and `second` by the caller."""
+        for counts in self.counts.values():
+            for count in counts:
+                count.fill_(steps)
 
     def _of(self, members: list[int], tensors: Sequence[Tensor]) -> list[Tensor]:
         if len(self.groups) == 1:

@@ -109,11 +109,12 @@ class Run:
         for name in values:
             if name not in known:
                 raise UserError(suggest(name, sorted(known), "field of a run"))
-        rest = {name: value for name, value in values.items() if name not in ("hyperparameters",)}
         missing = known - set(values)
         if missing:
             raise UserError(f"a stored run lacks {', '.join(sorted(missing))}: it was written by another version")
-        return Run.create(**rest, **values["hyperparameters"])
+        rest = dict(values)
+        hyperparameters = rest.pop("hyperparameters")
+        return Run.create(**rest, **hyperparameters)
 
     @property
     def config(self) -> Any:

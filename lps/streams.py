@@ -46,11 +46,11 @@ class Stream:
         purpose: a word such as "batch" or "noise"; streams of different purposes are independent.
     """
 
-    def __init__(self, seeds: Tensor, step: int | Tensor, purpose: str):
+    def __init__(self, seeds: Tensor, step: int, purpose: str):
         self.members = seeds.shape[0]
         self.device = seeds.device
-        step = torch.as_tensor(step, dtype=torch.int64, device=self.device)
-        self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + step * _GOLDEN)
+        # The step enters as a plain number, wrapped to 64 bits here: a tensor would be a copy to the device every time.
+        self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + _signed(step * _GOLDEN % (1 << 64)))
         self.position = 0
 
     def bits(self, count: int) -> Tensor:

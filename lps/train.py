@@ -198,6 +198,7 @@ class _Training:
                 self.checkpoint()
                 saved = time.monotonic()
         self.collect(wait=True)
+        self.flush()
         for run in self.alive():
             self.checkpoint_member(run)
             self.write_document(run, "done")
@@ -208,6 +209,7 @@ class _Training:
 
     def evaluate(self) -> None:
         """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
+        self.drop_diverged()
         for member, run in enumerate(self.members):
             if run.id not in self.failed and self.step not in self.store.episode_steps(run.id):
                 self.waiting.add((run.id, self.step))
@@ -242,6 +244,16 @@ class _Training:
                                  f"{self.log_interval} steps)")  # fmt: skip
         self.report("log")
 
+    def drop_diverged(self) -> None:
+        """Fail the members whose parameters are not finite, before these are evaluated or kept.
+
+        A loss tells of it too, but only at the next log line.
+        """
+        finite = torch.stack([p.isfinite().flatten(1).all(1) for p in self.agent.trained_tensors()]).all(0).tolist()
+        for run, healthy in zip(self.members, finite, strict=True):
+            if not healthy and run.id not in self.failed:
+                self.fail([run], f"diverged: parameters not finite at step {self.step}")
+
     def flush(self) -> None:
         """Write the metrics logged since the last flush."""
         for run in self.members:
@@ -267,6 +279,7 @@ class _Training:
         return all(step == self.step for _, step in self.waiting)
 
     def checkpoint(self) -> None:
+        self.drop_diverged()
         self.flush()
         for run in self.alive():
             self.checkpoint_member(run)
@@ -274,7 +287,6 @@ class _Training:
         self.report("checkpoint")
 
     def checkpoint_member(self, run: Run) -> None:
-        self.flush()
         state = Checkpoint.of(self.agent, self.members.index(run), run, self.step, self.fingerprint)
         self.store.write_bytes(checkpoint_path(run), state.to_bytes())
 

@@ -171,6 +171,27 @@ def test_a_diverged_member_fails_alone(tmp_path, tiny_data_dir):
     np.testing.assert_allclose([r["return"] for r in healthy], [r["return"] for r in rows_of(alone)], atol=1e-4)
 
 
+def test_a_member_that_diverges_between_log_lines_is_never_evaluated_nor_kept(tmp_path, tiny_data_dir):
+    runs = [make_runs("lps", seeds=[seed], lr=lr)[0] for seed, lr in ((0, 3e-4), (1, 1e30))]
+    store = Store(tmp_path / "r")
+
+    class Strict(FakeEvaluator):  # as the real one: a policy that is not finite is an error of the whole call
+        def submit(self, policy, run, step):
+            super().submit(policy, run, step)
+            assert np.isfinite(self.done[-1][2][0].return_)
+
+    status = run_train(runs, store, tiny_data_dir, evaluator=Strict(), log_interval=1000, checkpoint_seconds=0.0)
+    assert [status[run.id] for run in runs] == ["done", "failed"]
+    assert "diverged" in store.read_run(runs[1].id)["error"]
+    assert (
+        not store.exists(checkpoint_path(runs[1]))
+        or Checkpoint.from_bytes(store.read_bytes(checkpoint_path(runs[1])), "stored")
+        .params["base"]["kernel_0"]
+        .isfinite()
+        .all()
+    )
+
+
 def test_an_exception_marks_the_runs_failed_and_the_next_call_mends_them(tmp_path, tiny_data_dir):
     runs, store = make_runs("flow_bc"), Store(tmp_path / "r")
 

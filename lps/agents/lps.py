@@ -43,7 +43,7 @@ class Config:
     latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
     critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
-    latent_actor_hidden: tuple[int, ...] = (256, 256)
+    latent_actor_hidden: tuple[int, ...] = (256, 256)  # latent actor
 
 
 class LPS(Agent):
