@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lps.errors import UserError, guarded
+
+if TYPE_CHECKING:  # each command imports what it needs: --help and a typing error do not wait for torch
+    from lps.policy import Policy
+    from lps.results import Store
+    from lps.tasks import Task
+    from lps.train import Progress
 
 DEFAULT_RESULTS = "results/local"
 
@@ -94,7 +101,8 @@ def _train(arguments: argparse.Namespace) -> int:
                 log_interval=arguments.log_interval,
             )
     except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on from the last checkpoint") from None
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     finally:
         evaluator.close()
     _print_results(store, [run.id for run in runs])
@@ -121,10 +129,7 @@ class _ProgressLine:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def __call__(self, progress: object) -> None:
-        from lps.train import Progress
-
-        assert isinstance(progress, Progress)
+    def __call__(self, progress: Progress) -> None:
         bar = self.bar
         if progress.event == "start":
             bar.reset(total=progress.steps)
@@ -143,10 +148,7 @@ class _ProgressLine:
             bar.write(f"step {progress.step}: success " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()))
 
 
-def _print_results(store: object, ids: list[str]) -> None:
-    from lps.results import Store
-
-    assert isinstance(store, Store)
+def _print_results(store: Store, ids: Sequence[str]) -> None:
     episodes = [row for row in store.read_episodes().to_pylist() if row["run_id"] in ids]
     for run_id in ids:
         rows = [row for row in episodes if row["run_id"] == run_id]
@@ -231,11 +233,9 @@ def _advance(bar: Any, count: int) -> None:
     bar.update(count - bar.n)
 
 
-def _task_of(policy: object, name: str | None):
-    from lps.policy import Policy
+def _task_of(policy: Policy, name: str | None) -> Task:
     from lps.tasks import get_task
 
-    assert isinstance(policy, Policy)
     task = get_task(name or policy.run.task)
     if task.observation_dim != policy.observation_dim:
         raise UserError(

@@ -37,8 +37,10 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
     known = [f"{group}-play-v0" for group in GROUPS]
     if name.removesuffix("-val") not in known:
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
+        group = next((group for group in sorted(GROUPS, key=len, reverse=True) if name.startswith(group)), "GROUP")
         raise UserError(
-            f"no {name}.npz in {directory}, nor among OGBench's: {suggest(name, [*here, *known], 'dataset')}"
+            f"no {name}.npz in {directory}, nor among OGBench's: {suggest(name, [*here, *known], 'dataset')}. "
+            f"To make one of that name: python -m lps collect {group}-play --episodes 100 --name {name}"
         )
     make_dir(directory)
     partial = directory / ".downloading" / path.name
