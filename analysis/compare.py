@@ -7,7 +7,6 @@ Exit code 0 if something could be shown, 2 if not.
 
 import argparse
 import io
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the dagger, on a terminal that has none
-    logging.getLogger("lps.results").setLevel(logging.ERROR)  # unreadable files are listed below, all together
     results = load(arguments.results)
     here = study(results, arguments.include_unfinished)
     _print_gaps(here)

@@ -72,7 +72,7 @@ def _open(path: str) -> Store:
             raise UserError(f"{path} holds several result stores; name one of them: {', '.join(below)}")
         if Path(path).exists():
             raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
-    return Store(path, create=False)
+    return Store(path, create=False, warn=False)  # whoever shows the results lists the problems, all together
 
 
 def _runs(documents: Iterable[Mapping[str, Any]], problems: list[str]) -> pd.DataFrame:

@@ -81,10 +81,12 @@ class Store:
     """The results folder at `path`: a local path or a URI of a filesystem that pyarrow knows.
 
     With `create` it is made where it is not there yet, and must be writable; without it must exist already.
+    Unreadable files are noted in `problems` and, with `warn`, logged at once.
     Raises StoreError where it is not a results folder, has another schema version, or cannot be read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], create: bool = True):
+    def __init__(self, path: str | os.PathLike[str], create: bool = True, warn: bool = True):
+        self._warn = warn
         self.path, self.fs, self.root = _open(path)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
         self.problems: list[str] = []  # one line per file that a reader had to pass over
@@ -274,7 +276,8 @@ class Store:
         line = f"{self._shown(rel)}: {_reason(error)}"
         if line not in self.problems:
             self.problems.append(line)
-            log.warning("passing over %s", line)
+            if self._warn:
+                log.warning("passing over %s", line)
 
     def _files(self, folder: str, suffix: str) -> list[str]:
         selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
