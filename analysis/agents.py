@@ -30,11 +30,12 @@ _TABLE = [
     Agent("qcmfql", "QC-MFQL", "#D75FC4", "<", published="QC-MFQL"),
     Agent("best_of_n", "QC best-of-N", "#6B3A0A", ">", published="QC"),
     Agent("dsrl", "DSRL", "#E38B1E", "P", published="DSRL"),
+    Agent("fm_lps", "FM-LPS", "#3E9B4F", "X"),
     Agent("lps", "LPS", "#1F4FA3", "o", published="LPS"),
 ]
 AGENTS = {agent.name: agent for agent in _TABLE}
-SPARE_COLOURS = ["#101830", "#3E9B4F", "#C9B97E", "#8FA3E8", "#E0523C"]
-SPARE_MARKERS = ["X", "h", "p", "*", "d"]
+SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
+SPARE_MARKERS = ["h", "p", "*", "d"]
 
 
 def agents_of(names: Iterable[str]) -> dict[str, Agent]:

@@ -29,8 +29,16 @@ def flow_actions(net: MLP, params: Params, s: Tensor, e: Tensor, flow_steps: int
     return x.clamp(-1.0, 1.0)
 
 
-# --- MeanFlow, noise-to-action form: t = 1 is noise, t = 0 is data ------------------------------------------------
+# --- MeanFlow: t = 1 is noise, t = 0 is data ----------------------------------------------------------------------
 # Geng et al. 2025, arXiv 2505.13447; the residual form u = z - f is MeanFlowQL's, arXiv 2511.13035.
+
+MEANFLOW_FORMS = ("noise_to_action", "original", "original_released")
+"""What the network f(s, z, t, t - r) stands for, and along which (dz, dt, dr) it is differentiated:
+
+noise_to_action    u = z - f, along (v, 1, 0); acting a = f   (LPS, QC-MFQL)
+original           u = f, along (v, 1, 0), MeanFlow's own identity; acting a = e - f
+original_released  as "original", but along (v, 0, 1), as LPS's release has it in its ablation
+"""
 
 
 def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: float) -> tuple[Tensor, Tensor, int]:
@@ -45,22 +53,32 @@ def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: float) -> tup
 
 
 def meanflow_loss(
-    net: MLP, params: Params, s: Tensor, x: Tensor, e: Tensor, t_normal: Tensor, r_normal: Tensor, flow_ratio: float
+    net: MLP,
+    params: Params,
+    s: Tensor,
+    x: Tensor,
+    e: Tensor,
+    t_normal: Tensor,
+    r_normal: Tensor,
+    flow_ratio: float,
+    form: str = "noise_to_action",
 ) -> Tensor:
-    """MeanFlow loss of f = net(s, z, t, t - r), u = z - f, with the adaptive weight (|err|^2 + 1e-3)^-1/2.
+    """MeanFlow loss of the average velocity u, with the adaptive weight (|err|^2 + 1e-3)^-1/2.
 
-    v = e - x, z = (1 - t) x + t e; the target is v - (t - r) du/dt along (v, 1, 0) in (z, t, r), a constant.
-    Where r = t the second term vanishes, so the derivative is taken only on the last flow_ratio of the batch.
+    v = e - x, z = (1 - t) x + t e; the target is v - (t - r) du/dt, a constant.  Where r = t the second term
+    vanishes, so the derivative is taken only on the last flow_ratio of the batch.  form: see MEANFLOW_FORMS.
     """
     t, r, equal = meanflow_times(t_normal, r_normal, flow_ratio)
     z, v = (1 - t) * x + t * e, e - x
     rows = slice(equal, None)
-    one = torch.ones_like(t[:, rows])
-    # The network sees (s, z, t, t - r): along (v, 1, 0) its four inputs move by (0, v, 1, 1).
-    f, df = net.jvp(params, (s, z, t, t - r), (torch.zeros_like(s[:, rows]), v[:, rows], one, one))
-    u = z - f
+    one, zero = torch.ones_like(t[:, rows]), torch.zeros_like(t[:, rows])
+    # The network sees (s, z, t, t - r): along (v, 1, 0) its last two inputs move by (1, 1), along (v, 0, 1) by (0, -1).
+    times = (zero, -one) if form == "original_released" else (one, one)
+    f, df = net.jvp(params, (s, z, t, t - r), (torch.zeros_like(s[:, rows]), v[:, rows], *times))
+    residual = form == "noise_to_action"
+    u = z - f if residual else f
     with torch.no_grad():
-        du = v[:, rows] - df
+        du = v[:, rows] - df if residual else df
         u_target = v.clone()
         u_target[:, rows] -= (t - r)[:, rows].clamp(0.0, 1.0) * du
     error = (u - u_target).square().mean(-1)
@@ -68,7 +86,8 @@ def meanflow_loss(
     return (weight * error).mean(-1)
 
 
-def meanflow_actions(net: MLP, params: Params, s: Tensor, e: Tensor) -> Tensor:
-    """(M, B, d) actions in [-1, 1]: one forward pass, clip(net(s, e, 1, 1))."""
+def meanflow_actions(net: MLP, params: Params, s: Tensor, e: Tensor, form: str = "noise_to_action") -> Tensor:
+    """(M, B, d) actions in [-1, 1] from latents e, by one forward pass over the whole interval t - r = 1."""
     one = torch.ones_like(e[..., :1])
-    return net(params, s, e, one, one).clamp(-1.0, 1.0)
+    f = net(params, s, e, one, one)
+    return (f if form == "noise_to_action" else e - f).clamp(-1.0, 1.0)

@@ -2,13 +2,14 @@
 
 sphere            uniform directions of length sqrt(d): e = n / sqrt(|n|^2 + 1e-6) * sqrt(d)   (LPS, arXiv 2603.05296)
 normal            standard normal noise; a latent actor's output is used as it is
-truncated_normal  noise cut at +-2; a latent actor's output is 2 tanh(.)
+truncated_normal  the normal distribution within +-2; a latent actor's output is 2 tanh(.)
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 LATENTS = ("sphere", "normal", "truncated_normal")
@@ -23,7 +24,8 @@ def latent_noise(normal: Tensor, latent_dist: str) -> Tensor:
     if latent_dist == "sphere":
         return _to_sphere(normal)
     if latent_dist == "truncated_normal":
-        return normal.clamp(-2.0, 2.0)
+        # The quantile of each draw, taken within +-2: erf is the normal's mass between -x and x.
+        return math.sqrt(2.0) * torch.erfinv(torch.erf(normal / math.sqrt(2.0)) * math.erf(math.sqrt(2.0)))
     return normal
 
 

@@ -32,7 +32,7 @@ class Policy:
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self._agent = AGENTS[run.agent].for_acting(run.config, observation_dim, action_dim, params)
         self.horizon: int = self._agent.config.horizon
-        self.noise_dim = self._agent.chunk_dim if self._agent.acts_with_noise else 0
+        self.noise_dim = self._agent.noise_dim
         self._queries = 0
 
     @classmethod

@@ -12,14 +12,20 @@ from check import AGENT_NAMES, RELATIVE, check  # noqa: E402
 
 from lps.agents import AGENTS  # noqa: E402
 
-FILES = {AGENT_NAMES.get(path.stem, path.stem): path for path in sorted(GOLDEN.glob("*.npz"))}
+FILES = {path.stem: path for path in sorted(GOLDEN.glob("*.npz"))}
+# Not in LPS's release: tests/test_agents.py holds it to a plain loop over parts that are held here.
+WITHOUT = {"best_of_n"}
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_every_agent_has_golden_vectors_and_agrees_with_them(agent):
-    errors = check(FILES[agent])
+@pytest.mark.parametrize("name", FILES)
+def test_every_golden_file_is_met(name):
+    errors = check(FILES[name])
     assert {"total loss", "sampled actions"} < set(errors)
     assert max(errors.values()) <= RELATIVE, errors
+
+
+def test_every_agent_has_golden_vectors():
+    assert {AGENT_NAMES.get(name, name) for name in FILES} == set(AGENTS) - WITHOUT
 
 
 def test_the_check_fails_on_other_numbers(tmp_path):

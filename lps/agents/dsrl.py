@@ -88,7 +88,7 @@ class DSRL(Agent):
         distill_loss = (self.q("noise_critic", s, e) - q).square().mean((1, 2))
 
         q_z = self.q("noise_critic", s, self._latent(s), frozen(self.params["noise_critic"])).mean(1)
-        latent_loss = steering_loss(q_z, self.alpha)
+        latent_loss = self.alpha * steering_loss(q_z)
 
         return {
             "critic_loss": critic_loss,

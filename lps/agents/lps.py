@@ -40,6 +40,7 @@ class Config:
     critic_agg: str = "min"  # over the target critics: "min" or "mean"
     num_critics: int = 2  # K
     flow_ratio: float = 0.25  # share of the batch with r < t
+    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.flows.MEANFLOW_FORMS
     latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
     critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
@@ -77,13 +78,14 @@ class LPS(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
+        times = noise["t_normal"], noise["r_normal"]
         base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, noise["t_normal"], noise["r_normal"], c.flow_ratio
+            self.nets["base"], self.params["base"], s, x, e, *times, c.flow_ratio, c.meanflow_form
         )
 
         a = self.act(s, base=frozen(self.params["base"]))
         q = self.q("critic", s, a, frozen(self.params["critic"])).mean(1)
-        latent_loss = steering_loss(q, self.alpha)
+        latent_loss = self.alpha * steering_loss(q)
 
         return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info
 
@@ -91,4 +93,6 @@ class LPS(Agent):
         z = project_latent(
             self.nets["latent_actor"](self.params["latent_actor"], observations), self.config.latent_dist
         )
-        return meanflow_actions(self.nets["base"], base or self.params["base"], observations, z)
+        return meanflow_actions(
+            self.nets["base"], base or self.params["base"], observations, z, self.config.meanflow_form
+        )

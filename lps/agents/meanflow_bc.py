@@ -25,6 +25,7 @@ class Config:
     horizon: int = 5  # h, actions per chunk, executed open loop
     discount: float = 0.99  # gamma; only the logged return of a chunk sees it
     flow_ratio: float = 0.25  # share of the batch with r < t
+    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.flows.MEANFLOW_FORMS
     latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
 
@@ -46,12 +47,13 @@ class MeanFlowBC(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
         e = latent_noise(noise["e_normal"], c.latent_dist)
+        times = noise["t_normal"], noise["r_normal"]
         base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, noise["t_normal"], noise["r_normal"], c.flow_ratio
+            self.nets["base"], self.params["base"], s, x, e, *times, c.flow_ratio, c.meanflow_form
         )
         return {"base_loss": base_loss}, {}
 
     def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
         assert e is not None, "MeanFlow BC samples: it needs a latent"
         e = latent_noise(e, self.config.latent_dist)
-        return meanflow_actions(self.nets["base"], self.params["base"], observations, e)
+        return meanflow_actions(self.nets["base"], self.params["base"], observations, e, self.config.meanflow_form)

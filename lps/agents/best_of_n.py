@@ -1,0 +1,91 @@
+"""QC best-of-N: Q-learning over action chunks with rejection sampling (Li, Zhou and Levine 2025, arXiv 2507.07969).
+
+A flow policy is cloned from the data.  To act, N chunks are sampled from it and the one that the critics like best is
+taken, in the environment as in the TD target.  There is no actor to optimise.
+
+    pi(s)          argmax over a_1 .. a_N = flow(s, e_n) of mean_k Q_k(s, a_n)
+    critic         y = R + discount^h m mean_k Qbar_k(s', pi(s')),  loss = mean_k (Q_k(s, x) - y)^2
+    base policy    flow matching on (s, x)
+
+Networks, batch and rates are those of the other methods here, not the larger ones of its paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lps.agents.base import Agent, Batch, Info, Noise
+from lps.flows import flow_actions, flow_matching_loss
+from lps.latents import latent_noise
+from lps.nets import MLP
+from lps.streams import Stream
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the paper for N and the aggregation, of LPS's release for the rest."""
+
+    lr: float = 3e-4  # Adam step size of every network
+    batch_size: int = 256  # chunks per update
+    horizon: int = 5  # h, actions per chunk, executed open loop
+    discount: float = 0.99  # gamma, per environment step
+    tau: float = 0.005  # rate of the target critics
+    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
+    num_critics: int = 2  # K
+    num_samples: int = 32  # N, chunks to choose from
+    flow_steps: int = 10  # Euler steps of the flow
+    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
+    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
+
+
+class BestOfN(Agent):
+    title = "QC best-of-N"
+    Config = Config
+    targets = {"target_critic": "critic"}
+    acting = ("base", "critic")
+
+    def networks(self) -> dict[str, MLP]:
+        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+        return {
+            "base": MLP(obs + d + 1, *c.base_hidden, d),
+            "critic": self.critics(obs + d),
+            "target_critic": self.critics(obs + d),
+        }
+
+    @property
+    def noise_dim(self) -> int:
+        return self.config.num_samples * self.chunk_dim
+
+    def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
+        return {
+            "next_e_normal": stream.normal(batch_size, self.noise_dim),
+            "t_uniform": stream.uniform(batch_size, 1),
+            "e_normal": stream.normal(batch_size, self.chunk_dim),
+        }
+
+    def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
+        c, s, x = self.config, batch.observations, batch.actions
+
+        with torch.no_grad():
+            next_actions = self.act(batch.next_observations, noise["next_e_normal"])
+        critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
+
+        e = latent_noise(noise["e_normal"], c.latent_dist)
+        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+
+        return {"critic_loss": critic_loss, "base_loss": base_loss}, info
+
+    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+        assert e is not None, "best-of-N samples: it needs latents"
+        c, (members, batch, _) = self.config, observations.shape
+        s = observations.repeat_interleave(c.num_samples, dim=1)
+        e = latent_noise(e.reshape(members, batch * c.num_samples, self.chunk_dim), c.latent_dist)
+        a = flow_actions(self.nets["base"], self.params["base"], s, e, c.flow_steps)
+        q = self.q("critic", s, a).mean(1).view(members, batch, c.num_samples)
+        a = a.view(members, batch, c.num_samples, self.chunk_dim)
+        best = q.argmax(-1, keepdim=True)[..., None].expand(-1, -1, -1, self.chunk_dim)
+        return a.gather(2, best).squeeze(2)

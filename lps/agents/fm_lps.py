@@ -1,0 +1,89 @@
+"""FM-LPS: latent policy steering through a flow-matching policy, the ablation of LPS (arXiv 2603.05296) on its base.
+
+The latent actor's gradient goes back through all Euler steps of the flow.  `flow_steps=1` is FM-1step-LPS: one Euler
+step of a policy that was trained as a flow.
+
+    critic         y = R + discount^h m mean_k Qbar_k(s', flow(s', z(s'))),  loss = mean_k (Q_k(s, x) - y)^2
+    base policy    flow matching on (s, x), latents on the sphere
+    latent actor   loss = alpha lambda (-mean_B mean_k Q_k(s, flow(s, z(s)))), lambda = stopgrad(1 / mean_B |Q|);
+                   critic and base are frozen but differentiated through
+
+alpha is without effect under Adam, as in LPS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
+from lps.flows import flow_actions, flow_matching_loss
+from lps.latents import latent_noise, project_latent
+from lps.nets import MLP, Params, frozen
+from lps.streams import Stream
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the LPS release."""
+
+    lr: float = 3e-4  # Adam step size of every network
+    batch_size: int = 256  # chunks per update
+    horizon: int = 5  # h, actions per chunk, executed open loop
+    discount: float = 0.99  # gamma, per environment step
+    tau: float = 0.005  # rate of the target critics
+    alpha: float = 1.0  # weight of the latent loss; without effect under Adam
+    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
+    num_critics: int = 2  # K
+    flow_steps: int = 10  # Euler steps of the flow, in acting and in its gradient
+    latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
+    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
+    latent_actor_hidden: tuple[int, ...] = (512, 512, 512, 512)  # the release gives it the base policy's widths
+
+
+class FMLPS(Agent):
+    title = "FM-LPS"
+    Config = Config
+    targets = {"target_critic": "critic"}
+    acting = ("base", "latent_actor")
+    acts_with_noise = False
+
+    def networks(self) -> dict[str, MLP]:
+        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+        return {
+            "base": MLP(obs + d + 1, *c.base_hidden, d),
+            "critic": self.critics(obs + d),
+            "target_critic": self.critics(obs + d),
+            "latent_actor": MLP(obs, *c.latent_actor_hidden, d),
+        }
+
+    def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
+        return {
+            "t_uniform": stream.uniform(batch_size, 1),
+            "e_normal": stream.normal(batch_size, self.chunk_dim),
+        }
+
+    def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
+        c, s, x = self.config, batch.observations, batch.actions
+
+        with torch.no_grad():
+            next_actions = self.act(batch.next_observations)
+        critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
+
+        e = latent_noise(noise["e_normal"], c.latent_dist)
+        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+
+        a = self.act(s, base=frozen(self.params["base"]))
+        q = self.q("critic", s, a, frozen(self.params["critic"])).mean(1)
+        latent_loss = self.alpha * steering_loss(q)
+
+        return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info
+
+    def act(self, observations: Tensor, e: Tensor | None = None, base: Params | None = None) -> Tensor:
+        z = project_latent(
+            self.nets["latent_actor"](self.params["latent_actor"], observations), self.config.latent_dist
+        )
+        return flow_actions(self.nets["base"], base or self.params["base"], observations, z, self.config.flow_steps)

@@ -1,0 +1,92 @@
+"""QC-FQL: flow Q-learning over action chunks (arXiv 2507.07969 on arXiv 2502.02538), as the LPS release implements it.
+
+A flow policy is cloned from the data.  A one-step actor mu(s, e) climbs the critic and is held to the flow policy by
+distillation; alpha weighs the two, and has to be tuned for every group of tasks (lps.presets).
+
+    critic           y = R + discount^h m mean_k Qbar_k(s', clip mu(s', e)),  loss = mean_k (Q_k(s, x) - y)^2
+    base policy      flow matching on (s, x)
+    one-step actor   loss = alpha |mu(s, e) - flow(s, e)|^2 / d - lambda mean_B mean_k Q_k(s, clip mu(s, e)),
+                     lambda = stopgrad(1 / mean_B |Q|)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
+from lps.flows import flow_actions, flow_matching_loss
+from lps.latents import latent_noise
+from lps.nets import MLP, frozen
+from lps.streams import Stream
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the LPS release; alpha is that of scene, the other groups' are in lps.presets."""
+
+    lr: float = 3e-4  # Adam step size of every network
+    batch_size: int = 256  # chunks per update
+    horizon: int = 5  # h, actions per chunk, executed open loop
+    discount: float = 0.99  # gamma, per environment step
+    tau: float = 0.005  # rate of the target critics
+    alpha: float = 1.0  # weight of the distillation loss
+    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
+    num_critics: int = 2  # K
+    flow_steps: int = 10  # Euler steps of the flow
+    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
+    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
+    actor_hidden: tuple[int, ...] = (512, 512, 512, 512)  # one-step actor
+
+
+class QCFQL(Agent):
+    title = "QC-FQL"
+    Config = Config
+    targets = {"target_critic": "critic"}
+    acting = ("actor",)
+
+    def networks(self) -> dict[str, MLP]:
+        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+        return {
+            "base": MLP(obs + d + 1, *c.base_hidden, d),
+            "critic": self.critics(obs + d),
+            "target_critic": self.critics(obs + d),
+            "actor": MLP(obs + d, *c.actor_hidden, d),
+        }
+
+    def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
+        return {
+            "next_e_normal": stream.normal(batch_size, self.chunk_dim),
+            "t_uniform": stream.uniform(batch_size, 1),
+            "e_normal": stream.normal(batch_size, self.chunk_dim),
+            "distill_e_normal": stream.normal(batch_size, self.chunk_dim),
+        }
+
+    def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
+        c, s, x = self.config, batch.observations, batch.actions
+
+        with torch.no_grad():
+            next_actions = self.act(batch.next_observations, noise["next_e_normal"])
+        critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
+
+        e = latent_noise(noise["e_normal"], c.latent_dist)
+        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+
+        e = latent_noise(noise["distill_e_normal"], c.latent_dist)
+        with torch.no_grad():
+            cloned = flow_actions(self.nets["base"], self.params["base"], s, e, c.flow_steps)
+        mu = self.nets["actor"](self.params["actor"], s, e)
+        distill_loss = (mu - cloned).square().mean((1, 2))
+        q = self.q("critic", s, mu.clamp(-1.0, 1.0), frozen(self.params["critic"])).mean(1)
+        actor_loss = self.alpha * distill_loss + steering_loss(q)
+
+        losses = {"critic_loss": critic_loss, "base_loss": base_loss, "actor_loss": actor_loss}
+        return losses, info | {"distill_mse": distill_loss}
+
+    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+        assert e is not None, "QC-FQL samples: it needs a latent"
+        e = latent_noise(e, self.config.latent_dist)
+        return self.nets["actor"](self.params["actor"], observations, e).clamp(-1.0, 1.0)
