@@ -1,4 +1,4 @@
-"""The command line of the library: `python -m lps train | evaluate | video | collect | tasks`."""
+"""The command line of the library: `python -m lps train | evaluate | video | collect | tasks | agents`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_video(commands.add_parser("video", help="film a checkpoint's policy"))
     _add_collect(commands.add_parser("collect", help="make a play dataset with OGBench's oracles"))
     commands.add_parser("tasks", help="list the tasks").set_defaults(call=_tasks)
+    commands.add_parser("agents", help="list the agents and their variants").set_defaults(call=_agents)
     arguments = parser.parse_args(argv)
     return guarded(arguments.call)(arguments)
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--agent", required=True)
+    parser.add_argument("--agent", required=True, help="for example lps, or a variant: dsrl:matched (see `agents`)")
     parser.add_argument("--task", required=True, help="for example cube-single-play-singletask-task1-v0")
     parser.add_argument("--steps", type=int, default=1_000_000, help="updates (default: 1000000, the paper's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each, trained together")
@@ -245,7 +246,7 @@ def _task_of(policy: Policy, name: str | None) -> Task:
     return task
 
 
-# --- collect, tasks ------------------------------------------------------------------------------------------------
+# --- collect, tasks, agents -------------------------------------------------------------------------------------------
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
@@ -278,6 +279,18 @@ def _tasks(_: argparse.Namespace) -> int:
 
     for task in TASKS.values():
         print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {task.reward}")
+    return 0
+
+
+def _agents(_: argparse.Namespace) -> int:
+    from lps.agents import AGENTS
+    from lps.presets import VARIANTS
+
+    for name, agent in AGENTS.items():
+        print(f"{name:12s} {agent.title}")
+        for variant, settings in VARIANTS.get(name, {}).items():
+            shown = " ".join(f"{key}={value}" for key, value in settings.items()) or "the agent as it is"
+            print(f"  {name + ':' + variant:32s} {shown}")
     return 0
 
 

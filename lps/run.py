@@ -13,12 +13,15 @@ from typing import Any, get_args
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
 from lps.errors import UserError, suggest
+from lps.flows import MEANFLOW_FORMS
 from lps.latents import LATENTS
+from lps.presets import group_settings, resolve
 from lps.tasks import SuccessTiming, get_task
 
 CHOICES = {
     "critic_agg": ("min", "mean"),
     "latent_dist": LATENTS,
+    "meanflow_form": MEANFLOW_FORMS,
     **dict.fromkeys(("success_timing", "reward_timing"), get_args(SuccessTiming)),
 }
 """Hyperparameters and settings that take one of a few words."""
@@ -71,9 +74,12 @@ class Run:
         reward_timing: SuccessTiming = "pre",
         **hyperparameters: Any,
     ) -> Run:
-        """A checked run; unknown names and impossible values are a UserError that names the nearest known ones."""
-        if agent not in AGENTS:
-            raise UserError(suggest(agent, AGENTS, "agent"))
+        """A checked run; unknown names and impossible values are a UserError that names the nearest known ones.
+
+        agent: a name of AGENTS, perhaps with a variant (lps.presets).  Hyperparameters that are not given are the
+        variant's, those tuned for the task's group, the task's horizon, and the agent's defaults, in this order.
+        """
+        agent, variant = resolve(agent, AGENTS)
         known_task = get_task(task)
         counts = {"steps": steps, "eval_interval": eval_interval, "eval_episodes": eval_episodes}
         for name, value in counts.items():
@@ -83,7 +89,8 @@ class Run:
             raise UserError(f"a seed is a whole number from 0 to 2^31 - 1, not {seed!r}")
         _check_choice("success_timing", success_timing)
         _check_choice("reward_timing", reward_timing)
-        config = make_config(agent, hyperparameters)
+        tuned = {"horizon": known_task.horizon, **group_settings(agent, known_task.group), **variant}
+        config = make_config(agent, {**tuned, **hyperparameters})
         return Run(
             agent=agent,
             task=known_task.name,

@@ -15,6 +15,7 @@ from typing import Any
 
 from lps.agents import AGENTS
 from lps.errors import UserError, guarded, suggest
+from lps.presets import resolve
 from lps.run import Run, parse_settings
 from lps.tasks import GROUPS
 from sweeps import cli
@@ -24,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "groups": ["cube-single"],
         "tasks": [1],
-        "agents": list(AGENTS),
+        "agents": ["lps", "dsrl", "meanflow_bc", "flow_bc"],
         "seeds": [0],
         "steps": 4000,
         "eval_interval": 1000,
@@ -38,11 +39,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "latent_actor_hidden": [256, 256],
         },
     },
-    # The state-based main comparison of LPS.
+    # The state-based main comparison of LPS, with the strongest published competitor that it leaves out (best_of_n).
     "paper": {
         "groups": ["cube-single", "cube-double", "scene", "puzzle-3x3", "puzzle-4x4"],
         "tasks": [1, 2, 3, 4, 5],
-        "agents": list(AGENTS),
+        "agents": ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"],
         "seeds": list(range(8)),
         "steps": 1_000_000,
         "eval_interval": 100_000,
@@ -57,10 +58,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def build(preset: Mapping[str, Any]) -> list[Run]:
     """The runs of a sweep as in PRESETS: groups x tasks x agents x seeds. UserError for unknown names."""
-    for name, known, what in (("agents", AGENTS, "agent"), ("groups", GROUPS, "group")):
-        for value in preset[name]:
-            if value not in known:
-                raise UserError(suggest(value, known, what))
+    for group in preset["groups"]:
+        if group not in GROUPS:
+            raise UserError(suggest(group, GROUPS, "group"))
     names = [task for group in preset["groups"] for task in _tasks(group, preset["tasks"])]
     settings = _by_agent(preset["agents"], preset["hyperparameters"])
     protocol = {key: preset[key] for key in ("steps", "eval_interval", "eval_episodes", "dataset")}
@@ -90,7 +90,7 @@ def _by_agent(agents: Sequence[str], settings: Mapping[str, Any]) -> dict[str, d
 
 
 def _hyperparameters(agent: str) -> set[str]:
-    return {field.name for field in fields(AGENTS[agent].Config)}
+    return {field.name for field in fields(AGENTS[resolve(agent, AGENTS)[0]].Config)}
 
 
 @guarded
@@ -100,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--preset", default="paper", help=f"one of {', '.join(PRESETS)} (default: paper)")
     what = parser.add_argument_group("what to run of it, or instead")
-    what.add_argument("--agents", nargs="+", metavar="AGENT", help=", ".join(AGENTS))
+    what.add_argument(
+        "--agents", nargs="+", metavar="AGENT", help=f"{', '.join(AGENTS)}; or a variant, as in dsrl:matched"
+    )
     what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(GROUPS))
     what.add_argument("--tasks", nargs="+", type=int, metavar="N", help="1 to 5, in each group")
     what.add_argument("--seeds", nargs="+", type=int, metavar="N")
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) is not None:
             preset[name] = getattr(arguments, name)
     # The preset's own settings are for those agents that are left; what was asked for by name has to exist.
-    left = set().union(*(_hyperparameters(agent) for agent in preset["agents"] if agent in AGENTS))
+    left = set().union(*(_hyperparameters(agent) for agent in preset["agents"]))
     own = {name: value for name, value in preset["hyperparameters"].items() if name in left}
     preset["hyperparameters"] = own | parse_settings(arguments.set)
     arguments.sweep = arguments.sweep or arguments.preset

@@ -1,0 +1,162 @@
+"""What each method says of itself: where gradients go, what ablations change, and what alpha does not."""
+
+import pytest
+import torch
+from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
+
+from lps.agents import AGENTS
+from lps.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss
+from lps.latents import LATENTS, latent_noise, project_latent
+from lps.nets import MLP
+from lps.presets import VARIANTS
+from lps.run import make_config
+from lps.streams import Stream
+
+SEEDS = torch.tensor([0])
+
+# network -> the losses that may train it; what is not named here no loss may reach.
+REACHES = {
+    "lps": {"critic": {"critic_loss"}, "base": {"base_loss"}, "latent_actor": {"latent_loss"}},
+    "fm_lps": {"critic": {"critic_loss"}, "base": {"base_loss"}, "latent_actor": {"latent_loss"}},
+    "dsrl": {  # the release does not detach the distillation's target
+        "critic": {"critic_loss", "distill_loss"},
+        "base": {"base_loss"},
+        "noise_critic": {"distill_loss"},
+        "latent_actor": {"latent_loss"},
+    },
+    "qcfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
+    "qcmfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
+    "best_of_n": {"critic": {"critic_loss"}, "base": {"base_loss"}},
+    "cfgrl": {"critic": {"critic_loss"}, "base": {"base_loss"}, "value": {"value_loss"}},
+    "meanflow_bc": {"base": {"base_loss"}},
+    "flow_bc": {"base": {"base_loss"}},
+}
+
+
+def reached(agent) -> dict[str, set[str]]:
+    """network -> the losses with a gradient for it."""
+    noise = agent.noise(Stream(SEEDS, 1, "noise"), agent.config.batch_size)
+    losses, _ = agent.losses(random_batch(agent, SEEDS, 1), noise)
+    found: dict[str, set[str]] = {net: set() for net in agent.nets}
+    for name, loss in losses.items():
+        for net, tensors in agent.params.items():
+            trained = [tensor for tensor in tensors.values() if tensor.requires_grad]
+            grads = torch.autograd.grad(loss.sum(), trained, retain_graph=True, allow_unused=True) if trained else []
+            if any(grad is not None and bool(grad.any()) for grad in grads):
+                found[net].add(name)
+    return {net: names for net, names in found.items() if names}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_gradients_reach_what_the_method_says_and_nothing_else(agent):
+    assert reached(make_agent(agent, [0])) == REACHES[agent]
+
+
+def test_a_detached_distillation_leaves_the_action_critic_alone():
+    assert reached(make_agent("dsrl", [0], [{"detach_distillation": True}]))["critic"] == {"critic_loss"}
+
+
+@pytest.mark.parametrize(("agent", "variant"), [(a, v) for a in VARIANTS for v in VARIANTS[a]])
+def test_every_variant_is_a_setting_of_its_agent_and_trains(agent, variant):
+    settings = dict(VARIANTS[agent][variant])
+    make_config(agent, settings)  # knows every name, and checks the words
+    if "latent_actor_hidden" in settings:
+        settings["latent_actor_hidden"] = (12,)
+    before = make_agent(agent, [0], [settings])
+    start = member_params(before, 0)
+    info = run_updates(before, [0], 1, 3)
+    assert all(bool(value.isfinite().all()) for value in info.values())
+    assert all(not torch.equal(start[k], value) for k, value in member_params(before, 0).items())
+
+
+def test_matched_methods_share_every_choice_that_is_not_the_method():
+    choices = {"critic_agg": "min", "latent_actor_hidden": (256, 256), "detach_distillation": True}
+    with_critic = {name for name, agent in AGENTS.items() if agent.targets}
+    assert {name for name in VARIANTS if "matched" in VARIANTS[name]} == with_critic
+    for name in with_critic:
+        config = make_config(name, VARIANTS[name]["matched"])
+        assert {k: getattr(config, k) for k in choices if hasattr(config, k)}.items() <= choices.items(), name
+        reference = AGENTS["lps"].Config()
+        for shared in ("lr", "batch_size", "tau", "discount", "num_critics", "base_hidden", "critic_hidden"):
+            assert getattr(config, shared) == getattr(reference, shared), (name, shared)
+
+
+@pytest.mark.parametrize("agent", ["lps", "fm_lps", "dsrl"])
+def test_alpha_is_a_no_op_under_adam_where_no_other_loss_trains_the_latent_actor(agent):
+    """alpha scales the whole gradient of the latent actor, and Adam divides by it again, up to its epsilon."""
+    alphas, updates = [0.03, 1.0, 300.0], 50
+    packed = make_agent(agent, [0, 0, 0], [{"alpha": alpha} for alpha in alphas])
+    start = member_params(packed, 1)
+    run_updates(packed, [0, 0, 0], 1, updates)
+    ends = [member_params(packed, i) for i in range(3)]
+    for name in start:
+        if name.startswith("latent_actor"):
+            moved = (ends[1][name] - start[name]).norm()
+            for other in (0, 2):
+                assert (ends[other][name] - ends[1][name]).norm() < 0.01 * moved, (name, alphas[other])
+
+
+@pytest.mark.parametrize("agent", ["qcfql", "qcmfql"])
+def test_alpha_matters_where_two_losses_pull_at_one_actor(agent):
+    packed = make_agent(agent, [0, 0], [{"alpha": 0.03}, {"alpha": 300.0}])
+    start = member_params(packed, 1)
+    run_updates(packed, [0, 0], 1, 50)
+    low, high = (member_params(packed, i) for i in range(2))
+    apart = sum((low[k] - high[k]).norm() for k in low if k.startswith("actor"))
+    moved = sum((low[k] - start[k]).norm() for k in low if k.startswith("actor"))
+    assert apart > 0.2 * moved
+
+
+def test_best_of_n_takes_the_sample_that_the_critics_like_best():
+    agent = make_agent("best_of_n", [0, 1], [{"num_samples": 5}] * 2)
+    stream = Stream(torch.tensor([0, 1]), 1, "noise")
+    s, e = stream.normal(4, OBSERVATION_DIM), stream.normal(4, agent.noise_dim)
+    chosen = agent.act(s, e)
+    for member in range(2):
+        for row in range(4):
+            samples = []
+            for n in range(5):
+                one = e[:, row : row + 1, n * agent.chunk_dim : (n + 1) * agent.chunk_dim]
+                a = flow_actions(agent.nets["base"], agent.params["base"], s[:, row : row + 1], one, 10)
+                q = agent.q("critic", s[:, row : row + 1], a).mean(1)
+                samples.append((q[member, 0].item(), a[member, 0]))
+            best = max(samples, key=lambda sample: sample[0])[1]
+            torch.testing.assert_close(chosen[member, row], best, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", MEANFLOW_FORMS)
+def test_the_tangent_of_every_meanflow_form_against_autograd(form):
+    """The target's derivative, taken by torch along (dz, dt, dr) as the form defines it."""
+    net, stream = MLP(3 + 2 + 2, 8, 2), Stream(SEEDS, 1, "noise")
+    params = net.init(stream)
+    s, x, e = stream.normal(8, 3), stream.normal(8, 2), stream.normal(8, 2)
+    t_normal, r_normal = stream.normal(8, 1), stream.normal(8, 1)
+    a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
+    t, r = torch.maximum(a, b), torch.minimum(a, b)
+    z, v, one, zero = (1 - t) * x + t * e, e - x, torch.ones_like(t), torch.zeros_like(t)
+    dt, dr = (zero, one) if form == "original_released" else (one, zero)
+
+    def u_of(z, t, r):
+        f = net(params, s, z, t, t - r)
+        return z - f if form == "noise_to_action" else f
+
+    u, du = torch.autograd.functional.jvp(u_of, (z, t, r), (v, dt, dr))
+    error = (u - (v - (t - r) * du)).square().mean(-1)
+    expected = (error * (error + 1e-3).rsqrt()).mean(-1)
+    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, 1.0, form)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+    whole = u_of(e, one, zero)
+    torch.testing.assert_close(meanflow_actions(net, params, s, e, form), (e - whole).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+def test_latents_and_projected_outputs_share_a_geometry(latent):
+    n = Stream(SEEDS, 1, "noise").normal(4000, 6)
+    e, z = latent_noise(n, latent), project_latent(3 * n, latent)
+    if latent == "sphere":
+        for points in (e, z):
+            torch.testing.assert_close(points.norm(dim=-1), torch.full((1, 4000), 6**0.5), atol=1e-3, rtol=1e-3)
+    if latent == "truncated_normal":
+        assert e.abs().max() <= 2 and z.abs().max() <= 2
+        assert float(e.std()) == pytest.approx(0.8796, abs=0.01), "of the normal distribution within +-2"
+    assert abs(float(e.mean())) < 0.05
