@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.agents import Agent, agents_of, group_key
 from analysis.load import Results
+from lps.presets import ADDED
 
 LAST = 3  # evaluations that make the score
 DAGGER = "†"
@@ -132,7 +133,7 @@ def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
         for name, rows in frame.groupby("agent")
     }
     variants = [
-        ", ".join(f"{key}={_plain(setting.get(key, 'unset'))}" for key in varying[agent])
+        ", ".join(f"{key}={_plain(setting.get(key, ADDED.get(key, 'unset')))}" for key in varying[agent])
         for agent, setting in zip(runs["agent"], settings, strict=True)
     ]
     keys = [
@@ -157,7 +158,7 @@ def _varying(groups: list[list[Mapping[str, Any]]]) -> list[str]:
     found = []
     for settings in groups:
         for key in sorted({key for setting in settings for key in setting}):
-            if len({json.dumps(_scalar(setting.get(key)), sort_keys=True) for setting in settings}) > 1:
+            if len({json.dumps(_scalar(setting.get(key, ADDED.get(key))), sort_keys=True) for setting in settings}) > 1:
                 found.append(key)
     return list(dict.fromkeys(found))
 

@@ -51,6 +51,10 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
 }
 """agent -> variant -> what sets it apart from the agent's defaults."""
 
+ADDED: Settings = {"meanflow_form": "noise_to_action"}
+"""Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
+was, and keeps its id."""
+
 
 def resolve(name: str, agents: Mapping[str, Any]) -> tuple[str, Settings]:
     """Agent and settings of a name "agent" or "agent:variant". UserError that names the nearest known one."""

@@ -15,7 +15,7 @@ from lps.agents.base import MEMBER_SCALARS
 from lps.errors import UserError, suggest
 from lps.flows import MEANFLOW_FORMS
 from lps.latents import LATENTS
-from lps.presets import group_settings, resolve
+from lps.presets import ADDED, group_settings, resolve
 from lps.tasks import SuccessTiming, get_task
 
 CHOICES = {
@@ -54,10 +54,11 @@ class Run:
     has it and the papers trained on; 'post': of the state it leads to."""
 
     id: str = field(init=False, compare=False, repr=False)
-    """16 hex digits, a hash of all the fields above."""
+    """16 hex digits, a hash of all the fields above (but for lps.presets.ADDED)."""
 
     def __post_init__(self) -> None:
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        known = {k: v for k, v in self.hyperparameters.items() if k not in ADDED or v != ADDED[k]}
+        text = json.dumps(self.to_dict() | {"hyperparameters": known}, sort_keys=True)
         object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
 
     @staticmethod

@@ -122,3 +122,24 @@ def test_every_hyperparameter_is_explained(agent):
     for field in dataclasses.fields(cls):
         (line,) = [line for line in lines if line.strip().startswith(f"{field.name}:")]
         assert "#" in line, f"{agent}: {field.name}"
+
+
+def test_a_run_keeps_its_id_from_version_to_version():
+    """Else a sweep that was finished would start again after an upgrade."""
+    run = Run.create("lps", TASK, 0, steps=30000, eval_interval=5000, dataset="cube-single-play-250")
+    assert run.id == "d450a7f783c1d132"
+    assert Run.create("lps", TASK, meanflow_form="original").id != Run.create("lps", TASK).id
+
+
+def test_what_is_tuned_for_a_group_yields_to_a_variant_and_both_to_what_is_asked_for():
+    def alpha(agent, group, **settings):
+        return Run.create(agent, f"{group}-play-singletask-task1-v0", **settings).config.alpha
+
+    assert (alpha("qcfql", "cube-double"), alpha("qcfql", "puzzle-4x4"), alpha("qcfql", "cube-triple")) == (3, 10, 1)
+    assert alpha("qcfql", "cube-double", alpha=7) == 7
+    matched = Run.create("qcfql:matched", "cube-double-play-singletask-task1-v0")
+    assert (matched.agent, matched.config.critic_agg, matched.config.alpha) == ("qcfql", "min", 3)
+    assert Run.create("qcfql:matched", TASK, critic_agg="mean").config.critic_agg == "mean"
+    for wrong, nearest in (("qcfql:mached", "matched"), ("flow_bc:matched", "no variants"), ("qcfq:x", "qcfql")):
+        with pytest.raises(UserError, match=nearest):
+            Run.create(wrong, TASK)
