@@ -1,9 +1,16 @@
-"""The statistics: closed forms, a plain loop, and coverage by simulation."""
+"""The statistics: closed forms, plain loops, and coverage by simulation.
+
+rliable itself is not among what is installed for the tests. Its definitions are written out here once more, one run
+at a time, from the paper and from how its library documents them; no number here is its output.
+"""
+
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import trim_mean, wilcoxon
 
 from analysis import stats
 
@@ -117,3 +124,156 @@ def test_intervals_stay_within_what_was_seen(strata):
     value = stats.estimate(strata, resamples=200)
     low, high = np.mean([min(stratum) for stratum in strata]), np.mean([max(stratum) for stratum in strata])
     assert low - 1e-9 <= value.low <= value.high <= high + 1e-9
+
+
+# -- aggregates, profiles, probability of improvement
+
+
+def looped(scores: list[list[float]]) -> dict[str, float]:
+    """The aggregates of rliable on a matrix of scores (tasks, seeds), with the same number of seeds everywhere."""
+    of_task = sorted(sum(row) / len(row) for row in scores)
+    half = len(of_task) // 2
+    runs = sorted(score for row in scores for score in row)
+    cut = int(0.25 * len(runs))
+    middle = runs[cut : len(runs) - cut]
+    return {
+        "mean": sum(of_task) / len(of_task),
+        "median": of_task[half] if len(of_task) % 2 else (of_task[half - 1] + of_task[half]) / 2,
+        "iqm": sum(middle) / len(middle),
+        "optimality_gap": 1 - sum(min(run, 1) for run in runs) / len(runs),
+    }
+
+
+@pytest.mark.parametrize("tasks, seeds", [(5, 8), (5, 3), (1, 5), (2, 1), (9, 7)])
+def test_aggregates_are_those_of_a_plain_loop(tasks, seeds):
+    scores = np.random.default_rng(tasks).random((tasks, seeds)).round(2)
+    ours = {name: float(getattr(stats, name)(list(scores))) for name in looped([[0.0]])}
+    assert ours == pytest.approx(looped(scores.tolist()))
+    assert ours["iqm"] == pytest.approx(trim_mean(scores, 0.25, axis=None)), "what rliable calls"
+
+
+def test_aggregates_in_closed_form():
+    strata = [np.array([0.0, 0.2, 0.4, 1.0]), np.array([0.1, 0.3, 0.5, 0.9])]
+    assert stats.iqm(strata) == pytest.approx((0.2 + 0.3 + 0.4 + 0.5) / 4)
+    assert stats.median([*strata, np.array([1.0])]) == pytest.approx(0.45)
+    assert stats.optimality_gap([np.array([0.5, 2.0])]) == pytest.approx(0.25), "no credit beyond the optimum"
+
+
+def test_ragged_seeds_count_by_task():
+    strata = [np.array([0.0] * 2), np.array([1.0] * 6)]
+    assert [stats.mean(strata), stats.iqm(strata)] == pytest.approx([0.5, 0.5])
+    doubled = [np.repeat(stratum, 2) for stratum in strata]
+    assert stats.iqm(doubled) == pytest.approx(0.5)
+    assert stats.iqm(strata[::-1]) == stats.iqm(strata)
+
+
+def test_aggregates_of_many_resamples_are_those_of_each():
+    rng = np.random.default_rng(3)
+    drawn = [rng.random((50, seeds)) for seeds in (2, 3, 7)]
+    for statistic in (stats.mean, stats.median, stats.iqm, stats.optimality_gap):
+        expected = [statistic([stratum[i] for stratum in drawn]) for i in range(50)]
+        assert statistic(drawn) == pytest.approx(np.array(expected))
+
+
+def test_the_interval_of_the_mean_is_the_same_by_both_ways():
+    ours, known = stats.aggregate(RAGGED, stats.mean), stats.estimate(RAGGED)
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((known.mean, known.low, known.high), abs=0.01)
+    assert not stats.aggregate([[0.1], [0.2, 0.3]], stats.iqm).has_interval
+
+
+def test_coverage_of_the_interquartile_mean():
+    """Ten tasks of one distribution, ten seeds. The truth is the mean of the middle half of a normal: its centre."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for trial in range(200):
+        value = stats.aggregate(rng.normal(0.5, 0.1, (10, 10)), stats.iqm, resamples=300, seed=trial)
+        hits += value.low <= 0.5 <= value.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_profile_is_the_share_of_runs_above():
+    share, low, high = stats.profile(RAGGED, [-0.1, 0.2, 0.5, 1.0])
+    assert share == pytest.approx([1, (2 / 3 + 1 + 2 / 4) / 3, (2 / 3 + 1 / 2 + 1 / 4) / 3, 0])
+    assert (low <= share).all() and (share <= high).all()
+
+
+def test_improvement_is_that_of_a_plain_loop():
+    theirs = [[0.5, 1.0], [0.6, 0.7, 0.7], [0.4]]
+    wins = [
+        np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x, y in itertools.product(mine, other)])
+        for mine, other in zip(RAGGED, theirs, strict=True)
+    ]
+    assert stats.improvement(RAGGED, theirs).mean == pytest.approx(np.mean(wins))
+    assert stats.improvement(RAGGED, RAGGED).mean == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="same tasks"):
+        stats.improvement([[0.1]], [[0.1], [0.2]])
+
+
+def test_interval_of_the_improvement_is_that_of_a_plain_loop():
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.normal(0.1, 1, (2, 6)), rng.normal(0, 1, (2, 5))
+
+    def share(x, y):
+        return np.mean([(np.sign(a[:, None] - b) + 1).mean() / 2 for a, b in zip(x, y, strict=True)])
+
+    loop = [
+        share(np.stack([rng.choice(row, 6) for row in ours]), np.stack([rng.choice(row, 5) for row in theirs]))
+        for _ in range(3_000)
+    ]
+    value = stats.improvement(ours, theirs)
+    assert (value.low, value.high) == pytest.approx(tuple(np.quantile(loop, [0.025, 0.975])), abs=0.03)
+
+
+def test_coverage_of_the_improvement():
+    """Normals one standard deviation apart: the truth is Phi(1 / sqrt 2) = 0.7602."""
+    rng = np.random.default_rng(6)
+    hits = 0
+    for trial in range(200):
+        value = stats.improvement(rng.normal(1, 1, (4, 10)), rng.normal(0, 1, (4, 10)), resamples=300, seed=trial)
+        hits += value.low <= 0.7602 <= value.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+# -- tests
+
+
+def seeds_of(values) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_sign_flips_in_closed_form():
+    five = stats.paired_test([seeds_of([0.5, 0.6, 0.7, 0.8, 0.9])], [seeds_of([0.1] * 5)])
+    assert (five.p, five.pairs, five.floor) == (2 / 2**5, 5, 2 / 2**5)
+    one_against = stats.paired_test([seeds_of([1.0, 2.0, 3.0])], [seeds_of([2.0, 0.0, 0.0])])  # -1, 2, 3
+    assert one_against.p == pytest.approx(4 / 8)
+    alike = stats.paired_test([seeds_of([0.3, 0.4])], [seeds_of([0.3, 0.4])])
+    assert (alike.p, alike.floor) == (1, 1)
+    assert stats.paired_test([{0: 0.1}], [{1: 0.2}]).pairs == 0
+
+
+def test_drawn_sign_flips_agree_with_the_signed_rank_test():
+    ours = np.arange(1, 31) * np.where(np.arange(30) % 3, 1, -1)
+    value = stats.paired_test([seeds_of(ours)], [seeds_of(np.zeros(30))])
+    assert value.p == pytest.approx(wilcoxon(ours).pvalue, abs=0.01), "on ranks the two are one test"
+
+
+def test_pairs_of_a_cluster_flip_together():
+    """One network behind several tasks is one observation, however many tasks it is evaluated on."""
+    ours, theirs = [seeds_of([0.9] * 3)] * 5, [seeds_of([0.1] * 3)] * 5
+    assert stats.paired_test(ours, theirs).p == pytest.approx(2 / 2**15, rel=2)
+    assert stats.paired_test(ours, theirs, clusters=["cube"] * 5).p == 2 / 2**3
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (5, 3)])
+def test_sign_flips_reject_a_true_null_no_more_often_than_they_say(shape):
+    rng = np.random.default_rng(8)
+    gaps = rng.choice([0.0, 0.1, 0.5], (1000, *shape)) - rng.choice([0.0, 0.1, 0.5], (1000, *shape))
+    nothing = [seeds_of(np.zeros(shape[1]))] * shape[0]
+    rejected = [stats.paired_test([seeds_of(row) for row in trial], nothing).p <= 0.05 for trial in gaps[:300]]
+    assert np.mean(rejected) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.9]) == pytest.approx([1, 1])
+    assert stats.holm([]).shape == (0,)
