@@ -1,6 +1,7 @@
 """The results of runs on disk: one schema, for any filesystem that pyarrow knows (a local folder, `s3://bucket/...`).
 
     RESULTS/schema.json                              {"schema": 1}
+    RESULTS/sweeps/<name>.json                       what a sweep was asked to do (see `Store.write_sweep`)
     RESULTS/runs/<run_id>.json                       one document per run (see `Store.write_run`)
     RESULTS/episodes/<run_id>/<step:09d>.parquet     one row per evaluation episode: EPISODES
     RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
@@ -100,7 +101,7 @@ class Store:
     def write_run(self, doc: Mapping[str, Any]) -> None:
         """Writes the document of the run `doc["id"]`, a JSON object with these keys:
 
-        id, sweep, run (a Run as a plain dict), status ('running', 'done' or 'failed'), step, versions (see
+        id, sweep, run (a Run as a plain dict), status ('queued', 'running', 'done' or 'failed'), step, versions (see
         `versions`), host, device, started and updated (ISO 8601, UTC), wall_time_s, dataset_fingerprint, error (None
         or a traceback), checkpoint (a path inside the results folder). The key `schema` is added here.
         """
@@ -114,20 +115,24 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """The documents of all runs, ordered by id."""
-
-        def read(rel: str) -> dict[str, Any] | None:
-            try:
-                return self._read_document(rel)
-            except StoreError as error:
-                self._problem(rel, error.__cause__ or error)
-                return None
-
-        documents = self._map(read, self._files("runs", ".json"))
-        return [document for document in documents if document is not None]
+        return self._read_documents("runs")
 
     def finished(self, run_id: str) -> bool:
         document = self.read_run(run_id)
         return document is not None and document.get("status") == "done"
+
+    # -- sweeps -------------------------------------------------------------------------------------------------
+
+    def write_sweep(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Writes what a sweep was asked to do, a JSON object with these keys:
+
+        sweep, command (what starts it again), runs ({id: {agent, task, seed}}).
+        """
+        self.write_bytes(f"sweeps/{name}.json", json.dumps({"schema": SCHEMA, **doc}).encode())
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        """The documents of all sweeps."""
+        return self._read_documents("sweeps")
 
     # -- evaluation episodes ------------------------------------------------------------------------------------
 
@@ -303,6 +308,17 @@ class Store:
         except ValueError as error:
             self._problem(rel, error)
             return None
+
+    def _read_documents(self, folder: str) -> list[dict[str, Any]]:
+        def read(rel: str) -> dict[str, Any] | None:
+            try:
+                return self._read_document(rel)
+            except StoreError as error:
+                self._problem(rel, error.__cause__ or error)
+                return None
+
+        documents = self._map(read, self._files(folder, ".json"))
+        return [document for document in documents if document is not None]
 
     def _read_table(self, rel: str, schema: pa.Schema) -> pa.Table | None:
         try:

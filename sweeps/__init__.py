@@ -11,5 +11,6 @@ decides what is left to do, so the same command again is how a sweep goes on.
     resources.py    the cluster divided among the packs
     console.py      what the person in front of it sees
     mirror.py       what MLflow sees
+    status.py       how the runs stand, and failed ones queued again: python -m sweeps status | retry
     estimate.py     how long it may take
 """

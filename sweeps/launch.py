@@ -6,8 +6,10 @@ so a sweep that was interrupted, however, goes on when the same command is run a
 """
 
 import contextlib
+import hashlib
 import os
 import re
+import shlex
 import shutil
 import sys
 import traceback
@@ -78,6 +80,8 @@ def launch(
         raise UserError(f"a sweep's name is made of letters, digits, dots, dashes and underscores, unlike {sweep!r}")
     store = Store(results)
     todo = unfinished(store, runs)
+    if todo:
+        note(store, sweep, runs)
     if len(todo) < len(runs):
         print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
     address = cluster.find(address)
@@ -95,6 +99,16 @@ def launch(
         if mirror:
             mirror.close()
     return _conclude(store, runs, mirror)
+
+
+def note(store: Store, sweep: str, runs: Sequence[Run]) -> None:
+    """Writes into the store what is to be run, so that `python -m sweeps status` knows what is missing.
+
+    One document for each set of runs: of two sweeps of one name neither hides the other's.
+    """
+    wanted = {run.id: {"agent": run.agent, "task": run.task, "seed": run.seed} for run in runs}
+    digest = hashlib.sha256(" ".join(sorted(wanted)).encode()).hexdigest()[:8]
+    store.write_sweep(f"{sweep}-{digest}", {"sweep": sweep, "command": shlex.join(sys.orig_argv), "runs": wanted})
 
 
 def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
@@ -132,7 +146,7 @@ def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, addres
             raise
         except Exception as error:
             if attempt < ATTEMPTS:
-                print(f"Ray Tune broke ({_last_line(str(error))}): starting over with what is left", flush=True)
+                print(f"Ray Tune broke ({last_line(str(error))}): starting over with what is left", flush=True)
             else:
                 from sweeps.pack import mark_failed
 
@@ -195,10 +209,11 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
     failed = [run for run in runs if states[run.id] != "done"]
     print(f"{len(runs) - len(failed)} of {len(runs)} runs are done; results in {store.path}")
     for run in failed:
-        reason = _last_line((docs.get(run.id) or {}).get("error") or states[run.id])
+        reason = last_line((docs.get(run.id) or {}).get("error") or states[run.id])
         print(f"  failed: {title([run])}: {reason}\n          all of it: {store.path}/runs/{run.id}.json")
     if failed:
         print("The same command tries these again, and only these.")
+        print(f"How the runs stand at any time: python -m sweeps status {store.path}")
     if mirror:
         if mirror.problem:
             print(f"MLflow does not have everything ({mirror.problem}): the same command catches up.")
@@ -211,7 +226,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     """The last line of a traceback, which is what happened."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else "no reason given"

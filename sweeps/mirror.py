@@ -26,7 +26,7 @@ EVERY = 5.0
 """Seconds between two looks at the store; more where a look takes long."""
 BATCH = 1000
 """Metrics in one request: MLflow's limit."""
-STATUS = {"running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
+STATUS = {"queued": "RUNNING", "running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
 
 
 def tracking_uri(store: Store) -> str:
