@@ -79,7 +79,7 @@ def test_retry_queues_what_failed_and_nothing_else(store: Store, capsys: Any) ->
     mark_failed(store, runs[1:], "test", "diverged: loss not finite")
     assert main(["retry", store.path, "--run", runs[2].id]) == 0
     out = capsys.readouterr().out
-    assert f"queued: flow_bc cube-single task 1 seed 2 (run {runs[2].id})" in out and "another learning rate" in out
+    assert f"queued: flow_bc cube-single task 1 seed 2 (run {runs[2].id})" in out and "will diverge again" in out
     assert [run.state for run in standings(store)] == ["done", "failed", "queued"]
     doc = store.read_run(runs[2].id)
     assert doc and doc["error"] is None
