@@ -10,6 +10,8 @@ was cut off writes the same rows again.
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import platform
 import time
@@ -23,7 +25,7 @@ import torch
 
 from lps.agents import AGENTS
 from lps.batches import Batches
-from lps.checkpoint import Checkpoint
+from lps.checkpoint import Checkpoint, DamagedCheckpoint
 from lps.data import load_dataset
 from lps.errors import UserError
 from lps.evaluate import Evaluator, InlineEvaluator
@@ -48,6 +50,7 @@ class Progress:
     success: dict[str, float] = field(default_factory=dict)
 
 
+log = logging.getLogger(__name__)
 Callback = Callable[[Progress], None]
 
 
@@ -111,6 +114,21 @@ def _together(runs: Sequence[Run], store: Store) -> Iterable[list[tuple[Run, Che
         yield from by_step.values()
 
 
+def _shared_members(runs: Sequence[Run]) -> dict[str, int]:
+    """run id -> member of the program that trains it.
+
+    Runs of an agent that sees no reward are the same training on every task of a group: they share a member and
+    differ in what it is evaluated on.
+    """
+    trainings: dict[str, int] = {}
+    member = {}
+    for run in runs:
+        task = "" if AGENTS[run.agent].reward_free else run.task
+        training = json.dumps([task, run.seed, dict(run.hyperparameters)], sort_keys=True)
+        member[run.id] = trainings.setdefault(training, len(trainings))
+    return member
+
+
 def checkpoint_path(run: Run) -> str:
     """Where a run's checkpoint lies inside the results."""
     return f"checkpoints/{run.id}.pt"
@@ -120,7 +138,11 @@ def _stored_checkpoint(run: Run, store: Store) -> Checkpoint | None:
     path = checkpoint_path(run)
     if not store.exists(path):
         return None
-    checkpoint = Checkpoint.from_bytes(store.read_bytes(path), f"{store.path}/{path}")
+    try:
+        checkpoint = Checkpoint.from_bytes(store.read_bytes(path), f"{store.path}/{path}")
+    except DamagedCheckpoint as damage:  # it costs time; the result is the same
+        log.warning("%s: the run starts again from its beginning", damage)
+        return None
     if checkpoint.run != run:
         raise UserError(f"{store.path}/{path} belongs to another run ({checkpoint.run}); delete it or move it away")
     return checkpoint
@@ -141,6 +163,7 @@ class _Training:
         log_interval: int,
     ):
         self.members = [run for run, _ in members]
+        self.member = _shared_members(self.members)
         self.checkpoints = [checkpoint for _, checkpoint in members]
         self.store, self.sweep, self.data_dir, self.device = store, sweep, data_dir, device
         self.evaluator, self.callback, self.log_interval = evaluator, callback, log_interval
@@ -160,23 +183,32 @@ class _Training:
         runs = self.members
         for run in runs:
             self.write_document(run, "running")
-        tasks = [get_task(run.task) for run in runs]
         dataset = load_dataset(
-            list(dict.fromkeys(tasks)),
+            list(dict.fromkeys(get_task(run.task) for run in runs)),
             dataset=runs[0].dataset,
             data_dir=self.data_dir,
             reward_timing=runs[0].reward_timing,
         )
         self.fingerprint = dataset.fingerprint
-        configs, seeds = [run.config for run in runs], [run.seed for run in runs]
+        first: dict[int, Run] = {}
+        for run in runs:
+            first.setdefault(self.member[run.id], run)
+        trained = list(first.values())
+        configs, seeds = [run.config for run in trained], [run.seed for run in trained]
         observation_dim, action_dim = dataset.observations.shape[1], dataset.actions.shape[1]
         self.agent = AGENTS[runs[0].agent](configs, seeds, observation_dim, action_dim, self.device)
-        for member, checkpoint in enumerate(self.checkpoints):
+        for run, checkpoint in zip(runs, self.checkpoints, strict=True):
             if checkpoint:
                 self.check_dataset(checkpoint, dataset.name)
-                checkpoint.restore(self.agent, member)
-            self.store.drop_metrics(runs[member].id, self.start + 1)
-        batches = Batches(dataset, tasks, [c.discount for c in configs], configs[0].horizon, self.device)
+                checkpoint.restore(self.agent, self.member[run.id])
+            self.store.drop_metrics(run.id, self.start + 1)
+        batches = Batches(
+            dataset,
+            [get_task(run.task) for run in trained],
+            [c.discount for c in configs],
+            configs[0].horizon,
+            self.device,
+        )
         seeds_ = torch.tensor(seeds, dtype=torch.int64, device=self.device)
         batch_size = configs[0].batch_size
         eval_steps = set(runs[0].eval_steps)
@@ -210,10 +242,11 @@ class _Training:
     def evaluate(self) -> None:
         """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
         self.drop_diverged()
-        for member, run in enumerate(self.members):
-            if run.id not in self.failed and self.step not in self.store.episode_steps(run.id):
+        for run in self.alive():
+            if self.step not in self.store.episode_steps(run.id):
                 self.waiting.add((run.id, self.step))
-                self.evaluator.submit(Policy.of_member(self.agent, member, run, self.step), run, self.step)
+                policy = Policy.of_member(self.agent, self.member[run.id], run, self.step)
+                self.evaluator.submit(policy, run, self.step)
         self.collect()
 
     def collect(self, wait: bool = False) -> None:
@@ -229,10 +262,8 @@ class _Training:
     def log(self, info: dict[str, torch.Tensor]) -> None:
         """Take this update's metrics to the host; find members that have diverged."""
         values = torch.stack(list(info.values())).T.tolist()
-        for run, numbers in zip(self.members, values, strict=True):
-            if run.id in self.failed:
-                continue
-            self.metrics[run.id] = dict(zip(info, numbers, strict=True))
+        for run in self.alive():
+            self.metrics[run.id] = dict(zip(info, values[self.member[run.id]], strict=True))
             self.rows += [
                 {"run_id": run.id, "step": self.step, "metric": name, "value": value}
                 for name, value in self.metrics[run.id].items()
@@ -250,8 +281,8 @@ class _Training:
         A loss tells of it too, but only at the next log line.
         """
         finite = torch.stack([p.isfinite().flatten(1).all(1) for p in self.agent.trained_tensors()]).all(0).tolist()
-        for run, healthy in zip(self.members, finite, strict=True):
-            if not healthy and run.id not in self.failed:
+        for run in self.alive():
+            if not finite[self.member[run.id]]:
                 self.fail([run], f"diverged: parameters not finite at step {self.step}")
 
     def flush(self) -> None:
@@ -287,7 +318,7 @@ class _Training:
         self.report("checkpoint")
 
     def checkpoint_member(self, run: Run) -> None:
-        state = Checkpoint.of(self.agent, self.members.index(run), run, self.step, self.fingerprint)
+        state = Checkpoint.of(self.agent, self.member[run.id], run, self.step, self.fingerprint)
         self.store.write_bytes(checkpoint_path(run), state.to_bytes())
 
     def check_dataset(self, checkpoint: Checkpoint, name: str) -> None:

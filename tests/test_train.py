@@ -133,6 +133,29 @@ def test_interrupted_anywhere_and_called_again_gives_the_same_rows(agent, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_tasks_share_a_training_only_where_no_reward_is_seen(agent, tmp_path, tiny_data_dir, monkeypatch):
+    tasks, members = [task.name for task in GROUPS["cube-single"]][:3], []
+    settings = {"steps": 20, "eval_interval": 10, "eval_episodes": 1, **small_hyperparameters(agent)}
+    runs = [Run.create(agent, task, seed, **settings) for seed in (0, 1) for task in tasks]
+    create = AGENTS[agent].__init__
+
+    def counted(self, configs, *rest):
+        members.append(len(configs))
+        create(self, configs, *rest)
+
+    monkeypatch.setattr(AGENTS[agent], "__init__", counted)
+    together, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
+    run_train(runs, together, tiny_data_dir)
+    assert members == [2 if AGENTS[agent].reward_free else 6]
+    for run in runs:
+        run_train([run], alone, tiny_data_dir)
+    ours, theirs = rows_of(together), rows_of(alone)
+    assert [(r["run_id"], r["step"]) for r in ours] == [(r["run_id"], r["step"]) for r in theirs]
+    np.testing.assert_allclose([r["return"] for r in ours], [r["return"] for r in theirs], atol=1e-4)
+    assert {document["run"]["task"] for document in together.runs()} == set(tasks)
+
+
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_dir):
     settings = [f"{k}={v}" for k, v in small_hyperparameters("lps").items()]
     command = [
@@ -234,10 +257,6 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path, tiny_data_dir):
     for name in ("foreign.pt", "half.pt", "text.pt", "absent.pt"):
         with pytest.raises(UserError, match=name):
             lps.load_policy(tmp_path / name)
-    store.delete(f"runs/{runs[0].id}.json")
-    store.write_bytes(checkpoint_path(runs[0]), whole[:100])
-    with pytest.raises(UserError, match="Delete it"):
-        run_train(runs, store, tiny_data_dir)
 
 
 @pytest.mark.parametrize(

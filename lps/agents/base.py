@@ -61,6 +61,9 @@ class Agent(ABC):
     acts_with_noise: ClassVar[bool] = True
     """Whether acting needs a latent draw; False where a latent actor decides."""
 
+    reward_free: ClassVar[bool] = False
+    """Whether training sees neither rewards nor masks: then it is the same on every task of a group."""
+
     # Each (M,); an agent has those that its Config has (MEMBER_SCALARS).
     lr: Tensor
     discount: Tensor

@@ -32,6 +32,7 @@ class Config:
 class FlowBC(Agent):
     title = "Flow BC"
     Config = Config
+    reward_free = True
 
     def networks(self) -> dict[str, MLP]:
         return {"base": MLP(self.observation_dim + self.chunk_dim + 1, *self.config.base_hidden, self.chunk_dim)}

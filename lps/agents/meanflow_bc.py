@@ -33,6 +33,7 @@ class Config:
 class MeanFlowBC(Agent):
     title = "MeanFlow BC"
     Config = Config
+    reward_free = True
 
     def networks(self) -> dict[str, MLP]:
         return {"base": MLP(self.observation_dim + self.chunk_dim + 2, *self.config.base_hidden, self.chunk_dim)}
