@@ -20,6 +20,10 @@ FORMAT = "lps checkpoint"
 VERSION = 1
 
 
+class DamagedCheckpoint(UserError):
+    """Bytes that are no whole checkpoint."""
+
+
 @dataclass
 class Checkpoint:
     """The state of one run after `step` updates.
@@ -89,9 +93,8 @@ class Checkpoint:
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as problem:  # a damaged archive fails in many ways, all of which mean the same
-            raise UserError(
-                f"{where} is not a whole checkpoint: it is damaged or of another program ({_first_line(problem)}). "
-                "Delete it to train its run from the start."
+            raise DamagedCheckpoint(
+                f"{where} is not a whole checkpoint: it is damaged or of another program ({_first_line(problem)})"
             ) from problem
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
