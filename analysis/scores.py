@@ -19,6 +19,7 @@ from lps.presets import ADDED
 
 LAST = 3  # evaluations that make the score
 DAGGER = "†"
+PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _judge(run: Mapping[str, Any], evaluations: pd.DataFrame, include_unfinished
 
 def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
     """The series by key in showing order, and the key of every run."""
-    settings = [_setting(run) for run in records(runs)]
+    settings = [setting(run) for run in records(runs)]
     frame = runs[["agent", "group"]].assign(setting=settings)
     agents = agents_of(runs["agent"])
     varying = {
@@ -147,10 +148,9 @@ def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
     return series, keys
 
 
-def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
-    protocol = {key: run[key] for key in names}
-    return {**protocol, **run["hyperparameters"]}
+def setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of a run that can change its result but agent, task and seed."""
+    return {**{key: run[key] for key in PROTOCOL}, **run["hyperparameters"]}
 
 
 def _varying(groups: list[list[Mapping[str, Any]]]) -> list[str]:

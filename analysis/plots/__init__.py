@@ -6,7 +6,7 @@
 
 from collections.abc import Callable
 
-from analysis.plots import curves, differences, success
+from analysis.plots import aggregates, curves, differences, improvement, profiles, sensitivity, success
 from analysis.scores import Study
 from analysis.style import Plot
 
@@ -14,4 +14,8 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "success": success.draw,
     "curves": curves.draw,
     "differences": differences.draw,
+    "aggregates": aggregates.draw,
+    "profiles": profiles.draw,
+    "improvement": improvement.draw,
+    "sensitivity": sensitivity.draw,
 }

@@ -1,0 +1,99 @@
+"""Sensitivity in one dimension: success against one hyperparameter at a time, all others at the common setting."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from analysis import settings, style, summaries
+from analysis.agents import AGENTS, agents_of
+from analysis.scores import Study
+
+DECADE = 10  # values that span it stand on a log axis
+# Their alpha scales the loss of the latent actor and of nothing else, and a step of Adam does not know the scale.
+WITHOUT_EFFECT = ("lps", "fm_lps", "dsrl")
+
+
+def draw(study: Study) -> style.Plot | None:
+    data = settings.sensitivity(study)
+    if data.empty:
+        return None
+    names = list(dict.fromkeys(data["hyperparameter"]))
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(style.COLUMN if columns == 1 else style.PAGE, 0.5 + 1.95 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    agents = agents_of(data["agent"])
+    for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        here = data[data["hyperparameter"] == name]
+        place = _axis(axes, list(here["value"]))
+        for agent in agents.values():
+            _line(axes, here[here["agent"] == agent.name], place, agent.colour, agent.marker)
+        style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
+        axes.set_xlabel(name)
+    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
+    handles.append(Line2D([], [], color="none", marker="o", mfc="none", mec=style.INK, ms=7, label="common setting"))
+    style.legend(figure, handles, columns=min(len(handles), 6 if columns > 1 else 3))
+    invariance = _invariance(data)
+    style.note(figure, invariance)
+    caption = (
+        "Success against one hyperparameter at a time, the others at the setting that most runs of the agent share: "
+        "mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common setting. "
+        "Bands: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
+        f"{summaries.interval_note(data)} {invariance}"
+    )
+    return style.Plot(figure, data, "Sensitivity to hyperparameters", " ".join(caption.split()))
+
+
+def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
+    """Sets up the x axis and says where each value stands on it: numbers by size, words one after the other."""
+    known = {str(value): value for value in values}
+    if not all(map(settings.is_number, values)):
+        known = dict(sorted(known.items(), key=lambda item: (item[1] if isinstance(item[1], list) else [], item[0])))
+        axes.set_xticks(range(len(known)), [_short(value) for value in known.values()])
+        axes.set_xlim(-0.4, len(known) - 0.6)
+        return {text: float(i) for i, text in enumerate(known)}
+    places = {text: float(value) for text, value in known.items()}
+    ordered = sorted(set(places.values()))
+    if ordered[0] > 0 and ordered[-1] >= DECADE * ordered[0]:
+        axes.set_xscale("log")
+    if len(ordered) <= 6:
+        axes.set_xticks(ordered, [f"{value:g}" for value in ordered])
+        axes.xaxis.set_minor_locator(NullLocator())
+    return places
+
+
+def _line(axes: Axes, line: pd.DataFrame, places: dict[str, float], colour: str, marker: str) -> None:
+    line = line.assign(x=[places[str(value)] for value in line["value"]]).sort_values("x")
+    axes.plot(line["x"], 100 * line["mean"], color=colour, marker=marker, mew=0, zorder=3, clip_on=False)
+    if np.isfinite(line["low"]).any():
+        axes.fill_between(line["x"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.16, linewidth=0)
+    usual = line[line["common"].astype(bool)]
+    axes.plot(usual["x"], 100 * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False)
+
+
+def _invariance(data: pd.DataFrame) -> str:
+    """What has to be said where alpha cannot do anything."""
+    here = set(data.loc[data["hyperparameter"] == "alpha", "agent"])
+    titles = [AGENTS[name].title for name in WITHOUT_EFFECT if name in here]
+    if not titles:
+        return ""
+    return (
+        f"alpha of {', '.join(titles)}: it scales the loss of the latent actor alone, and Adam's steps do not depend "
+        "on the scale of a loss. That these lines are flat, up to noise, is how the methods are made; it is no "
+        "evidence that they are robust."
+    )
+
+
+def _short(value: Any) -> str:
+    """A word as it is, widths as 512x4."""
+    if isinstance(value, list) and len(value) > 1 and len(set(value)) == 1:
+        return f"{value[0]}x{len(value)}"
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,163 @@
+"""What sets runs of one agent apart: the setting most of them share, and how each departs from it.
+
+A study of sensitivity changes one number at a time around a common setting, an ablation changes a word (a latent
+distribution, a form of a loss). The common setting is read from the results themselves: of every hyperparameter and
+every part of the protocol the value of most settings; among equals, the default that the agent's page declares.
+"""
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import lps
+from analysis import stats
+from analysis.scores import PROTOCOL, Study, records, setting
+from lps.presets import ADDED, group_settings
+
+Setting = Mapping[str, Any]
+
+
+@cache
+def declared(agent: str) -> Setting:
+    """The defaults in the Config of an agent's page; empty for an agent that has none there.
+
+    Read from the text: importing it would import torch, which no analysis needs.
+    """
+    page = Path(lps.__file__).parent / "agents" / f"{agent}.py"
+    if not page.is_file():
+        return {}
+    tree = ast.parse(page.read_text(encoding="utf-8"))
+    body = [
+        field for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config" for field in node.body
+    ]
+    values = {
+        field.target.id: ast.literal_eval(field.value)
+        for field in body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value
+    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+@lru_cache(maxsize=2)
+def common(study: Study) -> Mapping[tuple[str, str], Setting]:
+    """The common setting of every agent on every group; a key of which no value is the common one is left out."""
+    found = {}
+    for (agent, group), runs in study.runs.groupby(["agent", "group"]):
+        settings = list({_same(own): own for own in map(_setting, records(runs))}.values())
+        known = {**declared(str(agent)), **group_settings(str(agent), str(group))}
+        keys = {key for own in settings for key in own}
+        values = {key: _most([own[key] for own in settings if key in own], known.get(key)) for key in keys}
+        found[str(agent), str(group)] = {key: value for key, value in values.items() if value is not None}
+    return found
+
+
+@lru_cache(maxsize=2)
+def departures(study: Study) -> Mapping[str, Setting]:
+    """{run id: what of its setting is not the common one of its agent on its group}."""
+    usual = common(study)
+    return {
+        run["run_id"]: {
+            key: value
+            for key, value in _setting(run).items()
+            if _same(value) != _same(usual[run["agent"], run["group"]].get(key))
+        }
+        for run in records(study.runs)
+    }
+
+
+@lru_cache(maxsize=2)
+def rivals(study: Study) -> list[str]:
+    """The series that are compared with each other, in showing order: of every agent its common setting and what
+    departs from it in words. What departs in a number or in the protocol is a point of another study, unless the
+    agent has nothing else.
+    """
+    own = departures(study)
+    scored = study.runs[study.runs["scored"]]
+    plain = {
+        key
+        for key, runs in scored.groupby("series")
+        if not any(is_number(value) or name in PROTOCOL for run in runs.index for name, value in own[run].items())
+    }
+    agents = {study.series[key].agent for key in plain}
+    present = set(scored["series"])
+    return [
+        key for key, series in study.series.items() if key in plain or (key in present and series.agent not in agents)
+    ]
+
+
+SENSITIVITY = ["hyperparameter", "series", "agent", "value", "common", "mean", "low", "high", "n_tasks", "n_seeds_min"]
+
+
+@lru_cache(maxsize=2)
+def sensitivity(study: Study) -> pd.DataFrame:
+    """Success along every hyperparameter that varies, all others at the common setting: one row per agent and value,
+    on the tasks that all values of the agent have. Columns: SENSITIVITY; `common` marks the value most runs share.
+    """
+    own = departures(study)
+    scored = study.runs[study.runs["scored"]]
+    rows: list[dict[str, Any]] = []
+    varying = {key for run in scored.index for key in own[run]} - set(PROTOCOL)
+    for name in sorted(varying):
+        for agent in dict.fromkeys(series.agent for series in study.series.values()):
+            runs = scored[scored["agent"] == agent.name]
+            line = [run for run in records(runs) if set(own[run["run_id"]]) <= {name} and name in _setting(run)]
+            rows += [{"hyperparameter": name, "agent": agent.name, **row} for row in _line(study, name, line)]
+    return pd.DataFrame(rows, columns=SENSITIVITY)
+
+
+def _line(study: Study, name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one agent and hyperparameter; none with less than two values."""
+    points: dict[str, dict[tuple[str, str], list[float]]] = {}
+    marks: dict[str, bool] = {}
+    series: dict[str, str] = {}
+    for run in runs:
+        value = _same(_setting(run)[name])
+        points.setdefault(value, {}).setdefault((run["group"], run["short"]), []).append(run["score"])
+        # A value may be the common one on one group only, where it is tuned by group: then no value is marked.
+        here = name in common(study)[run["agent"], run["group"]] and name not in departures(study)[run["run_id"]]
+        marks[value] = marks.get(value, True) and here
+        series[value] = run["series"]
+    tasks = set.intersection(*map(set, points.values())) if len(points) > 1 else set()
+    rows = []
+    for value in sorted(points, key=_order):
+        strata = [points[value][task] for task in sorted(tasks)]
+        if strata:
+            ends = {"n_tasks": len(strata), "n_seeds_min": min(map(len, strata))}
+            found = asdict(stats.estimate(strata))
+            rows.append({"series": series[value], "value": json.loads(value), "common": marks[value], **found, **ends})
+    return rows
+
+
+def _order(text: str) -> tuple[float, str]:
+    value = json.loads(text)
+    return (float(value), "") if is_number(value) else (float("inf"), text)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    own = setting(run)
+    return {**{key: value for key, value in ADDED.items() if key in declared(run["agent"])}, **own}
+
+
+def _most(values: list[Any], known: Any) -> Any:
+    counts = Counter(map(_same, values))
+    most = max(counts.values())
+    best = [value for value in counts if counts[value] == most]
+    if len(best) > 1:
+        best = [value for value in best if value == _same(known)]
+    return json.loads(best[0]) if best else None
+
+
+def _same(value: Any) -> str:
+    """A text that equal values share."""
+    return json.dumps(value, sort_keys=True, default=lambda other: other.item())

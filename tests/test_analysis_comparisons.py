@@ -1,0 +1,129 @@
+"""Who is compared with whom, over which tasks, and what a hyperparameter does."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from test_analysis import put, studied
+
+from analysis import comparisons, settings, stats, style
+from analysis.plots import PLOTS
+
+
+def text_of(figure: Figure) -> str:
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+
+
+def test_declared_defaults_are_those_of_the_agents():
+    from lps.agents import AGENTS
+    from lps.run import make_config
+
+    for name, agent in AGENTS.items():
+        assert make_config(name, settings.declared(name)) == agent.Config()
+    assert settings.declared("mine") == {}
+
+
+def one_at_a_time(path, agents=("lps", "dsrl", "qcfql"), values=(1e-4, 3e-4, 1e-3), alphas=(1.0, 30.0)):
+    """lr and alpha varied around lr=3e-4, alpha=1: success falls by 0.2 with the largest lr."""
+    for agent in agents:
+        for lr in values:
+            for seed in range(2):
+                success = 0.6 - 0.2 * (lr > 5e-4) + 0.1 * seed
+                put(path, agent, seed=seed, curve=(success,) * 4, hyperparameters={"lr": lr, "alpha": 1.0})
+        for alpha in alphas[1:]:
+            for seed in range(2):
+                put(path, agent, seed=seed, curve=(0.6 + 0.1 * seed,) * 4, hyperparameters={"lr": 3e-4, "alpha": alpha})
+    return studied(path)
+
+
+def test_the_common_setting_is_that_of_most(tmp_path):
+    here = one_at_a_time(tmp_path, agents=("lps",))
+    usual = settings.common(here)["lps", "cube-single"]
+    assert (usual["lr"], usual["alpha"], usual["steps"]) == (3e-4, 1.0, 4000)
+    assert sorted(map(len, settings.departures(here).values())) == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert settings.rivals(here) == ["lps (alpha=1, lr=0.0003)"]
+
+
+def test_among_equals_the_declared_default_is_the_common_one(tmp_path):
+    put(tmp_path, "lps", hyperparameters={"lr": 1e-3})
+    put(tmp_path, "lps", hyperparameters={"lr": 3e-4})
+    assert settings.common(studied(tmp_path))["lps", "cube-single"]["lr"] == 3e-4
+    put(tmp_path, "mine", hyperparameters={"lr": 1e-3})
+    put(tmp_path, "mine", hyperparameters={"lr": 3e-4})
+    here = studied(tmp_path)
+    assert "lr" not in settings.common(here)["mine", "cube-single"], "nothing says which"
+    assert [key for key in settings.rivals(here) if key.startswith("mine")] == ["mine (lr=0.0003)", "mine (lr=0.001)"]
+
+
+def test_variants_in_words_are_rivals_and_numbers_are_not(tmp_path):
+    put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 3e-4})
+    put(tmp_path, "lps", hyperparameters={"latent_dist": "normal", "lr": 3e-4})
+    put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 1e-3})
+    put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 3e-4}, dataset="cube-single-play-100")
+    words = {key.split("latent_dist=")[1].split(",")[0] for key in settings.rivals(studied(tmp_path))}
+    assert words == {"sphere", "normal"} and len(settings.rivals(studied(tmp_path))) == 2
+
+
+def test_sensitivity_follows_one_hyperparameter(tmp_path):
+    data = settings.sensitivity(one_at_a_time(tmp_path))
+    line = data[(data["agent"] == "lps") & (data["hyperparameter"] == "lr")]
+    assert line["value"].tolist() == [1e-4, 3e-4, 1e-3]
+    assert line["mean"].tolist() == pytest.approx([0.65, 0.65, 0.45])
+    assert line["common"].tolist() == [False, True, False]
+    assert set(data["hyperparameter"]) == {"lr", "alpha"} and set(data["n_seeds_min"]) == {2}
+
+
+def test_sensitivity_figure_marks_the_default_and_says_what_alpha_is(tmp_path):
+    with style.styled():
+        plot = PLOTS["sensitivity"](one_at_a_time(tmp_path))
+        assert plot is not None
+        panels = {axes.get_xlabel(): axes for axes in plot.figure.axes}
+        assert set(panels) == {"lr", "alpha"}
+        assert {axes.get_xscale() for axes in panels.values()} == {"log"}
+        rings = [line for line in panels["lr"].lines if line.get_markerfacecolor() == "none"]
+        assert [ring.get_xdata().tolist() for ring in rings] == [[3e-4]] * 3
+        note = text_of(plot.figure)
+        assert "alpha of LPS, DSRL:" in note and "QC-FQL" not in note and "no evidence" in note
+        style.save(plot, tmp_path / "out", "sensitivity")
+
+
+def test_alpha_is_not_explained_where_it_works(tmp_path):
+    with style.styled():
+        plot = PLOTS["sensitivity"](one_at_a_time(tmp_path, agents=("qcfql",), values=(3e-4, 1e-4)))
+        assert plot is not None and "alpha of" not in text_of(plot.figure)
+
+
+def test_all_are_compared_on_the_tasks_that_all_have(tmp_path):
+    for task in (1, 2, 3, 4):
+        put(tmp_path, "lps", task=task, curve=(0.2 * task,) * 4)
+        if task != 2:
+            put(tmp_path, "dsrl", task=task, curve=(0.1,) * 4)
+    put(tmp_path, "cfgrl", task=1)
+    here = studied(tmp_path)
+    field = comparisons.field(here)
+    assert field.tasks == [("cube-single", "task1"), ("cube-single", "task3"), ("cube-single", "task4")]
+    assert field.left_out == ["cfgrl"]
+    assert field.note(here) == "On the 3 tasks that all of them have, of 4. Not shown, for too few tasks: CFGRL."
+    values = comparisons.aggregates(here).set_index(["series", "statistic"])["value"]
+    assert values["lps", "mean"] == pytest.approx(0.2 * 8 / 3, abs=0.001)
+    assert values["lps", "median"] == pytest.approx(0.6)
+    assert values["lps", "optimality_gap"] == pytest.approx(1 - 0.2 * 8 / 3, abs=0.001)
+
+
+def test_improvements_mirror_each_other(tmp_path):
+    for seed in range(3):
+        put(tmp_path, "lps", seed=seed, curve=(0.5 + 0.1 * seed,) * 4)
+        put(tmp_path, "dsrl", seed=seed, curve=(0.4 + 0.1 * seed,) * 4)
+    data = comparisons.improvements(studied(tmp_path)).set_index(["series", "versus"])
+    ours, theirs = data.loc[("lps", "dsrl")], data.loc[("dsrl", "lps")]
+    assert ours["probability"] == pytest.approx((6 + 0.5 * 2) / 9) == 1 - theirs["probability"]
+    assert (ours["low"], ours["high"]) == pytest.approx((1 - theirs["high"], 1 - theirs["low"]))
+
+
+def test_profiles_are_those_of_the_scores(tmp_path):
+    for seed, success in enumerate((0.2, 0.4, 0.9)):
+        put(tmp_path, "lps", seed=seed, curve=(success,) * 4)
+    data = comparisons.profiles(studied(tmp_path))
+    assert len(data) == len(comparisons.THRESHOLDS)
+    share = np.interp([0.1, 0.3, 0.5, 0.95], data["threshold"], data["share"])
+    assert share == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert set(comparisons.STATISTICS) <= set(dir(stats))
