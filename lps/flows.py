@@ -6,6 +6,8 @@ Losses come back per member, (M,).
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -41,15 +43,25 @@ original_released  as "original", but along (v, 0, 1), as LPS's release has it i
 """
 
 
-def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: float) -> tuple[Tensor, Tensor, int]:
-    """Times t >= r from two standard normals (M, B, 1), and the number of leading rows with r = t.
+def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: tuple[float, ...]) -> tuple[Tensor, Tensor, int]:
+    """Times t >= r from two standard normals (M, B, 1), and the number of leading rows with r = t in every member.
 
-    Logit-normal(-0.4, 1) draws, sorted; the first (1 - flow_ratio) of the batch learns the instantaneous velocity.
+    Logit-normal(-0.4, 1) draws, sorted; the first (1 - flow_ratio) of each member's batch learns the instantaneous
+    velocity.
     """
     a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
     t, r = torch.maximum(a, b), torch.minimum(a, b)
-    equal = int(t.shape[-2] * (1 - flow_ratio))
-    return t, torch.cat([t[..., :equal, :], r[..., equal:, :]], dim=-2), equal
+    is_equal, equal = _equal_rows(flow_ratio, t.shape[-2], t.device)
+    return t, torch.where(is_equal, t, r), equal
+
+
+@functools.lru_cache(maxsize=64)
+def _equal_rows(flow_ratio: tuple[float, ...], batch_size: int, device: torch.device) -> tuple[Tensor, int]:
+    """(M, B, 1): whether r = t, and the number of leading rows where it is so in all members.  Kept, so that no update
+    copies from the host."""
+    equal = [int(batch_size * (1 - ratio)) for ratio in flow_ratio]
+    rows = torch.arange(batch_size, device=device)
+    return (rows < torch.tensor(equal, device=device)[:, None])[..., None], min(equal)
 
 
 def meanflow_loss(
@@ -60,13 +72,14 @@ def meanflow_loss(
     e: Tensor,
     t_normal: Tensor,
     r_normal: Tensor,
-    flow_ratio: float,
+    flow_ratio: tuple[float, ...],
     form: str = "noise_to_action",
 ) -> Tensor:
     """MeanFlow loss of the average velocity u, with the adaptive weight (|err|^2 + 1e-3)^-1/2.
 
     v = e - x, z = (1 - t) x + t e; the target is v - (t - r) du/dt, a constant.  Where r = t the second term
-    vanishes, so the derivative is taken only on the last flow_ratio of the batch.  form: see MEANFLOW_FORMS.
+    vanishes, so the derivative is taken only on the last rows of the batch: flow_ratio of it, one number per member.
+    form: see MEANFLOW_FORMS.
     """
     t, r, equal = meanflow_times(t_normal, r_normal, flow_ratio)
     z, v = (1 - t) * x + t * e, e - x

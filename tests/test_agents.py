@@ -143,7 +143,7 @@ def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     u, du = torch.autograd.functional.jvp(u_of, (z, t, r), (v, dt, dr))
     error = (u - (v - (t - r) * du)).square().mean(-1)
     expected = (error * (error + 1e-3).rsqrt()).mean(-1)
-    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, 1.0, form)
+    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, (1.0,), form)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     whole = u_of(e, one, zero)
     torch.testing.assert_close(meanflow_actions(net, params, s, e, form), (e - whole).clamp(-1, 1))

@@ -18,7 +18,7 @@ from lps.nets import MLP, Params
 from lps.streams import Stream
 
 # Hyperparameters that may differ between the members of a pack; all others shape the program and must be equal.
-MEMBER_SCALARS = ("lr", "discount", "tau", "alpha")
+MEMBER_SCALARS = ("lr", "discount", "tau", "alpha", "flow_ratio", "expectile", "guidance")
 
 
 @dataclass
@@ -69,6 +69,10 @@ class Agent(ABC):
     discount: Tensor
     tau: Tensor
     alpha: Tensor
+    expectile: Tensor
+    guidance: Tensor
+    values: dict[str, tuple[float, ...]]
+    """The same as plain numbers, for what is decided before an update runs."""
 
     def __init__(
         self,
@@ -79,12 +83,7 @@ class Agent(ABC):
         device: str | torch.device = "cpu",
     ):
         self.device = torch.device(device)
-        self.members = len(configs)
-        self._take_shape(configs[0], observation_dim, action_dim)
-        for name in MEMBER_SCALARS:
-            if hasattr(self.config, name):
-                values = [float(getattr(config, name)) for config in configs]
-                setattr(self, name, torch.tensor(values, device=self.device))
+        self._take_shape(configs, observation_dim, action_dim)
         seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
         self.params: dict[str, Params] = {
             name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
@@ -101,14 +100,18 @@ class Agent(ABC):
     def for_acting(cls, config: Any, observation_dim: int, action_dim: int, params: dict[str, Params]) -> Agent:
         """A single member that can only act, with the parameters (1, ...) of its `acting` networks."""
         agent = cls.__new__(cls)
-        agent.device, agent.members, agent.params = torch.device("cpu"), 1, params
-        agent._take_shape(config, observation_dim, action_dim)
+        agent.device, agent.params = torch.device("cpu"), params
+        agent._take_shape([config], observation_dim, action_dim)
         return agent
 
-    def _take_shape(self, config: Any, observation_dim: int, action_dim: int) -> None:
-        self.config = config
+    def _take_shape(self, configs: Sequence[Any], observation_dim: int, action_dim: int) -> None:
+        self.config, self.members, self.values = configs[0], len(configs), {}
+        for name in MEMBER_SCALARS:
+            if hasattr(self.config, name):
+                self.values[name] = tuple(float(getattr(config, name)) for config in configs)
+                setattr(self, name, torch.tensor(self.values[name], device=self.device))
         self.observation_dim, self.action_dim = observation_dim, action_dim
-        self.chunk_dim: int = config.horizon * action_dim
+        self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, MLP] = self.networks()
 
     # --- a method's page -----------------------------------------------------------------------------------------

@@ -74,7 +74,8 @@ class CFGRL(Agent):
 
         v = self._values(s)
         u = q_bar - v
-        weight = torch.where(u < 0, 1 - c.expectile, c.expectile)
+        expectile = self.expectile[:, None, None]
+        weight = torch.where(u < 0, 1 - expectile, expectile)
         value_loss = (weight * u.square()).mean((1, 2))
 
         better = (u > 0).float().mean(1)
@@ -90,11 +91,11 @@ class CFGRL(Agent):
 
     def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
         assert e is not None, "CFGRL samples: it needs a latent"
-        c, x = self.config, latent_noise(e, self.config.latent_dist)
+        c, x, w = self.config, latent_noise(e, self.config.latent_dist), self.guidance[:, None, None]
         for i in range(c.flow_steps):
             t = torch.full_like(x[..., :1], i / c.flow_steps)
             v_0, v_1 = (self._velocity(observations, x, t, g) for g in (0.0, 1.0))
-            x = x + (v_0 + c.guidance * (v_1 - v_0)) / c.flow_steps
+            x = x + (v_0 + w * (v_1 - v_0)) / c.flow_steps
         return x.clamp(-1.0, 1.0)
 
     def _values(self, s: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class MeanFlowBC(Agent):
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
         base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, *times, c.flow_ratio, c.meanflow_form
+            self.nets["base"], self.params["base"], s, x, e, *times, self.values["flow_ratio"], c.meanflow_form
         )
         return {"base_loss": base_loss}, {}
 
