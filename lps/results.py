@@ -20,6 +20,7 @@ import os
 import platform
 import posixpath
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ METRICS = pa.schema(
     ]
 )
 OBJECT_STORES = {"s3", "gcs", "abfs"}  # a put is atomic, and folders do not exist
+PAUSES = (1, 2, 4, 8, 15, 30, 60)
+"""Seconds between the attempts to write: a network or a full disk is back within minutes, or asks for a person."""
 log = logging.getLogger(__name__)
 
 
@@ -185,32 +188,21 @@ class Store:
             raise StoreError(f"cannot read {self._shown(rel)}: {_reason(error)}") from error
 
     def write_bytes(self, rel: str, data: bytes) -> None:
-        """Writes a file whole or not at all: it never exists half written under its own name."""
-        full = self._full(rel)
-        try:
-            if self.fs.type_name in OBJECT_STORES:
-                with self.fs.open_output_stream(full) as file:
-                    file.write(data)
-                return
-            folder, name = posixpath.split(full)
-            self.fs.create_dir(folder, recursive=True)
-            part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")
+        """Writes a file whole or not at all: it never exists half written under its own name.
+
+        What does not go is tried again for two minutes (PAUSES), then it is a StoreError.
+        """
+        for pause in (*PAUSES, None):
             try:
-                if self.local:
-                    _write_durably(part, data)
-                    os.replace(part, full)
-                else:
-                    with self.fs.open_output_stream(part) as file:
-                        file.write(data)
-                    self.fs.move(part, full)
-            except BaseException:
-                self._try_delete(part)
-                raise
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {self._shown(rel)}: {_reason(error)}. Nothing that was written before is lost: "
-                "make room or give write permission there, and run the same command again"
-            ) from error
+                return self._write_bytes(rel, data)
+            except OSError as error:
+                if pause is None:
+                    raise StoreError(
+                        f"cannot write {self._shown(rel)}: {_reason(error)}. Nothing that was written before is lost: "
+                        "make room or give write permission there, and run the same command again"
+                    ) from error
+                log.warning("cannot write %s: %s; trying again in %g s", self._shown(rel), _reason(error), pause)
+                time.sleep(pause)
 
     def exists(self, rel: str) -> bool:
         try:
@@ -227,6 +219,27 @@ class Store:
             raise StoreError(f"cannot delete {self._shown(rel)}: {_reason(error)}") from error
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _write_bytes(self, rel: str, data: bytes) -> None:
+        full = self._full(rel)
+        if self.fs.type_name in OBJECT_STORES:
+            with self.fs.open_output_stream(full) as file:
+                file.write(data)
+            return
+        folder, name = posixpath.split(full)
+        self.fs.create_dir(folder, recursive=True)
+        part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            if self.local:
+                _write_durably(part, data)
+                os.replace(part, full)
+            else:
+                with self.fs.open_output_stream(part) as file:
+                    file.write(data)
+                self.fs.move(part, full)
+        except BaseException:
+            self._try_delete(part)
+            raise
 
     def _check(self, create: bool) -> None:
         try:
@@ -256,12 +269,13 @@ class Store:
             raise StoreError(f"there are no results in {self.path}: check the path, or run something first")
 
     def _claim(self, rel: str, data: bytes) -> None:
+        """Writes at once or not at all: a person is waiting to hear whether it works."""
         try:
-            self.write_bytes(rel, data)
-        except StoreError as error:
-            reason = _reason(error.__cause__ or error)
+            self._write_bytes(rel, data)
+        except OSError as error:
             raise StoreError(
-                f"cannot write results to {self.path}: {reason}. Choose another folder, or get write permission there"
+                f"cannot write results to {self.path}: {_reason(error)}. "
+                "Choose another folder, or get write permission there"
             ) from error
 
     def _full(self, rel: str) -> str:

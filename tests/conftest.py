@@ -17,11 +17,12 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread for torch, and a data directory that is empty and can download nothing."""
+    """One thread for torch, a data directory that is empty and can download nothing, no patience with bad disks."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         patch.setenv("LPS_DATA_MIRROR", str(tmp_path_factory.mktemp("mirror")))
+        patch.setattr("lps.results.PAUSES", (0.01, 0.02))
         yield
 
 
