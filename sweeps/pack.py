@@ -27,20 +27,48 @@ if TYPE_CHECKING:
 
 HEAD = {"node:__internal_head__": 0.001}
 """Books a place on the head node and no CPU."""
+PATIENCE = 2
+"""How often the worker of several runs that died is brought back before these are halved; of one run, it is the
+plan's `max_failures`."""
 
 
 # --- the Tune trial: on the head node ---
 
 
+class TooLarge(Exception):
+    """A worker died again and again, or ran out of memory: with fewer runs it may not."""
+
+
 def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: Any, scratch: str) -> dict[str, Any]:
     """Trains a pack to its end, whatever happens to its workers; what cannot be trained is marked as failed.
 
-    `scratch` is a folder for what Ray Train writes.
+    A pack that does not live goes on as two halves, one after the other: more often than not it was memory, and the
+    run that is to blame then fails alone. `scratch` is a folder for what Ray Train writes.
     """
+    apply_environment()  # this process may be on another machine than the one that launched the sweep
+    store, parts, failed = Store(plan.results, create=False), [list(runs)], False
+    while parts:
+        part = parts.pop(0)
+        try:
+            error = _fit(number, part, plan, share, board, f"{scratch}/{part[0].id}-{len(part)}")
+        except TooLarge as death:
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts[:0] = [part[:middle], part[middle:]]
+                continue
+            error = str(death)
+        if error:
+            failed = True
+            mark_failed(store, part, plan.sweep, error)
+    board.say.remote(number, state="failed" if failed else "done")
+    return {"failed": failed}
+
+
+def _fit(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: Any, scratch: str) -> str | None:
+    """Has a worker train the runs; returns the traceback where that failed. Raises TooLarge."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    apply_environment()  # this process may be on another machine than the one that launched the sweep
     release(board, number)
     resources = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
     trainer = TorchTrainer(
@@ -53,23 +81,25 @@ def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: A
             storage_path=scratch,
             # A worker that finds no place asks again every ten minutes (cluster.ENVIRONMENT) for up to a day: there
             # may be no machine to be had for a night. Machines that are taken away are not counted at all.
-            failure_config=FailureConfig(max_failures=plan.max_failures, controller_failure_limit=144),
+            failure_config=FailureConfig(
+                max_failures=plan.max_failures if len(runs) == 1 else min(PATIENCE, plan.max_failures),
+                controller_failure_limit=144,
+            ),
             callbacks=[_Hold(number, board)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
-        error = trainer.fit().return_value
+        error, memory = trainer.fit().return_value
     except Exception:
-        error = (
+        raise TooLarge(
             f"{traceback.format_exc()}\nThe worker of this pack died, more often than it is brought back (see above)"
-        )
+        ) from None
     finally:
         release(board, number)
-    if error:
-        mark_failed(Store(plan.results, create=False), runs, plan.sweep, error)
-    board.say.remote(number, state="failed" if error else "done")
-    return {"failed": bool(error)}
+    if memory:
+        raise TooLarge(error)
+    return error
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:
@@ -97,8 +127,8 @@ def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> No
 # --- the Ray Train worker: wherever there is room ---
 
 
-def work(config: dict[str, Any]) -> str | None:
-    """Trains the runs of a pack; returns the traceback where that failed.
+def work(config: dict[str, Any]) -> tuple[str | None, bool]:
+    """Trains the runs of a pack; returns the traceback where that failed, and whether for want of memory.
 
     Returned and not raised, for Ray Train would start the worker again to meet the same exception. Only a death of
     the process is worth another try.
@@ -123,11 +153,13 @@ def work(config: dict[str, Any]) -> str | None:
             checkpoint_seconds=plan.checkpoint_seconds,
             log_interval=plan.log_interval,
         )
-        return None
+        return None, False
     except UserError as error:
-        return str(error)
+        return str(error), False
+    except (MemoryError, torch.OutOfMemoryError):
+        return traceback.format_exc(), True
     except Exception:
-        return traceback.format_exc()
+        return traceback.format_exc(), False
     finally:
         evaluator.close()
 
