@@ -292,10 +292,11 @@ def paired_test(
         pairs += len(shared)
         for key in shared:
             blocks[label, key] = blocks.get((label, key), 0.0) + (mine[key] - other[key]) / len(shared)
+    floor = max(2.0 ** (1 - len(blocks)), 2.0**-EXACT_BLOCKS) if blocks else 1.0
     gaps = np.array(list(blocks.values()))
     gaps = gaps[np.abs(gaps) > 1e-12]  # a tie is the same both ways round
     if not len(gaps):
-        return Test(1.0, pairs, 1.0)
+        return Test(1.0, pairs, floor)
     if len(gaps) <= EXACT_BLOCKS:
         signs = 1 - 2 * (np.arange(2 ** len(gaps))[:, None] >> np.arange(len(gaps)) & 1)
         extra = 0
@@ -303,7 +304,6 @@ def paired_test(
         signs = 1 - 2 * np.random.default_rng(seed).integers(2, size=(2**EXACT_BLOCKS, len(gaps)), dtype=np.int8)
         extra = 1  # the data themselves: without them a drawn p could be zero
     as_far = np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9
-    floor = max(2.0 ** (1 - len(gaps)), 2.0**-EXACT_BLOCKS)
     return Test(float((as_far.sum() + extra) / (len(signs) + extra)), pairs, floor)
 
 

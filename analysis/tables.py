@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import summaries
 from analysis.agents import AVERAGE
+from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
 
 
@@ -156,6 +158,37 @@ def differences(study: Study) -> Table:
     return Table("Difference from imitation", header, rows, data, notes)
 
 
+def claims(study: Study) -> Table:
+    """What the data support, one sentence per comparison, with its evidence."""
+    rows: list[list[str]] = []
+    data: list[dict[str, Any]] = []
+    for claim in claimed(study):
+        rows.append([claim.verdict, claim.sentence, claim.details])
+        row: dict[str, Any] = {
+            "group": claim.group,
+            "series": claim.ours,
+            "versus": claim.theirs,
+            "verdict": claim.verdict,
+        }
+        if one := claim.evidence:
+            value, gap = one.probability, one.difference
+            row |= {"probability": value.mean, "low": value.low, "high": value.high}
+            row |= {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
+            row |= {"n_tasks": one.tasks, "n_pairs": one.test.pairs, "p": one.test.p, "p_corrected": claim.p}
+        data.append({**row, "comparisons": claim.comparisons, "sentence": claim.sentence})
+    notes = [
+        "Better: a paired sign-flip test over (task, seed) finds a difference at 5 %, corrected by Holm's method for "
+        "all comparisons on the same group, and the probability of improvement agrees on its direction. That is the "
+        "chance that a run of the one scores above a run of the other on the same task. Imitation does not see "
+        "rewards: its runs of one seed on the tasks of a group are one network, and count as one pair."
+    ]
+    if not rows:
+        notes = ["Nothing to compare: this needs two agents on the same group."]
+    columns = ["group", "series", "versus", "verdict"]
+    frame = pd.DataFrame(data, columns=None if data else columns)
+    return Table("What the data support", ["Verdict", "Claim", "Evidence"], rows, frame, notes, text_columns=3)
+
+
 def gaps(study: Study) -> Table:
     """The runs that failed, are not finished, lack evaluations or are not there at all."""
     data = study.gaps
@@ -171,6 +204,7 @@ def gaps(study: Study) -> Table:
 
 
 TABLES: dict[str, Callable[[Study], Table]] = {
+    "claims": claims,
     "success": success,
     "tasks": tasks,
     "differences": differences,
