@@ -98,7 +98,7 @@ def _on(study: Study, group: str) -> list[Claim]:
     apart: dict[tuple[str, str], str] = {}
     pairs = _pairs(study, present)
     for ours, theirs in pairs:
-        why = [text for here in within if (text := _protocols(study, ours, theirs, here))]
+        why = [text for here in within if (text := _obstacle(study, ours, theirs, here))]
         imitation = any(study.series[key].agent.imitation for key in (ours, theirs))
         found = None if why else weigh(*(_scores(study, key, within) for key in (ours, theirs)), one_network=imitation)
         if found is None:
@@ -137,9 +137,12 @@ def _scores(study: Study, key: str, groups: Sequence[str]) -> Scores:
     return {(group, task): seeds for group in groups for task, seeds in study.scores(key, group).items()}
 
 
-def _protocols(study: Study, ours: str, theirs: str, group: str) -> str:
-    """What of their protocols differs, '' where nothing."""
-    a, b = (study.cell(key, group).iloc[0] for key in (ours, theirs))
+def _obstacle(study: Study, ours: str, theirs: str, group: str) -> str:
+    """Why a comparison on a group would not be fair, '' where it is."""
+    cells = [study.cell(key, group) for key in (ours, theirs)]
+    if study.include_unfinished and any((cell["state"] != "done").any() for cell in cells):
+        return "not all of their runs are finished"
+    a, b = (cell.iloc[0] for cell in cells)
     differing = [f"{name} ({a[name]} and {b[name]})" for name in PROTOCOL if a[name] != b[name]]
     return f"they differ in {', '.join(differing)}" if differing else ""
 

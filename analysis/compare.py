@@ -24,14 +24,14 @@ from lps.errors import UserError, guarded  # noqa: E402
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the results, writes the report, prints the success table and the paths; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the dagger, on a terminal that has none
-    results = load(arguments.results)
-    here = study(results, arguments.include_unfinished)
-    _print_gaps(here)
-    if not here.groups:
-        raise UserError(_nothing(here))
+    parser = argparse.ArgumentParser(prog="compare", description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """What the command line does; UserError where the results hold nothing or the report cannot be written."""
+    here = read(arguments.results, arguments.include_unfinished)
     out = Path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
     print(tables.success(here).text(), end="\n\n")
@@ -39,6 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, also in _by_stem(written).items():
         print(f"  {path}" + (f"  (and {', '.join(also)})" if also else ""))
     return 0
+
+
+def read(results: str, include_unfinished: bool) -> Study:
+    """The study in a results folder; prints what is missing in it. UserError where there is nothing to show."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the dagger, on a terminal that has none
+    here = study(load(results), include_unfinished)
+    _print_gaps(here)
+    if not here.groups:
+        raise UserError(_nothing(here))
+    return here
 
 
 def write(here: Study, out: Path) -> list[Path]:
@@ -98,16 +109,18 @@ def _nothing(here: Study) -> str:
     return f"{text}; wait for the first evaluation, or see why runs failed"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="compare", description=(__doc__ or "").splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", help="results folder, local or a URI such as s3://bucket/results")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: RESULTS/report, ./report for a URI)")
+    add_unfinished(parser)
+
+
+def add_unfinished(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--include-unfinished",
         action="store_true",
         help="let runs that are running, failed or incomplete count, with the last evaluations they have",
     )
-    return parser
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from analysis.tables import Table
 
 def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[str, Table]) -> None:
     """Writes the page to `path`; the figures are expected beside it, as figures/NAME.png and .pdf."""
-    parts = [f"# Results: {Path(study.results.path).name or study.results.path}", _summary(study)]
+    parts = [f"# Results: {Path(study.results.path).name or study.results.path}", summary(study)]
     for name in dict.fromkeys([*plots, *tables]):
         if name in plots:
             plot = plots[name]
@@ -24,7 +24,9 @@ def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[s
             parts += [] if name in plots else [f"## {table.title}"]
             parts.append(table.markdown())
     parts += ["## Files that could not be read", _problems(study.results.problems)] if study.results.problems else []
-    parts += ["## Protocol", _protocol(study), "## How it was run", _versions(study.runs)]
+    rules = "\n".join(f"- {rule}" for rule in RULES)
+    parts += ["## Protocol", rules, protocol(study).markdown()]
+    parts += ["## How it was run", versions(study.runs).markdown(), _settings(study.runs)]
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
@@ -32,7 +34,7 @@ def _links(name: str) -> str:
     return f" ([PDF](figures/{name}.pdf), [numbers](figures/{name}.csv))"
 
 
-def _summary(study: Study) -> str:
+def summary(study: Study) -> str:
     runs = study.runs
     states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
     text = f"{len(runs)} runs ({states}); {int(runs['scored'].sum())} of them count in the scores below."
@@ -45,17 +47,18 @@ def _problems(problems: Sequence[str]) -> str:
     return "\n".join(f"- `{problem}`" for problem in problems)
 
 
-def _protocol(study: Study) -> str:
-    lines = [
-        f"- The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
-        "evaluation of a run is never reported.",
-        "- A group is the mean over its tasks of the mean over seeds.",
-        f"- Intervals: {LEVEL:.0%} percentile intervals of a stratified bootstrap ({RESAMPLES:,} resamples, fixed "
-        "seed) over seeds within tasks. Where a task has a single seed there is none.",
-        "",
-        "| Group | Series | Updates | Dataset | Fingerprint | Evaluation | Timing of success, reward |",
-        "| :-- | :-- | --: | :-- | :-- | :-- | :-- |",
-    ]
+RULES = [
+    f"The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
+    "evaluation of a run is never reported.",
+    "A group is the mean over its tasks of the mean over seeds.",
+    f"Intervals: {LEVEL:.0%} percentile intervals of a stratified bootstrap ({RESAMPLES:,} resamples, fixed seed) over "
+    "seeds within tasks. Where a task has a single seed there is none.",
+]
+
+
+def protocol(study: Study) -> Table:
+    """What the runs of every group and series were trained and evaluated on."""
+    rows = []
     for group in study.groups:
         for key, series in study.series.items():
             cell = study.cell(key, group)
@@ -64,20 +67,22 @@ def _protocol(study: Study) -> str:
                 prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
                 evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
                 cells = [group, series.title, f"{run['steps']:,}", run["dataset"] or "?", prints, evaluation]
-                lines.append("| " + " | ".join([*cells, f"{run['success_timing']}, {run['reward_timing']}"]) + " |")
-    return "\n".join(lines)
+                rows.append([*cells, f"{run['success_timing']}, {run['reward_timing']}"])
+    header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", "Timing of success, reward"]
+    return Table("Protocol", header, rows, pd.DataFrame(rows, columns=header), text_columns=len(header))
 
 
-def _versions(runs: pd.DataFrame) -> str:
+def versions(runs: pd.DataFrame) -> Table:
     """What the runs say about the software and hardware they ran on; several values mean that they differ."""
     names = list(dict.fromkeys(name for versions in runs["versions"] for name in versions))
     table = {name: sorted({str(versions.get(name, "?")) for versions in runs["versions"]}) for name in names}
     table["device"] = sorted(set(runs["device"]) - {""})
+    table["sweep"] = sorted(set(runs["sweep"]) - {""})
     hours = runs["wall_time_s"] / 3600
     times = " to ".join(dict.fromkeys(f"{hour:.2f} h" for hour in (hours.min(), hours.max())))
-    rows = "\n".join(f"| {name} | {', '.join(values)} |" for name, values in table.items() if values)
-    rows += f"\n| wall time of a run | {times} (runs that train together share it) |"
-    return f"| | |\n| :-- | :-- |\n{rows}\n\n{_settings(runs)}"
+    rows = [[name, ", ".join(values)] for name, values in table.items() if values]
+    rows.append(["wall time of a run", f"{times} (runs that train together share it)"])
+    return Table("How it was run", ["", ""], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
 def _settings(runs: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ Figures are made without pyplot, so that no display, backend or global state is 
 two-column paper page, in inches. A plot returns a `Plot`; `save` writes it as PNG, PDF and CSV.
 """
 
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "pdf.fonttype": 42,  # text stays text
     "ps.fonttype": 42,
+    "svg.hashsalt": "lps",  # the same data make the same bytes
     "savefig.dpi": DPI,
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.06,
@@ -124,3 +126,10 @@ def save(plot: Plot, folder: Path, name: str) -> list[Path]:
     plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
     plot.data.to_csv(paths[2], index=False)
     return paths
+
+
+def svg(plot: Plot) -> bytes:
+    """The figure as SVG, its letters as outlines: the same wherever it is opened."""
+    buffer = io.BytesIO()
+    plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import summaries
-from analysis.agents import AVERAGE
+from analysis.agents import AVERAGE, group_key
 from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
 
@@ -189,6 +189,29 @@ def claims(study: Study) -> Table:
     return Table("What the data support", ["Verdict", "Claim", "Evidence"], rows, frame, notes, text_columns=3)
 
 
+STATES = ("done", "running", "failed", "incomplete", "absent")
+
+
+def coverage(study: Study) -> Table:
+    """How many runs of every group and agent are done, and how many are not."""
+    absent = study.gaps[study.gaps["state"] == "absent"]
+    data = []
+    for group in sorted(set(study.runs["group"]), key=group_key):
+        for key in study.series:
+            runs = study.cell(key, group, scored=False)
+            lacking = absent[(absent["series"] == key) & (absent["group"] == group)]["runs"].sum()
+            if len(runs):
+                counts = {state: int((runs["state"] == state).sum()) for state in STATES} | {"absent": int(lacking)}
+                data.append({"group": group, "series": key, **counts, "counted": int(runs["scored"].sum())})
+    rows = [
+        [row["group"], study.series[row["series"]].title, *(str(row[state]) for state in (*STATES, "counted"))]
+        for row in data
+    ]
+    header = ["Group", "Agent", *(state.capitalize() for state in STATES), "Counted"]
+    notes = ["Incomplete: done, but evaluations are missing. Absent: no such run here, while another agent has it."]
+    return Table("Coverage", header, rows, pd.DataFrame(data), notes)
+
+
 def gaps(study: Study) -> Table:
     """The runs that failed, are not finished, lack evaluations or are not there at all."""
     data = study.gaps
@@ -208,6 +231,7 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "success": success,
     "tasks": tasks,
     "differences": differences,
+    "coverage": coverage,
     "missing_runs": gaps,
 }
 

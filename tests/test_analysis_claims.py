@@ -121,3 +121,11 @@ def test_one_agent_or_one_seed_claims_nothing(tmp_path, seeds):
     assert claims(studied(tmp_path)) == []
     fill(tmp_path, "dsrl", 0.1, seeds=range(seeds), tasks=(1,))
     assert [claim.verdict for claim in claims(studied(tmp_path))] == ["too few"]
+
+
+def test_unfinished_runs_are_shown_but_never_claimed_with(tmp_path):
+    fill(tmp_path, "lps", 0.9)
+    fill(tmp_path, "dsrl", 0.1, status="running")
+    assert claims(studied(tmp_path)) == []
+    (claim,) = claims(studied(tmp_path, include_unfinished=True))
+    assert claim.sentence == "LPS and DSRL are not compared on cube-single: not all of their runs are finished."

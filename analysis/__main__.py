@@ -1,0 +1,43 @@
+"""The command line of the analysis: `python -m analysis report | compare`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import compare, page
+from lps.errors import UserError, guarded
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if something could be shown, 2 if not."""
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="From results to figures and claims.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    report = commands.add_parser("report", help="one HTML file with everything, that opens offline")
+    report.add_argument("results", metavar="RESULTS", help="results folder, local or a URI such as s3://bucket/results")
+    report.add_argument("--out", metavar="FILE", help="(default: RESULTS/report/report.html, ./report/... for a URI)")
+    compare.add_unfinished(report)
+    report.set_defaults(call=_report)
+    files = commands.add_parser("compare", help="a folder with each figure and table as files, for a paper")
+    compare.add_arguments(files)
+    files.set_defaults(call=compare.run)
+    arguments = parser.parse_args(argv)
+    return int(arguments.call(arguments))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    study = compare.read(arguments.results, arguments.include_unfinished)
+    out = Path(arguments.out) if arguments.out else compare.default_out(arguments.results)
+    if out.suffix != ".html":
+        out /= "report.html"
+    try:
+        page.write(study, out)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out}: {error.strerror or error}; choose another --out") from error
+    print(f"written: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

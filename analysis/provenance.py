@@ -1,0 +1,65 @@
+"""How runs came about: the commands that make them again, and where MLflow shows them."""
+
+import os
+import shlex
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.scores import PROTOCOL, Study, records
+from analysis.settings import declared
+from lps.presets import group_settings
+
+LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
+
+
+def commands(study: Study) -> list[str]:
+    """One command per series and task, with all its seeds, that trains the same runs again, without Ray."""
+    found = []
+    for (_, task), runs in study.runs.groupby(["series", "task"], sort=False):
+        run = records(runs)[0]
+        known = {**declared(run["agent"]), **group_settings(run["agent"], run["group"])}
+        changed = {k: v for k, v in run["hyperparameters"].items() if k not in known or known[k] != v}
+        words = ["python", "-m", "lps", "train", "--agent", run["agent"], "--task", str(task)]
+        for name in PROTOCOL:
+            words += [f"--{name.replace('_', '-')}", str(run[name])] if run[name] != "" else []
+        words += ["--seeds", *map(str, sorted(set(runs["seed"])))]
+        words += ["--set", *(f"{key}={value}" for key, value in changed.items())] if changed else []
+        found.append(shlex.join(words))
+    return found
+
+
+@dataclass(frozen=True)
+class Mlflow:
+    """Where MLflow has the runs."""
+
+    ui: str  # address of its pages
+    start: str = ""  # the command that serves them, '' where a server does
+    runs: Mapping[str, str] = field(default_factory=dict)  # run id -> address of its page
+
+
+def mlflow(study: Study) -> Mlflow | None:
+    """The server that the environment names, else the database that a sweep leaves beside local results, else None."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        return Mlflow(uri)
+    database = Path(study.results.path) / "mlflow.db"
+    if not database.is_file():
+        return None
+    query = (
+        "SELECT t.value, r.experiment_id, r.run_uuid FROM tags t JOIN runs r USING (run_uuid) WHERE t.key = 'run_id'"
+    )
+    rows: list[Any] = []
+    try:
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            rows = connection.execute(query).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        pass  # of another version, or busy: the pages are found by hand
+    pages = {run: f"{LOCAL_UI}/#/experiments/{experiment}/runs/{page}" for run, experiment, page in rows}
+    start = shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database.resolve()}"])
+    return Mlflow(LOCAL_UI, start, pages)

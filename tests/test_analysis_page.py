@@ -1,0 +1,150 @@
+"""The page: one file that holds everything and asks nobody for anything; and the command that writes it."""
+
+import base64
+import shlex
+import sqlite3
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from test_analysis import fill, put, studied
+
+from analysis import page, provenance
+from analysis.__main__ import main
+from analysis.plots import PLOTS
+from analysis.tables import TABLES
+from lps.run import Run, parse_settings
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """What stands in a page: its text, its addresses and its ids; refuses what is not closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.addresses += [values[name] for name in ("src", "href") if name in values]
+        self.ids |= {values["id"]} if "id" in values else set()
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = fill(tmp_path_factory.mktemp("results"), ("lps", "dsrl", "flow_bc"), tasks=(1, 2), seeds=3)
+    put(path, "lps", seed=7, status="failed", error="RuntimeError: <b>NaN</b> & more", curve=(0.1,))
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("out") / "here" / "page.html"
+    assert main(["report", str(results), "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def test_the_page_is_complete_and_asks_nobody(written):
+    here = Page(written)
+    outside = [address for address in here.addresses if not address.startswith(("data:", "#"))]
+    assert not outside and "<script" not in written and "default-src 'none'" in written
+    assert {address[1:] for address in here.addresses if address.startswith("#")} <= here.ids
+    for name in PLOTS:
+        assert (f"figure-{name}" in here.ids) is (name not in {"sensitivity", "ring"})
+    for name in TABLES.keys() - {"claims"}:
+        assert f"table-{name}" in here.ids
+    assert "LPS is better than DSRL on cube-single" in here.text
+    assert "RuntimeError: <b>NaN</b> & more" in here.text and "<b>NaN" not in written
+    assert "python -m lps train --agent lps" in here.text
+
+
+def test_figures_and_numbers_are_inside(written):
+    data = [address for address in Page(written).addresses if address.startswith("data:")]
+    kinds = {address.split(";")[0] for address in data}
+    assert kinds == {"data:image/svg+xml", "data:text/csv", "data:text/x-tex"}
+    for address in data:
+        text = base64.b64decode(address.split(",", 1)[1]).decode()
+        assert "<svg" in text if "svg" in address[:20] else len(text) > 1
+
+
+def test_the_same_results_make_the_same_page(results):
+    assert page.render(studied(results)) == page.render(studied(results))
+
+
+def test_commands_make_the_same_runs(tmp_path):
+    """What a command asks for is, by its id, the run that is in the results."""
+    task = "cube-single-play-singletask-task2-v0"
+    runs = [
+        Run.create(agent, task, seed, steps=4000, eval_interval=1000, eval_episodes=10, **settings)
+        for agent, settings in (
+            ("lps", {}),
+            ("qcfql", {}),
+            ("dsrl:matched", {"lr": 1e-3}),
+            ("lps", {"dataset": "cube-single-play-100", "base_hidden": (64, 64), "reward_timing": "post"}),
+        )
+        for seed in (0, 3)
+    ]
+    for run in runs:
+        put(tmp_path, **(run.to_dict() | {"task": 2}))
+    commands = [shlex.split(command) for command in provenance.commands(studied(tmp_path))]
+    assert len(commands) == 4 and not any("--set" in command for command in commands if "qcfql" in command)
+    made = set()
+    for command in commands:
+        options: dict[str, list[str]] = {}
+        for word in command[4:]:
+            if word.startswith("--"):
+                options[word[2:].replace("-", "_")] = values = []
+            else:
+                values.append(word)
+        settings = parse_settings(options.pop("set", []))
+        seeds = [int(seed) for seed in options.pop("seeds")]
+        rest = {name: int(value) if value.isdigit() else value for name, (value,) in options.items()}
+        made |= {Run.create(seed=seed, **rest, **settings).id for seed in seeds}
+    assert made == {run.id for run in runs}
+
+
+def test_links_to_mlflow(tmp_path, monkeypatch):
+    run_id = put(tmp_path, "lps")
+    assert provenance.mlflow(studied(tmp_path)) is None
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE runs (run_uuid, experiment_id)")
+        database.execute("CREATE TABLE tags (key, value, run_uuid)")
+        database.execute("INSERT INTO runs VALUES ('abc', 1)")
+        database.execute("INSERT INTO tags VALUES ('run_id', ?, 'abc')", [run_id])
+    database.close()
+    found = provenance.mlflow(studied(tmp_path))
+    assert found is not None and found.start.startswith("mlflow ui --backend-store-uri sqlite:////")
+    assert found.runs == {run_id: "http://127.0.0.1:5000/#/experiments/1/runs/abc"}
+    assert found.runs[run_id] in page.render(studied(tmp_path))
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert provenance.mlflow(studied(tmp_path)).runs == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    assert provenance.mlflow(studied(tmp_path)) == provenance.Mlflow("https://mlflow.example.org")
+
+
+def test_command_line(tmp_path, capsys):
+    put(tmp_path, "lps")
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "files")]) == 0
+    assert (tmp_path / "files" / "report.md").is_file()
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "file" / "x.html")]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
