@@ -53,6 +53,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward-timing", default="pre", help="in the dataset: pre (default) or post")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads of training")
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch compile the update: minutes first, then faster"
+    )
     parser.add_argument("--log-interval", type=int, default=500, help="updates between logged metrics")
     parser.add_argument("--checkpoint-seconds", type=float, default=120.0)
     parser.set_defaults(call=_train)
@@ -100,6 +103,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 callback=line,
                 checkpoint_seconds=arguments.checkpoint_seconds,
                 log_interval=arguments.log_interval,
+                compiled=arguments.compile,
             )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -42,15 +42,16 @@ class Stream:
 
     Args:
         seeds: (M,) int64, one run seed per member; its device is the device of everything drawn.
-        step: the update (or the query) the numbers belong to.
+        step: the update (or the query) the numbers belong to; a tensor () int64 on the device in a captured update.
         purpose: a word such as "batch" or "noise"; streams of different purposes are independent.
     """
 
-    def __init__(self, seeds: Tensor, step: int, purpose: str):
+    def __init__(self, seeds: Tensor, step: int | Tensor, purpose: str):
         self.members = seeds.shape[0]
         self.device = seeds.device
-        # The step enters as a plain number, wrapped to 64 bits here: a tensor would be a copy to the device every time.
-        self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + _signed(step * _GOLDEN % (1 << 64)))
+        # A plain number is wrapped to 64 bits here and stays one: a tensor would be a copy to the device every time.
+        of_step = step * _GOLDEN if isinstance(step, Tensor) else _signed(step * _GOLDEN % (1 << 64))
+        self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + of_step)
         self.position = 0
 
     def bits(self, count: int) -> Tensor:

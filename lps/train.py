@@ -30,9 +30,9 @@ from lps.data import load_dataset
 from lps.errors import UserError
 from lps.evaluate import Evaluator, InlineEvaluator
 from lps.policy import Policy
+from lps.program import Program
 from lps.results import Store, versions
 from lps.run import Run, pack
-from lps.streams import Stream
 from lps.tasks import get_task
 
 
@@ -65,6 +65,7 @@ def train(
     callback: Callback | None = None,
     checkpoint_seconds: float = 120.0,
     log_interval: int = 1000,
+    compiled: bool = False,
 ) -> dict[str, str]:
     """Train runs to their last step and evaluate them on the way; returns the status of each by run id.
 
@@ -81,6 +82,7 @@ def train(
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
         checkpoint_seconds: at most this much training is lost in a crash.
         log_interval: updates between logged metrics.
+        compiled: let torch compile the update (lps.program); slow to start, faster to run.
     Raises:
         UserError: for what the caller can mend.  Any other exception marks the unfinished runs as failed, with its
         traceback, and is raised again.
@@ -91,7 +93,15 @@ def train(
     unfinished = [run for run in runs if not store.finished(run.id)]
     for members in _together(unfinished, store):
         training = _Training(
-            members, store, sweep, data_dir, device, evaluator or InlineEvaluator(), callback, log_interval
+            members,
+            store,
+            sweep,
+            data_dir,
+            device,
+            evaluator or InlineEvaluator(),
+            callback,
+            log_interval,
+            compiled,
         )
         try:
             status |= training.run(checkpoint_seconds)
@@ -161,12 +171,14 @@ class _Training:
         evaluator: Evaluator,
         callback: Callback | None,
         log_interval: int,
+        compiled: bool,
     ):
         self.members = [run for run, _ in members]
         self.member = _shared_members(self.members)
         self.checkpoints = [checkpoint for _, checkpoint in members]
         self.store, self.sweep, self.data_dir, self.device = store, sweep, data_dir, device
         self.evaluator, self.callback, self.log_interval = evaluator, callback, log_interval
+        self.compiled = compiled
         self.steps = self.members[0].steps
         self.step = self.start = self.checkpoints[0].step if self.checkpoints[0] else 0
         self.fingerprint = ""
@@ -209,8 +221,7 @@ class _Training:
             configs[0].horizon,
             self.device,
         )
-        seeds_ = torch.tensor(seeds, dtype=torch.int64, device=self.device)
-        batch_size = configs[0].batch_size
+        program = Program(self.agent, batches, seeds, self.compiled)
         eval_steps = set(runs[0].eval_steps)
 
         self.report("start")
@@ -219,8 +230,7 @@ class _Training:
         saved = time.monotonic()
         while self.step < self.steps and self.alive():
             self.step += 1
-            batch = batches.sample(Stream(seeds_, self.step, "batch"), batch_size)
-            info = self.agent.update(batch, self.agent.noise(Stream(seeds_, self.step, "noise"), batch_size))
+            info = program.update(self.step)
             if self.step % self.log_interval == 0 or self.step == self.steps:
                 self.log(info)
                 self.collect()

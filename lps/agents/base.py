@@ -6,7 +6,7 @@ An agent's own page holds its networks, its losses and how it acts; nothing here
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -142,9 +142,12 @@ class Agent(ABC):
 
     # --- one update ----------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, noise: Noise) -> Info:
-        """One gradient step on the sum of the losses; members share no parameter, so no gradient crosses."""
-        losses, info = self.losses(batch, noise)
+    def update(self, batch: Batch, noise: Noise, losses_of: Callable[..., tuple[Info, Info]] | None = None) -> Info:
+        """One gradient step on the sum of the losses; members share no parameter, so no gradient crosses.
+
+        losses_of: a compiled form of `losses`.
+        """
+        losses, info = (losses_of or self.losses)(batch, noise)
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
         for target, source in self.targets.items():
