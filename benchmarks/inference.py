@@ -1,0 +1,90 @@
+"""How long one decision takes: `policy.act` for one observation, for every agent.
+
+    python benchmarks/inference.py
+
+Networks are the paper's. One decision is a chunk of 5 actions. Median and 99th percentile over the calls, beside a bare
+matrix product chain of the same base network in the same run. Writes a CSV and a plot. No Ray.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import device_name, save, table
+
+from lps.agents import AGENTS
+from lps.errors import UserError, guarded, suggest
+from lps.policy import Policy
+from lps.run import Run
+from lps.tasks import GROUPS
+
+TASK = GROUPS["cube-single"][0]
+
+
+def measure(name: str, calls: int) -> dict[str, Any]:
+    """One row of the table: milliseconds."""
+    run = Run.create(name, TASK.name)
+    agent = AGENTS[name]([run.config], [0], TASK.observation_dim, TASK.action_dim)
+    policy = Policy.of_member(agent, 0, run, 0)
+    observations = np.random.default_rng(0).standard_normal((calls, TASK.observation_dim)).astype(np.float32)
+    for observation in observations[:20]:
+        policy.act(observation)
+    taken = []
+    for observation in observations:
+        start = time.perf_counter()
+        policy.act(observation)
+        taken.append((time.perf_counter() - start) * 1e3)
+    median, p99 = np.percentile(taken, [50, 99])
+    base = forward_pass(calls)
+    return {"agent": name, "median_ms": median, "p99_ms": p99, "base_pass_ms": base, "ratio": median / base}
+
+
+def forward_pass(calls: int) -> float:
+    """Median milliseconds of one pass through a bare network of the base policy's size, batch 1."""
+    sizes = (TASK.observation_dim + 5 * TASK.action_dim + 2, 512, 512, 512, 512, 5 * TASK.action_dim)
+    layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
+    net, x, taken = torch.nn.Sequential(*layers), torch.randn(1, sizes[0]), []
+    with torch.inference_mode():
+        for _ in range(calls):
+            start = time.perf_counter()
+            net(x)
+            taken.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(taken))
+
+
+@guarded
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
+    parser.add_argument("--calls", type=int, default=500, help="decisions measured of each agent")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, the fastest for one row)")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
+    arguments = parser.parse_args()
+    for name in arguments.agents:
+        if name not in AGENTS:
+            raise UserError(suggest(name, AGENTS, "agent"))
+    torch.set_num_threads(arguments.threads)
+    print(f"{device_name('cpu')}, torch {torch.__version__}, {arguments.threads} threads")
+    rows = []
+    for name in arguments.agents:
+        rows.append(measure(name, arguments.calls))
+        print(table(rows[-1:], header=len(rows) == 1), flush=True)
+    for path in save(rows, Path(arguments.out), "inference", "cpu", _draw):
+        print(f"written: {path}")
+    return 0
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    titles = [AGENTS[row["agent"]].title for row in rows]
+    axes.barh(titles, [row["p99_ms"] for row in rows], color="#CCCCCC", label="99th percentile")
+    axes.barh(titles, [row["median_ms"] for row in rows], color="#1F4FA3", label="median")
+    axes.set(xlabel="milliseconds for one decision (5 actions)")
+    axes.legend(fontsize=6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

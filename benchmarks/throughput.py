@@ -1,0 +1,151 @@
+"""How many agent-updates a second this machine makes, for every agent and for packs of several sizes.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --agents lps dsrl --members 1 40 --modes plain compiled --device cuda
+
+Networks and batch are the paper's, the data is made up in the shape of cube-single's. An update is everything from
+drawing the batch to the target networks. Beside each rate stands its part of the matrix-product ceiling measured in
+the same run, so that results of different machines, or of a busy one, can be read. Writes a CSV and a plot. No Ray.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import device_name, save, table
+from torch.utils.flop_counter import FlopCounterMode
+
+from lps.agents import AGENTS
+from lps.batches import Batches
+from lps.data.dataset import Dataset
+from lps.errors import UserError, guarded, suggest
+from lps.program import Program
+from lps.tasks import GROUPS
+
+TASK = GROUPS["cube-single"][0]
+MODES = ("plain", "compiled")
+
+
+def made_up_data(rows: int = 100_100) -> Dataset:
+    """Noise in the shape of 100 episodes of cube-single."""
+    rng = np.random.default_rng(0)
+    return Dataset(
+        name="made up",
+        fingerprint="",
+        observations=rng.standard_normal((rows, TASK.observation_dim)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (rows, TASK.action_dim)).astype(np.float32),
+        terminals=np.arange(rows) % 1001 == 1000,
+        rewards=-np.ones((1, rows), np.float32),
+        masks=np.ones((1, rows), np.float32),
+        tasks=(TASK,),
+    )
+
+
+def seconds_each(run: Callable[[int], Any], device: str, at_least: float) -> float:
+    """Seconds of one call of `run`: the best of several blocks of calls, which a busy machine disturbs least."""
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    count, step, best, spent = 1, 0, float("inf"), 0.0
+    while spent < at_least:
+        wait()
+        start = time.perf_counter()
+        for _ in range(count):
+            step += 1
+            run(step)
+        wait()
+        taken = time.perf_counter() - start
+        spent += taken
+        best = min(best, taken / count)
+        count = max(1, int(0.2 * at_least / best))
+    return best
+
+
+def ceiling(device: str, members: int, at_least: float) -> float:
+    """Multiply-adds times two per second of the pack's most frequent product, (M, 256, 512) by (M, 512, 512)."""
+    x, w = torch.randn(members, 256, 512, device=device), torch.randn(members, 512, 512, device=device)
+    return 2 * members * 256 * 512 * 512 / seconds_each(lambda _: torch.bmm(x, w), device, at_least)
+
+
+def measure(name: str, members: int, mode: str, dataset: Dataset, device: str, at_least: float) -> dict[str, Any]:
+    """One row of the table."""
+    cls = AGENTS[name]
+    configs, seeds = [cls.Config(horizon=TASK.horizon)] * members, list(range(members))
+    agent = cls(configs, seeds, TASK.observation_dim, TASK.action_dim, device)
+    batches = Batches(dataset, [TASK] * members, [0.99] * members, TASK.horizon, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with FlopCounterMode(display=False) as flops:
+        Program(agent, batches, seeds).update(1)
+    program = Program(agent, batches, seeds, compiled=mode == "compiled")
+    start = time.perf_counter()
+    for step in range(1, 6):
+        program.update(step)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    ready = time.perf_counter() - start
+    seconds = seconds_each(program.update, device, at_least)
+    achieved = flops.get_total_flops() / seconds
+    return {
+        "agent": name,
+        "members": members,
+        "mode": mode,
+        "agent_updates_per_s": members / seconds,
+        "update_ms": seconds * 1e3,
+        "gflop_per_agent_update": flops.get_total_flops() / members / 1e9,
+        "utilisation": achieved / ceiling(device, members, at_least / 3),
+        "first_updates_s": ready,
+        "memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else float("nan"),
+    }
+
+
+@guarded
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
+    parser.add_argument("--members", nargs="+", type=int, default=[1, 8, 40], metavar="M")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured for each row")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
+    arguments = parser.parse_args()
+    for name in arguments.agents:
+        if name not in AGENTS:
+            raise UserError(suggest(name, AGENTS, "agent"))
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    dataset, rows = made_up_data(), []
+    print(f"{device_name(arguments.device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in arguments.agents:
+        for mode in arguments.modes:
+            for members in arguments.members:
+                rows.append(measure(name, members, mode, dataset, arguments.device, arguments.seconds))
+                print(table(rows[-1:], header=len(rows) == 1), flush=True)
+    for path in save(rows, Path(arguments.out), "throughput", arguments.device, _draw):
+        print(f"written: {path}")
+    return 0
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    for name in dict.fromkeys(row["agent"] for row in rows):
+        for mode, style in zip(MODES, ("-o", "--s"), strict=True):
+            own = [row for row in rows if row["agent"] == name and row["mode"] == mode]
+            if own:
+                line = axes.plot(
+                    [row["members"] for row in own], [row["agent_updates_per_s"] for row in own], style, markersize=3
+                )[0]
+                line.set_label(f"{AGENTS[name].title}, {mode}")
+    axes.set(xscale="log", yscale="log", xlabel="members in one program", ylabel="agent-updates per second")
+    axes.legend(fontsize=6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
