@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -81,9 +82,10 @@ def study(results: Results, include_unfinished: bool = False) -> Study:
     """Scores all runs; those that are not finished count only with `include_unfinished`."""
     runs = results.runs.copy()
     series, runs["series"] = _assign_series(runs)
-    by_run = {str(run_id): rows for run_id, rows in results.evaluations.groupby("run_id")}
-    nothing = results.evaluations.iloc[:0]
-    verdicts = [_judge(run, by_run.get(run["run_id"], nothing), include_unfinished) for run in records(runs)]
+    by_run: dict[str, list[Evaluation]] = {}
+    for run_id, *evaluation in results.evaluations[["run_id", *Evaluation._fields]].itertuples(index=False):
+        by_run.setdefault(run_id, []).append(Evaluation(*evaluation))
+    verdicts = [_judge(run, by_run.get(run["run_id"], []), include_unfinished) for run in records(runs)]
     verdict = pd.DataFrame(verdicts, index=runs.index)
     runs = pd.concat([runs, verdict], axis=1)
     return Study(results, series, runs, find_gaps(runs, series), include_unfinished)
@@ -99,14 +101,23 @@ def planned_steps(steps: int, interval: int) -> list[int]:
     return sorted({*range(interval, steps + 1, interval), steps})
 
 
-def _judge(run: Mapping[str, Any], evaluations: pd.DataFrame, include_unfinished: bool) -> dict[str, Any]:
+class Evaluation(NamedTuple):
+    """A row of `Results.evaluations`; plain values, for a table per run would take longer than reading the runs."""
+
+    step: int
+    success: float
+    episodes: int
+
+
+def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfinished: bool) -> dict[str, Any]:
     planned = planned_steps(int(run["steps"]), int(run["eval_interval"]))
-    complete = set(evaluations.loc[evaluations["episodes"] >= run["eval_episodes"], "step"])
+    complete = {evaluation.step for evaluation in evaluations if evaluation.episodes >= run["eval_episodes"]}
     missing = [step for step in planned if step not in complete]
     state = run["status"] if run["status"] != "done" or not missing else "incomplete"
     # A hole early in the curve does not touch the score; one among the last evaluations does.
     sound = run["status"] == "done" and not set(missing) & set(planned[-LAST:])
-    counted = evaluations[evaluations["step"].isin(planned[-LAST:])] if sound else evaluations.iloc[-LAST:]
+    last = [evaluation for evaluation in evaluations if evaluation.step in planned[-LAST:]]
+    counted = [evaluation.success for evaluation in (last if sound else evaluations[-LAST:])]
     reason = ""
     if state == "failed":
         reason = (str(run["error"]).strip().splitlines() or ["no traceback in its document"])[-1]
@@ -117,8 +128,8 @@ def _judge(run: Mapping[str, Any], evaluations: pd.DataFrame, include_unfinished
         reason = f"last heard of {run['updated']}" if run["updated"] else "never heard of"
     return {
         "state": state,
-        "scored": bool(len(counted)) and (sound or include_unfinished),
-        "score": float(counted["success"].mean()) if len(counted) else float("nan"),
+        "scored": bool(counted) and (sound or include_unfinished),
+        "score": fmean(counted) if counted else float("nan"),
         "evaluated": len(planned) - len(missing),
         "reason": reason,
     }
