@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import reference, stats
+from analysis import reference, settings, stats
 from analysis.agents import AVERAGE
 from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
 
@@ -105,12 +105,13 @@ DIFFERENCES = ["series", "versus", "group", "difference", "low", "high", "paired
 
 @lru_cache(maxsize=2)
 def differences(study: Study) -> pd.DataFrame:
-    """Every other series minus every imitation series, on the tasks they share: one row per pair and group. Columns:
+    """Every other rival minus every imitation rival, on the tasks they share: one row per pair and group. Columns:
     DIFFERENCES (`paired` over the seeds they share), n_tasks, n_seeds, n_seeds_versus, n_pairs (per task, at least).
     """
     rows = []
-    baselines = [series for series in study.series.values() if series.agent.imitation]
-    others = [series for series in study.series.values() if not series.agent.imitation]
+    rivals = [study.series[key] for key in settings.rivals(study)]
+    baselines = [series for series in rivals if series.agent.imitation]
+    others = [series for series in rivals if not series.agent.imitation]
     for group in study.groups:
         for series in others:
             for versus in baselines:
@@ -188,6 +189,18 @@ def shortfall(study: Study) -> str:
         if is_short(study, key, group)
     ]
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""
+
+
+def of_rivals(study: Study, data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the series that are compared with each other (`settings.rivals`): what a figure has room for."""
+    return data[data["series"].isin(settings.rivals(study))]
+
+
+def others_note(study: Study) -> str:
+    """Where the series are that a figure does not show, '' if it shows all."""
+    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.rivals(study)))
+    some = "One other setting is" if count == 1 else f"{count} other settings are"
+    return f"{some} in the tables and the figure of sensitivity." if count else ""
 
 
 def sources(known: pd.DataFrame) -> list[tuple[str, str]]:

@@ -86,6 +86,15 @@ def test_sensitivity_figure_marks_the_default_and_says_what_alpha_is(tmp_path):
         style.save(plot, tmp_path / "out", "sensitivity")
 
 
+def test_other_figures_show_the_common_setting_alone(tmp_path):
+    here = one_at_a_time(tmp_path, agents=("lps", "flow_bc"))
+    with style.styled():
+        for name in ("success", "curves", "differences"):
+            plot = PLOTS[name](here)
+            assert plot is not None and len(set(plot.data["series"])) == 2 - (name == "differences")
+            assert name == "differences" or "6 other settings are in the tables" in plot.caption
+
+
 def test_alpha_is_not_explained_where_it_works(tmp_path):
     with style.styled():
         plot = PLOTS["sensitivity"](one_at_a_time(tmp_path, agents=("qcfql",), values=(3e-4, 1e-4)))

@@ -15,7 +15,7 @@ MANY_POINTS = 25  # beyond it, markers would hide the line
 
 
 def draw(study: Study) -> style.Plot | None:
-    data = summaries.curves(study)
+    data = summaries.of_rivals(study, summaries.curves(study))
     if data.empty:
         return None
     groups = [group for group in study.groups if group in set(data["group"])]
@@ -57,7 +57,7 @@ def draw(study: Study) -> style.Plot | None:
         "Success at every evaluation: mean over tasks of the mean over seeds. Bands: pointwise 95 % stratified "
         "bootstrap intervals over seeds within tasks; a series with a single seed has none."
     )
-    return style.Plot(figure, data, "Learning curves", caption)
+    return style.Plot(figure, data, "Learning curves", f"{caption} {summaries.others_note(study)}".strip())
 
 
 def _updates(step: float, _: int) -> str:

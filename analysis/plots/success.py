@@ -21,7 +21,7 @@ FEW_RUNS = 6  # up to here, per bar, the runs are shown as dots
 
 
 def draw(study: Study) -> style.Plot | None:
-    data = summaries.by_group(study)
+    data = summaries.of_rivals(study, summaries.by_group(study))
     groups = list(dict.fromkeys(data["group"]))
     shown = [series for key, series in study.series.items() if key in set(data["series"])]
     slots = len(groups) * (len(shown) + GROUP_GAP)
@@ -49,7 +49,7 @@ def draw(study: Study) -> style.Plot | None:
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
     style.note(figure, "\n".join(_notes(study, data)))
-    return style.Plot(figure, data, "Success by group", _caption(data))
+    return style.Plot(figure, data, "Success by group", f"{_caption(data)} {summaries.others_note(study)}".strip())
 
 
 def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable, Any], labelled: bool) -> None:
