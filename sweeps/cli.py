@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=120.0, metavar="S", help="what a lost worker costs (default: 120)"
+    )
     parser.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
     place = parser.add_argument_group("the cluster")
     place.add_argument("--address", help="of a Ray cluster; 'local' for this machine (default: one that is up here)")
@@ -52,6 +55,7 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         address=arguments.address,
         mlflow=not arguments.no_mlflow,
         verbose=arguments.verbose,
+        checkpoint_seconds=arguments.checkpoint_seconds,
         log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)) if runs else 1000,
     )
 

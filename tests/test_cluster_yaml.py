@@ -45,6 +45,8 @@ def test_nothing_is_open_and_nothing_is_plain(config):
     assert any(target.endswith("/.ray/auth_token") for target in config["file_mounts"])
     starts = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     assert starts and all("--dashboard-host=127.0.0.1" in command for command in starts)
+    servers = [command for command in config["head_start_ray_commands"] if "mlflow server" in command]
+    assert servers and all("--host 127.0.0.1" in command for command in servers)
 
 
 def test_it_costs_nothing_while_it_does_nothing(config):
