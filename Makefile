@@ -2,7 +2,7 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format lock clean
+.PHONY: help env demo test test-cluster check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ RESULTS ?= results/demo
 help:  ## this list
 	@echo "Latent Policy Steering against its baselines on OGBench."
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1@\2/p' Makefile | column -t -s @
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1@\2/p' Makefile | column -t -s @
 	@echo
 	@echo "Needs Python 3.11, 3.12 or 3.13 as python3; another one: make demo PYTHON=python3.12"
 
@@ -36,6 +36,10 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 	@$(BIN)/python -m pytest -q
+
+test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine: Linux, root, 10 minutes
+	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
+	@$(BIN)/python -m pytest -q tests/cluster/night.py
 
 check: $(VENV)/.dev  ## format, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "format: 'make format' mends the files above"; exit 1; }

@@ -1,0 +1,262 @@
+"""One night of a sweep on the project's own cluster.yaml, from `ray up` to `ray down`, in a cloud on this machine.
+
+    make test-cluster
+
+The head boots, the autoscaler brings spot workers, a sweep of LPS and a baseline runs on them with its results in S3,
+one worker is reclaimed in the middle, the idle ones are ended. What is left must be what an undisturbed training on
+this machine leaves. It takes minutes and root, so it is not part of `make test`: hence this file's name.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_tiny_dataset
+
+pytest.importorskip("moto", reason="needs moto[server]: make test-cluster installs it")
+
+import boto3  # noqa: E402
+from cloud import IMAGE, REGION, Cloud, unavailable  # noqa: E402
+
+from lps.checkpoint import Checkpoint  # noqa: E402
+from lps.results import Store  # noqa: E402
+from lps.run import Run  # noqa: E402
+from lps.train import checkpoint_path, train  # noqa: E402
+from sweeps import ogbench_all  # noqa: E402
+
+if reason := unavailable():
+    pytest.skip(reason, allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BUCKET = "lps-results"
+RESULTS = f"s3://{BUCKET}/night"
+TINY = (
+    "--agents lps flow_bc --groups cube-single --tasks 1 --seeds 0 1 --steps 6000 --eval-interval 3000 "
+    "--eval-episodes 2 --set batch_size=16 horizon=2 base_hidden=[16,16] critic_hidden=[16,16] "
+    "latent_actor_hidden=[16,16]"
+).split()
+SWEEP = ["--results", RESULTS, "--device", "cpu", "--cpus-per-pack", "8", "--checkpoint-seconds", "1"]
+"""A pack takes one of these 8-CPU machines. They have a GPU by name only, so it trains on the CPU."""
+
+PATIENCE = 1200.0
+"""Seconds for anything: two cores take minutes to start Ray on three hosts."""
+
+
+def overlay(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """cluster.yaml with all that differs from what is shipped."""
+    for node in config["available_node_types"].values():
+        node["node_config"] |= {"ImageId": IMAGE, "SecurityGroupIds": [group]}
+    config["max_workers"] = 2
+    config["idle_timeout_minutes"] = 1
+    # The image has the packages, and nothing can be fetched from inside.
+    config["initialization_commands"] = [c for c in config["initialization_commands"] if "apt-get" not in c]
+    return config
+
+
+@dataclass
+class Night:
+    """What was seen."""
+
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    """The instances while the sweep ran, before one was reclaimed."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Step of each run's checkpoint when the worker was reclaimed."""
+    output: str = ""
+    code: int = -1
+    idle_after: float = 0.0
+    """Seconds from the end of the sweep to that of the last worker."""
+    answer: dict[str, Any] = field(default_factory=dict)
+    """Of ask.py, after the sweep."""
+    refused: dict[str, bool] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    """Instances that `ray down` has left."""
+
+
+def runs() -> list[Run]:
+    found: list[Run] = []
+
+    def record(wanted: list[Run], *_: Any, **__: Any) -> int:
+        found.extend(wanted)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.cli.launch", record)
+        assert ogbench_all.main([*TINY, *SWEEP]) == 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("mirror")
+    write_tiny_dataset(directory / "cube-single-play-v0.npz", episodes=4, seed=0)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Night]:
+    folder, seen = tmp_path_factory.mktemp("night"), Night()
+    image = f"export LPS_DATA_MIRROR={data} PYTHONPATH=$HOME/lps RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1\n"
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's client keeps keys, tokens and the state of clusters in the home and temporary directories.
+        for name in ("HOME", "TMPDIR", "RAY_TMPDIR"):
+            (folder / name).mkdir()
+            patch.setenv(name, str(folder / name))
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.chdir(ROOT)
+        ray("get-auth-token", "--generate")
+        (folder / "cloud").mkdir()
+        with Cloud(folder / "cloud", image, binds=(str(data),)) as cloud:
+            spend(cloud, folder / "cluster.yaml", seen)
+            yield seen
+
+
+def spend(cloud: Cloud, file: Path, seen: Night) -> None:
+    prepare_account()
+    group = cloud.ec2.create_security_group(GroupName="lps", Description="lps")["GroupId"]
+    file.write_text(yaml.safe_dump(overlay(yaml.safe_load((ROOT / "cluster.yaml").read_text()), group)))
+    try:
+        cloud.say("ray up")
+        ray("up", "--yes", "--no-config-cache", str(file))
+        cloud.say("ray up is done")
+        seen.refused = without_token(cloud.head()["PrivateIpAddress"], file)
+        command = " ".join(["cd lps && python sweeps/ogbench_all.py", *TINY, *SWEEP])
+        with (file.parent / "sweep.log").open("w") as log:
+            sweep = subprocess.Popen(
+                ["ray", "exec", "--no-config-cache", str(file), command],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), sweep)
+            seen.workers, seen.steps = cloud.workers(), checkpoints()
+            cloud.reclaim(seen.workers[0])
+            cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.steps.values())}")
+            seen.code = sweep.wait(PATIENCE)
+        finally:
+            sweep.kill()
+            seen.output = (file.parent / "sweep.log").read_text()
+        cloud.say(f"the sweep is done: {seen.code}")
+        answer = ray("exec", "--no-config-cache", str(file), "cd lps && python tests/cluster/ask.py")
+        seen.answer = json.loads(answer.partition("ANSWER ")[2].splitlines()[0])
+        began = time.monotonic()
+        wait_for(lambda: not cloud.workers())
+        seen.idle_after = time.monotonic() - began
+        cloud.say("idle workers are gone")
+    finally:
+        subprocess.run(["ray", "down", "--yes", str(file)], capture_output=True, timeout=PATIENCE)
+        cloud.say("ray down is done")
+        seen.left = [i["InstanceId"] for i in cloud.instances("pending", "running", "stopping", "stopped")]
+
+
+def prepare_account() -> None:
+    iam = boto3.client("iam")
+    for name in ("lps-head", "lps-worker"):
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName=name)
+        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    boto3.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
+def without_token(address: str, file: Path) -> dict[str, bool]:
+    """What was refused: from another machine of the network, and on the head itself."""
+    code = f"from ray._raylet import GcsClient; GcsClient(address='{address}:6379').get_all_node_info()"
+    asked = {
+        mode: subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "RAY_AUTH_MODE": mode}, capture_output=True, timeout=120
+        ).returncode
+        for mode in ("token", "disabled")
+    }
+    assert asked["token"] == 0, "the token itself must do"
+    jobs = "curl -s -o /dev/null -w 'CODE %{http_code} ' http://127.0.0.1:8265/api/jobs/"
+    answers = ray(
+        "exec", "--no-config-cache", str(file), f'{jobs}; {jobs} -H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
+    )
+    codes = [word for before, word in zip(answers.split(), answers.split()[1:], strict=False) if before == "CODE"]
+    assert codes[1] == "200"
+    closed = {
+        f"port {port}": subprocess.run(["curl", "-s", "-m", "5", f"http://{address}:{port}/"]).returncode == 7
+        for port in (8265, 5000)  # the dashboard, MLflow
+    }
+    return {"state": asked["disabled"] != 0, "jobs": codes[0] == "401", **closed}
+
+
+def ray(*arguments: str) -> str:
+    result = subprocess.run(
+        ["ray", *arguments], capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
+    )
+    assert result.returncode == 0, f"ray {arguments[0]}: {(result.stdout + result.stderr)[-3000:]}"
+    return result.stdout
+
+
+def checkpoints() -> dict[str, int]:
+    """The step of each run's checkpoint in S3."""
+    try:
+        store = Store(RESULTS, create=False)
+    except Exception:  # the sweep has not begun
+        return {}
+    stored = {run.id: checkpoint_path(run) for run in runs() if store.exists(checkpoint_path(run))}
+    return {name: Checkpoint.from_bytes(store.read_bytes(path), path).step for name, path in stored.items()}
+
+
+def wait_for(condition: Callable[[], bool], process: Any = None) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "took too long"
+        assert process is None or process.poll() is None, "the sweep ended too early"
+        time.sleep(1)
+
+
+# --- what must hold ---
+
+
+def test_the_workers_were_spot_instances_with_encrypted_disks_and_their_own_role(night: Night) -> None:
+    assert len(night.workers) == 2
+    for worker in night.workers:
+        assert worker["tags"]["ray-user-node-type"] == "gpu_spot" and worker["InstanceLifecycle"] == "spot"
+        assert worker["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_the_sweep_survived_the_reclaim_from_its_checkpoints(night: Night) -> None:
+    assert night.code == 0, night.output[-3000:]
+    assert "restarted" in night.output and "4 of 4 runs are done" in night.output
+    assert 0 < min(night.steps.values()) and min(night.steps.values()) < 6000
+
+
+def test_every_run_is_done_once_with_the_rows_of_an_undisturbed_training(
+    night: Night, data: Path, tmp_path: Path
+) -> None:
+    alone, ours = Store(tmp_path / "alone"), Store(RESULTS, create=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LPS_DATA_MIRROR", str(data))
+        train(runs(), alone, data_dir=str(tmp_path / "data"), device="cpu", log_interval=150)
+    assert {doc["id"]: doc["status"] for doc in ours.runs()} == {run.id: "done" for run in runs()}
+    episodes, expected = (sorted(store.read_episodes().to_pylist(), key=str) for store in (ours, alone))
+    assert episodes == expected
+    rows = [(row["run_id"], row["step"], row["metric"]) for row in ours.read_metrics().to_pylist()]
+    assert len(rows) == len(set(rows))
+    assert ours.problems == []
+
+
+def test_mlflow_has_every_run_once(night: Night) -> None:
+    assert night.answer["mlflow"] == {run.id: 1 for run in runs()}
+    assert night.answer["parents"] == 1 and night.answer["statuses"] == ["FINISHED"]
+
+
+def test_nothing_is_left(night: Night) -> None:
+    assert night.answer["groups"] == []
+    assert night.idle_after < 300
+    assert night.left == []
+
+
+def test_without_the_token_nothing_is_answered(night: Night) -> None:
+    assert night.refused == {"state": True, "jobs": True, "port 8265": True, "port 5000": True}
