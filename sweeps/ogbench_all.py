@@ -39,6 +39,20 @@ PRESETS: dict[str, dict[str, Any]] = {
             "latent_actor_hidden": [256, 256],
         },
     },
+    # Every agent at the paper's defaults on one task and a quarter of its data: the smallest run that can tell them
+    # apart. Hours on a GPU, a day on two CPU cores. First:
+    #   python -m lps collect cube-single-play --episodes 250 --seed 0 --name cube-single-play-250
+    "small": {
+        "groups": ["cube-single"],
+        "tasks": [1],
+        "agents": ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"],
+        "seeds": [0, 1, 2],
+        "steps": 30_000,
+        "eval_interval": 5000,
+        "eval_episodes": 50,
+        "dataset": "cube-single-play-250",
+        "hyperparameters": {},
+    },
     # The state-based main comparison of LPS, with the strongest published competitor that it leaves out (best_of_n).
     "paper": {
         "groups": ["cube-single", "cube-double", "scene", "puzzle-3x3", "puzzle-4x4"],
