@@ -120,7 +120,7 @@ class Cloud:
     def _boot(self, instance: dict[str, Any]) -> None:
         name, address = instance["InstanceId"], instance["PrivateIpAddress"]
         space, cable, folder = f"lps-{name[-8:]}", f"v-{name[-8:]}", self.folder / name
-        (folder / "root").mkdir(parents=True)
+        (folder / "memory").mkdir(parents=True)
         pairs = self.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
         (folder / "key.pub").write_text(pairs[0]["PublicKey"] + "\n")
         shutil.copy(self.folder / "host_key", folder)

@@ -1,15 +1,15 @@
 #!/bin/bash
 # A machine for a test: run in new pid, mount, uts and ipc namespaces inside a network namespace, it makes a root of its
 # own (a copy-on-write view of this machine's, in memory), starts sshd as the only service, and is the machine's pid 1.
-# host.sh NAME FOLDER USER; FOLDER holds key.pub, host_key and image.sh, and gets `root`, where the new root is mounted.
+# host.sh NAME FOLDER USER; FOLDER holds key.pub, host_key and image.sh, and gets `memory`, where the new root is.
 # BINDS: folders, separated by colons, that the machine sees as they are here, read-only.
 set -euo pipefail
 name=$1 folder=$2 user=$3
 mount --make-rprivate /
-mount -t tmpfs tmpfs "$folder/root"
-mkdir "$folder"/root/{upper,work,merged}
-root=$folder/root/merged
-mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/root/upper,workdir=$folder/root/work" "$root"
+mount -t tmpfs tmpfs "$folder/memory"
+mkdir "$folder/memory"/{upper,work,merged}
+root=$folder/memory/merged
+mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/memory/upper,workdir=$folder/memory/work" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
