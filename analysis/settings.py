@@ -92,6 +92,19 @@ def rivals(study: Study) -> list[str]:
     ]
 
 
+@lru_cache(maxsize=2)
+def titles(study: Study) -> Mapping[str, str]:
+    """Titles of the series that say only what departs from the common setting: 'LPS', 'LPS (latent_dist=normal)'."""
+    own = departures(study)
+    found = {}
+    for key, series in study.series.items():
+        runs = study.runs.index[study.runs["series"] == key]
+        apart = ", ".join(f"{k}={v}" for k, v in {k: word(v) for run in runs for k, v in own[run].items()}.items())
+        found[key] = f"{series.agent.title} ({apart})" if apart else series.agent.title
+    counts = Counter(found.values())
+    return {key: title if counts[title] == 1 else study.series[key].title for key, title in found.items()}
+
+
 SENSITIVITY = ["hyperparameter", "series", "agent", "value", "common", "mean", "low", "high", "n_tasks", "n_seeds_min"]
 
 
@@ -138,6 +151,15 @@ def _line(study: Study, name: str, runs: list[dict[str, Any]]) -> list[dict[str,
 def _order(text: str) -> tuple[float, str]:
     value = json.loads(text)
     return (float(value), "") if is_number(value) else (float("inf"), text)
+
+
+def word(value: Any) -> str:
+    """A value as people write it: 0.001, normal, 512x4 for four layers."""
+    if isinstance(value, list) and len(value) > 1 and len(set(value)) == 1:
+        return f"{value[0]}x{len(value)}"
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def is_number(value: Any) -> bool:

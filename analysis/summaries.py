@@ -177,15 +177,15 @@ def is_short(study: Study, series: str, group: str) -> bool:
 
 def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
     """The title of a series, with a dagger if it is short of runs on one of the groups."""
-    return series.title + DAGGER * any(is_short(study, series.key, group) for group in groups)
+    return settings.titles(study)[series.key] + DAGGER * any(is_short(study, series.key, group) for group in groups)
 
 
 def shortfall(study: Study) -> str:
-    """What the dagger stands for: 'n of m runs' of every series that is short of some; '' if none is."""
+    """What the dagger stands for: 'n of m runs' of every rival that is short of some; '' if none is."""
     cells = [
-        f"{series.title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
+        f"{settings.titles(study)[key]} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
         for group in study.groups
-        for key, series in study.series.items()
+        for key in settings.rivals(study)
         if is_short(study, key, group)
     ]
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""

@@ -41,6 +41,7 @@ def test_the_common_setting_is_that_of_most(tmp_path):
     assert (usual["lr"], usual["alpha"], usual["steps"]) == (3e-4, 1.0, 4000)
     assert sorted(map(len, settings.departures(here).values())) == [0, 0, 1, 1, 1, 1, 1, 1]
     assert settings.rivals(here) == ["lps (alpha=1, lr=0.0003)"]
+    assert set(settings.titles(here).values()) == {"LPS", "LPS (lr=0.0001)", "LPS (lr=0.001)", "LPS (alpha=30)"}
 
 
 def test_among_equals_the_declared_default_is_the_common_one(tmp_path):

@@ -57,7 +57,7 @@ def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
     known = {str(value): value for value in values}
     if not all(map(settings.is_number, values)):
         known = dict(sorted(known.items(), key=lambda item: (item[1] if isinstance(item[1], list) else [], item[0])))
-        axes.set_xticks(range(len(known)), [_short(value) for value in known.values()])
+        axes.set_xticks(range(len(known)), [settings.word(value) for value in known.values()])
         axes.set_xlim(-0.4, len(known) - 0.6)
         return {text: float(i) for i, text in enumerate(known)}
     places = {text: float(value) for text, value in known.items()}
@@ -90,10 +90,3 @@ def _invariance(data: pd.DataFrame) -> str:
         "on the scale of a loss. That these lines are flat, up to noise, is how the methods are made; it is no "
         "evidence that they are robust."
     )
-
-
-def _short(value: Any) -> str:
-    """A word as it is, widths as 512x4."""
-    if isinstance(value, list) and len(value) > 1 and len(set(value)) == 1:
-        return f"{value[0]}x{len(value)}"
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

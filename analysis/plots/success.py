@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis import style, summaries
+from analysis import settings, style, summaries
 from analysis.agents import AVERAGE
 from analysis.scores import DAGGER, Study
 
@@ -44,7 +44,9 @@ def draw(study: Study) -> style.Plot | None:
     margin = max(0.0, (page - 0.6 - slots * MAX_BAR) / MAX_BAR / 2 * width)  # few bars stay slim
     axes.set_xlim(-0.5 - margin, len(groups) - 0.5 + margin)
     style.success_axis(axes)
-    handles: list[Patch | Line2D] = [Patch(color=style.colour(series), label=series.title) for series in shown]
+    handles: list[Patch | Line2D] = [
+        Patch(color=style.colour(series), label=settings.titles(study)[series.key]) for series in shown
+    ]
     if data["published_mean"].notna().any():
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
