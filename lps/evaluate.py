@@ -102,7 +102,7 @@ def _run_episode(
 
     noise = noise_stream(seed, step, episode)
     env_seed = environment_seed(seed, step, episode)
-    observation = _reset(env, env_seed)
+    observation, _ = env.reset(seed=env_seed)
     show()
     length, return_, over = 0, 0.0, False
     info: dict[str, Any] = {}
@@ -117,21 +117,6 @@ def _run_episode(
             if over:
                 break
     return Episode(episode, env_seed, bool(info["success"]), return_, length)
-
-
-def _reset(env: "gymnasium.Env", seed: int) -> np.ndarray:
-    """Resets the environment to what the seed says, to the last bit.
-
-    OGBench first takes two steps in a scene where the task is solved, with actions that no seed governs; the contact
-    forces and the solver's memory of them stay behind. Here the arm stands still in these steps.
-    """
-    core: Any = env.unwrapped
-    step = core.step
-    core.step = lambda action: step(np.zeros_like(action))
-    try:
-        return env.reset(seed=seed)[0]
-    finally:
-        del core.step
 
 
 def _check(chunk: np.ndarray, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""The tasks: OGBench's manipulation groups over states, five tasks each, as one table.
+"""The tasks: OGBench's manipulation groups over states, five tasks each, and the ring bandit, as one table.
 
 What a task needs to be run and compared stands here and nowhere else: its dataset, its sizes, its step limit, the
 chunk length and the reward transform. Numbers: OGBench (Park et al. 2025, arXiv 2410.20092); rewards and chunk length:
@@ -30,14 +30,15 @@ class Task:
     index: int
     """1 to 5."""
     env: str
-    """The gymnasium id, e.g. 'cube-single-singletask-task1-v0'."""
+    """The gymnasium id, e.g. 'cube-single-singletask-task1-v0'; '' where no simulator is behind the task."""
     observation_dim: int
     action_dim: int
     horizon: int
     """Actions in a chunk."""
     max_episode_steps: int
     reward: Reward
-    """'none': OGBench's (minus the number of subgoals not reached); 'sparse': -1 until all are reached, then 0."""
+    """'none': the environment's own, in OGBench minus the number of subgoals not reached; 'sparse': -1 until all are
+    reached, then 0."""
 
 
 # group: observation size, step limit, reward transform
@@ -73,10 +74,26 @@ GROUPS: Mapping[str, tuple[Task, ...]] = MappingProxyType(
         for group, (observation_dim, max_episode_steps, reward) in _GROUPS.items()
     }
 )
-"""Group name -> its five tasks."""
+"""OGBench's groups: name -> its five tasks."""
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for tasks in GROUPS.values() for task in tasks})
-"""Task name -> task."""
+RING = Task(
+    name="ring-bandit-v0",
+    group="ring",
+    dataset="ring-bandit-v0",
+    index=1,
+    env="",
+    observation_dim=1,
+    action_dim=2,
+    horizon=1,
+    max_episode_steps=1,
+    reward="none",
+)
+"""The ring bandit; all about it is in lps.ring."""
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {task.name: task for tasks in (*GROUPS.values(), (RING,)) for task in tasks}
+)
+"""Every task by its name."""
 
 
 def get_task(name: str) -> Task:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from lps.data.files import data_dir as find_data_dir
 from lps.data.files import locked, make_dir, replacing
 from lps.errors import UserError, suggest
-from lps.tasks import GROUPS
+from lps.tasks import GROUPS, RING
 
 # Standard deviation of the noise on the plan (times the range of each action) and its smoothing over time steps.
 NOISE, NOISE_SMOOTHING = 0.1, 0.5
@@ -122,7 +122,10 @@ def collect(
 
 def _group(dataset: str) -> str:
     known = {f"{group}-play": group for group in GROUPS}
-    if (short := dataset.removesuffix("-v0")) not in known:
+    short = dataset.removesuffix("-v0")
+    if short in (RING.group, RING.dataset.removesuffix("-v0")):
+        raise UserError(f"the data of {RING.name} is made on the spot; train on it, there is nothing to collect")
+    if short not in known:
         raise UserError(suggest(dataset, known, "dataset"))
     return known[short]
 

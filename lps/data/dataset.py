@@ -7,10 +7,11 @@ from typing import get_args
 
 import numpy as np
 
+from lps import ring
 from lps.data.convert import converted
 from lps.data.download import dataset_path
 from lps.errors import UserError, suggest
-from lps.tasks import SuccessTiming, Task
+from lps.tasks import RING, SuccessTiming, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Dataset:
 
     name: str
     fingerprint: str
-    """SHA-256 of the npz file, hex."""
+    """SHA-256 of the npz file, hex; of the actions where there is none."""
     observations: np.ndarray
     """(N, obs) float32, memory-mapped; writing to it changes memory only."""
     actions: np.ndarray
@@ -30,7 +31,7 @@ class Dataset:
     rewards: np.ndarray
     """(T, N) float32, of transition i for each task; meaningless where none starts."""
     masks: np.ndarray
-    """(T, N) float32: 0 where transition i reaches the task's goal, else 1."""
+    """(T, N) float32: 0 where transition i reaches the task's goal, or nothing comes after it, else 1."""
     tasks: tuple[Task, ...]
 
     def starts(self, horizon: int) -> np.ndarray:
@@ -63,6 +64,8 @@ def load_dataset(
         raise UserError(f"a dataset is loaded for tasks of one group, not {[task.name for task in tasks]}")
     if reward_timing not in get_args(SuccessTiming):
         raise UserError(suggest(reward_timing, get_args(SuccessTiming), "reward timing"))
+    if tasks[0].group == RING.group:
+        return ring.dataset(dataset or RING.dataset)
     path = dataset_path(dataset or tasks[0].dataset, data_dir)
     fingerprint, directory = converted(path, tasks[0].group)
 
