@@ -37,7 +37,7 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 	@$(BIN)/python -m pytest -q
 
-test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine: Linux, root, 10 minutes
+test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
 	@$(BIN)/python -m pytest -q tests/cluster/night.py
 
