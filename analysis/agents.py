@@ -64,16 +64,16 @@ GROUP_ORDER = [
 PUBLISHED_GROUPS = {"scene": "scene-sparse", "puzzle-3x3": "puzzle-3x3-sparse"}
 AVERAGE = "average"  # the pseudo-group: the mean over groups
 
-_TASK_NAME = re.compile(r"(?P<group>.+?)-(?:play|noisy|navigate)-singletask-(?P<task>task\d+)-v\d+")
+_TASK_NAME = re.compile(r"(?P<group>.+?)-(?:(?:play|noisy|navigate)-singletask-(?P<task>task\d+)|bandit)-v\d+")
 
 
 def split_task(name: str) -> tuple[str, str]:
     """Group and short name of a task: cube-single-play-singletask-task1-v0 is ('cube-single', 'task1').
 
-    A name of another form is a group of its own.
+    A bandit, and a name of another form, is a group of its own.
     """
     match = _TASK_NAME.fullmatch(name)
-    return (match["group"], match["task"]) if match else (name, name)
+    return (match["group"], match["task"] or match["group"]) if match else (name, name)
 
 
 def group_key(group: str) -> tuple[int, str]:

@@ -36,12 +36,14 @@ class Results:
         step, error, updated, device, wall_time_s, fingerprint, versions (dict), sweep.
     evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
         episodes (their number).
+    actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.
     problems: one line for each file that was passed over, and why.
     """
 
     path: str
     runs: pd.DataFrame
     evaluations: pd.DataFrame
+    actions: pd.DataFrame
     problems: list[str]
 
 
@@ -58,11 +60,12 @@ def load(path: str) -> Results:
     orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
     problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
+    actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
     problems = [*store.problems, *problems]
     if runs.empty:
         why = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
-    return Results(str(path), runs, evaluations, problems)
+    return Results(str(path), runs, evaluations, actions, problems)
 
 
 def _open(path: str) -> Store:

@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.agents import Agent, agents_of, group_key
 from analysis.load import Results
 from lps.presets import ADDED
+from lps.tasks import RING
 
 LAST = 3  # evaluations that make the score
 DAGGER = "†"
@@ -54,8 +55,10 @@ class Study:
 
     @property
     def groups(self) -> list[str]:
-        """Groups with at least one scored run, in showing order."""
-        return sorted(set(self.runs.loc[self.runs["scored"], "group"]), key=group_key)
+        """Groups with at least one scored run, in showing order; the ring bandit, which is a picture and no benchmark,
+        only where there is nothing else."""
+        found = set(self.runs.loc[self.runs["scored"], "group"])
+        return sorted(found - {RING.group} or found, key=group_key)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:

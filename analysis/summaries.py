@@ -15,6 +15,7 @@ import pandas as pd
 from analysis import reference, settings, stats
 from analysis.agents import AVERAGE
 from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
+from lps.tasks import RING
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
 
@@ -146,7 +147,7 @@ def protocol_differences(study: Study, series: str, group: str) -> list[str]:
     found: list[str] = []
     for here in groups:
         cell = study.cell(series, here)
-        if cell.empty:
+        if cell.empty or here == RING.group:  # nothing is published of the ring bandit
             continue
         run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
         if run["steps"] != reference.STEPS:

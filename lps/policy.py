@@ -45,6 +45,13 @@ class Policy:
         params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
         return cls(run, step, agent.observation_dim, agent.action_dim, params)
 
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> Policy:
+        """The policy of a run as it was kept."""
+        acting = AGENTS[checkpoint.run.agent].acting
+        params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
+        return cls(checkpoint.run, checkpoint.step, checkpoint.observation_dim, checkpoint.action_dim, params)
+
     def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """(h, action_dim) float32 in [-1, 1], the next h actions for one observation (observation_dim,).
 
@@ -52,12 +59,7 @@ class Policy:
         so far, so a fresh policy always does the same.
         Raises UserError for an observation of another size.
         """
-        observation = np.asarray(observation, dtype=np.float32)
-        if observation.shape != (self.observation_dim,):
-            raise UserError(
-                f"this policy was trained on {self.run.task}, whose observations are vectors of "
-                f"{self.observation_dim} numbers; it was given shape {observation.shape}"
-            )
+        s = self._observations(observation, 1)
         with torch.inference_mode():
             e = None
             if self.noise_dim:
@@ -67,8 +69,27 @@ class Policy:
                     self._queries += 1
                 else:
                     e = torch.from_numpy(np.asarray(noise, dtype=np.float32)).view(1, 1, self.noise_dim)
-            chunk = self._agent.act(torch.from_numpy(observation).view(1, 1, -1), e)
+            chunk = self._agent.act(s, e)
         return chunk.view(self.horizon, self.action_dim).numpy()
+
+    def sample(self, observation: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+        """(count, h, action_dim) float32 in [-1, 1]: chunks for one observation (observation_dim,), all alike where a
+        latent actor decides.  Raises UserError for an observation of another size."""
+        s = self._observations(observation, count)
+        with torch.inference_mode():
+            e = Stream(torch.tensor([seed]), 0, "sample").normal(count, self.noise_dim) if self.noise_dim else None
+            chunks = self._agent.act(s, e)
+        return chunks.view(count, self.horizon, self.action_dim).numpy()
+
+    def _observations(self, observation: np.ndarray, count: int) -> torch.Tensor:
+        """(1, count, observation_dim): the same observation `count` times."""
+        observation = np.asarray(observation, dtype=np.float32)
+        if observation.shape != (self.observation_dim,):
+            raise UserError(
+                f"this policy was trained on {self.run.task}, whose observations are vectors of "
+                f"{self.observation_dim} numbers; it was given shape {observation.shape}"
+            )
+        return torch.from_numpy(observation).expand(1, count, -1)
 
     def __getstate__(self) -> dict[str, Any]:
         params = {net: {name: value.numpy() for name, value in t.items()} for net, t in self._agent.params.items()}
@@ -93,7 +114,4 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         data = Path(path).read_bytes()
     except OSError as problem:
         raise UserError(f"cannot read the checkpoint {path}: {problem.strerror}") from problem
-    checkpoint = Checkpoint.from_bytes(data, str(path))
-    acting = AGENTS[checkpoint.run.agent].acting
-    params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
-    return Policy(checkpoint.run, checkpoint.step, checkpoint.observation_dim, checkpoint.action_dim, params)
+    return Policy.of_checkpoint(Checkpoint.from_bytes(data, str(path)))

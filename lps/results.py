@@ -6,6 +6,7 @@
     RESULTS/episodes/<run_id>/<step:09d>.parquet     one row per evaluation episode: EPISODES
     RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
     RESULTS/checkpoints/<run_id>.pt                  what a run goes on from
+    RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: ACTIONS
 
 A run has one writer. Every file is written whole or not at all, and writing it again replaces it, so whatever was
 interrupted can be repeated. Readers pass over part files, and over files that cannot be read: these are named in
@@ -53,6 +54,14 @@ METRICS = pa.schema(
         ("step", pa.int64()),
         ("metric", pa.string()),  # such as 'critic/loss'
         ("value", pa.float64()),
+    ]
+)
+ACTIONS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.int64()),  # updates done
+        ("x", pa.float32()),  # of an action in the plane, both in [-1, 1]
+        ("y", pa.float32()),
     ]
 )
 OBJECT_STORES = {"s3", "gcs", "abfs"}  # a put is atomic, and folders do not exist
@@ -177,6 +186,17 @@ class Store:
     def read_metrics(self) -> pa.Table:
         """All logged numbers of all runs, ordered by run and step: a table with the schema METRICS."""
         return self._read_tables("metrics", METRICS)
+
+    # -- actions ------------------------------------------------------------------------------------------------
+
+    def write_actions(self, run_id: str, step: int, actions: Iterable[tuple[float, float]]) -> None:
+        """Writes actions (x, y) that a run's policy chose after `step` updates; they replace those of earlier steps."""
+        rows = [{"run_id": run_id, "step": step, "x": x, "y": y} for x, y in actions]
+        self._write_table(f"actions/{run_id}.parquet", rows, ACTIONS)
+
+    def read_actions(self) -> pa.Table:
+        """The actions of all runs that have any, ordered by run: a table with the schema ACTIONS."""
+        return self._read_tables("actions", ACTIONS)
 
     # -- files: `rel` is a path inside the results folder --------------------------------------------------------
 

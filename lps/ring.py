@@ -62,17 +62,22 @@ class RingBandit(gymnasium.Env):
         raise UserError(f"{RING.name} is a single step without a picture; python sweeps/ring.py draws what agents do")
 
 
+def data() -> np.ndarray:
+    """The actions that were tried, (ACTIONS, 2) float32, the same in every process."""
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(-math.pi, math.pi, ACTIONS)
+    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, ACTIONS)
+    return (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
+
+
 def dataset(name: str = RING.dataset) -> "Dataset":
-    """The data: ACTIONS episodes of one step, the same in every process. Two rows each, for every episode of a dataset
-    ends with a row that starts no transition. UserError for any other dataset."""
+    """The data as agents train on it: each action is an episode of one step, in two rows, for the last row of an
+    episode starts no transition. UserError for any other dataset."""
     from lps.data.dataset import Dataset
 
     if name != RING.dataset:
         raise UserError(f"{RING.name} has its own data, which is made on the spot: leave out --dataset {name}")
-    rng = np.random.default_rng(0)
-    angles = rng.uniform(-math.pi, math.pi, ACTIONS)
-    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, ACTIONS)
-    tried = (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
+    tried = data()
     rows = 2 * ACTIONS
     actions, rewards = np.zeros((rows, 2), np.float32), np.zeros((1, rows), np.float32)
     actions[::2], rewards[0, ::2] = tried, reward(tried)

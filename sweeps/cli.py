@@ -3,11 +3,14 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 
+from lps.agents import AGENTS
+from lps.presets import resolve
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster, estimate
@@ -32,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--gpus-per-pack", type=float, default=1.0, metavar="N", help="0.25: four packs on a GPU")
     place.add_argument("--packs-at-once", type=int, metavar="N", help="(default: as many as fit)")
     place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
+
+
+def hyperparameters(agent: str) -> set[str]:
+    """The names of an agent's hyperparameters; `agent` may be a variant. UserError for an unknown one."""
+    return {field.name for field in fields(AGENTS[resolve(agent, AGENTS)[0]].Config)}
 
 
 def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:

@@ -10,12 +10,10 @@ Run again, the same command goes on with what is left.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from lps.agents import AGENTS
 from lps.errors import UserError, guarded, suggest
-from lps.presets import resolve
 from lps.run import Run, parse_settings
 from lps.tasks import GROUPS
 from sweeps import cli
@@ -96,15 +94,11 @@ def _tasks(group: str, wanted: Sequence[int]) -> list[str]:
 
 def _by_agent(agents: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each agent's part of the settings; what no agent has is an error."""
-    known = {agent: _hyperparameters(agent) for agent in agents}
+    known = {agent: cli.hyperparameters(agent) for agent in agents}
     for name in settings:
         if not any(name in names for names in known.values()):
             raise UserError(suggest(name, sorted(set().union(*known.values())), "hyperparameter"))
     return {agent: {name: settings[name] for name in settings if name in known[agent]} for agent in agents}
-
-
-def _hyperparameters(agent: str) -> set[str]:
-    return {field.name for field in fields(AGENTS[resolve(agent, AGENTS)[0]].Config)}
 
 
 @guarded
@@ -138,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) is not None:
             preset[name] = getattr(arguments, name)
     # The preset's own settings are for those agents that are left; what was asked for by name has to exist.
-    left = set().union(*(_hyperparameters(agent) for agent in preset["agents"]))
+    left = set().union(*(cli.hyperparameters(agent) for agent in preset["agents"]))
     own = {name: value for name, value in preset["hyperparameters"].items() if name in left}
     preset["hyperparameters"] = own | parse_settings(arguments.set)
     arguments.sweep = arguments.sweep or arguments.preset

@@ -6,7 +6,7 @@
 
 from collections.abc import Callable
 
-from analysis.plots import aggregates, curves, differences, improvement, profiles, sensitivity, success
+from analysis.plots import aggregates, curves, differences, improvement, profiles, ring, sensitivity, success
 from analysis.scores import Study
 from analysis.style import Plot
 
@@ -18,4 +18,5 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "profiles": profiles.draw,
     "improvement": improvement.draw,
     "sensitivity": sensitivity.draw,
+    "ring": ring.draw,
 }
