@@ -113,7 +113,7 @@ def _caption(actions: pd.DataFrame) -> str:
     text = (
         f"Actions in the plane, from -1 to 1: {' to '.join(f'{count:,}' for count in counts)} of every policy after "
         "its last update, darker where there are more (square root scale, each panel on its own); a dot is a policy "
-        "that takes one action only. Between the circles: on the ring, where all data are. Orange: worth 1, everything else "
-        f"0. Success: the share of these actions that are worth 1. {_invariance(set(actions['agent']))}"
+        "that takes one action only. Between the circles: on the ring, where all data are. Orange: worth 1, everything "
+        f"else 0. Success: the share of these actions that are worth 1. {_invariance(set(actions['agent']))}"
     )
     return text.strip()
