@@ -76,7 +76,7 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
     single = actions.groupby("run_id")[["x", "y"]].agg(np.ptp).max(axis=1) < 1e-3
     spread = points[~actions["run_id"].map(single).to_numpy()]
     if len(spread):
-        density, edges, _ = np.histogram2d(*spread.T, bins=BINS, range=((-1, 1), (-1, 1)))
+        density, edges, _ = np.histogram2d(spread[:, 0], spread[:, 1], bins=BINS, range=((-1, 1), (-1, 1)))
         shown = np.ma.masked_equal(density.T, 0)
         axes.pcolormesh(edges, edges, shown, cmap=DENSITY, norm=PowerNorm(0.5, 0, density.max()), rasterized=True)
     dots = actions[actions["run_id"].map(single)].groupby("run_id")[["x", "y"]].mean()
