@@ -8,7 +8,17 @@ from lps.run import Run, make_config
 from lps.tasks import get_task
 
 SECONDS_PER_STEP: dict[str, dict[str, float]] = {
-    "cpu": {"lps": 0.078, "dsrl": 0.224, "meanflow_bc": 0.021, "flow_bc": 0.019},
+    "cpu": {
+        "lps": 0.078,
+        "fm_lps": 0.28,
+        "dsrl": 0.224,
+        "qcfql": 0.135,
+        "qcmfql": 0.078,
+        "best_of_n": 3.3,
+        "cfgrl": 0.07,
+        "meanflow_bc": 0.021,
+        "flow_bc": 0.019,
+    },
     "cuda": {},
 }
 """Seconds of one update of one member with the paper's networks and batch, by device and agent."""
