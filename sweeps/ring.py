@@ -12,8 +12,8 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,19 +26,10 @@ from lps.run import Run
 from lps.tasks import RING
 from lps.train import checkpoint_path
 from sweeps import cli
+from sweeps.scale import RING_SCALE
 
 AGENT_NAMES = ["qcfql", "lps"]
 ALPHAS = [100.0, 10.0, 1.0, 0.1]
-STEPS = 3000
-SETTINGS: dict[str, Any] = {
-    "lr": 1e-3,
-    "flow_steps": 5,
-    "base_hidden": [64, 64, 64],
-    "critic_hidden": [64, 64],
-    "actor_hidden": [64, 64, 64],
-    "latent_actor_hidden": [32, 32],
-}
-"""Small networks and large steps, for an action of two numbers; the same for all agents that have them."""
 SAMPLES = 4000
 """Actions from each policy."""
 COMPARE = Path(__file__).resolve().parent.parent / "analysis" / "compare.py"
@@ -46,19 +37,9 @@ COMPARE = Path(__file__).resolve().parent.parent / "analysis" / "compare.py"
 
 def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Run]:
     """The runs: agents x alphas x seeds; an agent without an alpha has one run a seed."""
-    runs = []
-    for agent in agents:
-        known = cli.hyperparameters(agent)
-        settings = {name: value for name, value in SETTINGS.items() if name in known}
-        points = [settings | {"alpha": alpha} for alpha in alphas] if "alpha" in known else [settings]
-        runs += [
-            Run.create(
-                agent, RING.name, seed, steps=steps, eval_interval=max(1, steps // 4), eval_episodes=100, **point
-            )
-            for point in points
-            for seed in seeds
-        ]
-    return runs
+    where = replace(RING_SCALE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
+    points = {agent: [{"alpha": a} for a in alphas] if "alpha" in cli.hyperparameters(agent) else [{}] for agent in agents}
+    return [run for agent in agents for point in points[agent] for run in where.runs(agent, **point)]
 
 
 def sample(store: Store, runs: Sequence[Run]) -> None:
@@ -81,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--agents", nargs="+", metavar="AGENT", default=AGENT_NAMES, help=f"of {', '.join(AGENTS)}")
     what.add_argument("--alphas", nargs="+", type=float, metavar="X", default=ALPHAS)
     what.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0])
-    what.add_argument("--steps", type=int, metavar="N", default=STEPS, help=f"updates (default: {STEPS})")
+    what.add_argument("--steps", type=int, metavar="N", default=RING_SCALE.steps, help="updates")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.sweep = arguments.sweep or RING.group

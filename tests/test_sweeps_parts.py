@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,16 @@ def a_run(agent: str = "lps", seed: int = 0, **settings: Any) -> Run:
 
 @pytest.mark.parametrize("name", ogbench_all.PRESETS)
 def test_presets_are_runs_of_every_combination(name: str) -> None:
-    preset = ogbench_all.PRESETS[name]
-    runs = ogbench_all.build(preset)
+    where, agents = ogbench_all.PRESETS[name], ogbench_all.AGENTS_OF[name]
+    runs = ogbench_all.build(agents, where)
     found = [(run.agent, run.task, run.seed) for run in runs]
-    tasks = [task.name for group in preset["groups"] for task in GROUPS[group] if task.index in preset["tasks"]]
-    assert set(found) == set(itertools.product(preset["agents"], tasks, preset["seeds"]))
+    tasks = [task.name for group in where.groups for task in GROUPS[group] if task.index in where.tasks]
+    assert set(found) == set(itertools.product(agents, tasks, where.seeds))
     assert len({run.id for run in runs}) == len(runs)
 
 
 def test_paper_is_the_papers_protocol() -> None:
-    runs = ogbench_all.build(ogbench_all.PRESETS["paper"])
+    runs = ogbench_all.build(ogbench_all.EVERYONE, ogbench_all.PRESETS["paper"])
     agents = {run.agent for run in runs}
     assert agents == set(AGENTS) - {"fm_lps"}, "all but the ablation"
     assert len(runs) == len(agents) * 5 * 5 * 8
@@ -68,7 +69,7 @@ def test_dry_run_says_what_would_run(
     monkeypatch.chdir(tmp_path)
     assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
     printed = capsys.readouterr().out
-    runs = ogbench_all.build(ogbench_all.PRESETS[name])
+    runs = ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])
     assert f"{len(runs)} runs in " in printed and "estimate" in printed
     assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
     assert list(tmp_path.iterdir()) == []
@@ -76,8 +77,8 @@ def test_dry_run_says_what_would_run(
 
 def test_filters_and_settings() -> None:
     arguments = "--preset paper --agents dsrl flow_bc --groups scene --tasks 2 --seeds 7 --steps 5 --set lr=1e-3"
-    preset = {**ogbench_all.PRESETS["paper"], "agents": ["dsrl", "flow_bc"], "groups": ["scene"], "tasks": [2]}
-    preset |= {"seeds": [7], "steps": 5, "hyperparameters": {"lr": 1e-3, "critic_hidden": [8]}}
+    where = replace(ogbench_all.PRESETS["paper"], groups=["scene"], tasks=[2], seeds=[7], steps=5)
+    where = replace(where, settings={"lr": 1e-3, "critic_hidden": [8]})
     seen: list[Run] = []
 
     def record(runs: list[Run], *_: Any, **__: Any) -> int:
@@ -87,7 +88,7 @@ def test_filters_and_settings() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweeps.cli.launch", record)
         assert ogbench_all.main([*arguments.split(), "--set", "critic_hidden=[8]"]) == 0
-    assert seen == ogbench_all.build(preset)
+    assert seen == ogbench_all.build(["dsrl", "flow_bc"], where)
     assert [run.agent for run in seen] == ["dsrl", "flow_bc"]
     assert seen[0].hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].hyperparameters
 
