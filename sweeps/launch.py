@@ -41,6 +41,7 @@ class Plan:
     max_failures: int
     checkpoint_seconds: float
     log_interval: int
+    compiled: bool = False
 
 
 def launch(
@@ -56,6 +57,7 @@ def launch(
     max_failures: int = 5,
     checkpoint_seconds: float = 120.0,
     log_interval: int = 1000,
+    compiled: bool = False,
 ) -> int:
     """Brings all the runs to their end, whatever is left of each, and returns 0; or 1 if any of them failed.
 
@@ -69,7 +71,7 @@ def launch(
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
         verbose: shows what Ray and the workers print.
         max_failures: how often the worker of a pack that died is brought back.
-        checkpoint_seconds, log_interval: see `lps.train.train`.
+        checkpoint_seconds, log_interval, compiled: see `lps.train.train`.
 
     Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
     """
@@ -87,7 +89,7 @@ def launch(
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, data_dir)
-    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval)
+    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval, compiled)
     mirror = Mirror(store, sweep, runs) if mlflow else None
     try:
         if todo:

@@ -126,6 +126,9 @@ def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> No
 
 # --- the Ray Train worker: wherever there is room ---
 
+PASSED_ON = {"sweep", "data_dir", "checkpoint_seconds", "log_interval", "compiled"}
+"""What of a plan is an argument of `lps.train.train`, under the same name."""
+
 
 def work(config: dict[str, Any]) -> tuple[str | None, bool]:
     """Trains the runs of a pack; returns the traceback where that failed, and whether for want of memory.
@@ -145,13 +148,10 @@ def work(config: dict[str, Any]) -> tuple[str | None, bool]:
         train(
             runs,
             Store(plan.results, create=False),  # which every machine must see
-            sweep=plan.sweep,
-            data_dir=plan.data_dir,
             device=share.device,
             evaluator=evaluator,
             callback=_teller(config["number"], config["board"]),
-            checkpoint_seconds=plan.checkpoint_seconds,
-            log_interval=plan.log_interval,
+            **{name: value for name, value in vars(plan).items() if name in PASSED_ON},
         )
         return None, False
     except UserError as error:

@@ -1,0 +1,76 @@
+"""Options of a sweep that say how fast and how exactly it computes reach the training; no Ray."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from small import small_hyperparameters
+from test_train import FakeEvaluator
+
+from lps.results import Store
+from lps.run import Run
+from sweeps import cli, launch, pack
+from sweeps.resources import Share
+
+TASK = "cube-single-play-singletask-task1-v0"
+SETTINGS: dict[str, Any] = {"steps": 2, "eval_interval": 2, "eval_episodes": 1}
+
+
+def runs() -> list[Run]:
+    return [Run.create("flow_bc", TASK, seed, **SETTINGS, **small_hyperparameters("flow_bc")) for seed in (0, 1)]
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return parser.parse_args(["--sweep", "test", "--address", "local", *words])
+
+
+def plan_of(*words: str, results: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> launch.Plan:
+    """The plan that a command line makes."""
+    plans: list[launch.Plan] = []
+    monkeypatch.setattr(launch, "_train", lambda store, todo, plan, *_: plans.append(plan))
+    where = ["--results", str(results), "--data-dir", str(data_dir), "--no-mlflow"]
+    cli.go(runs(), arguments(*where, *words))
+    return plans[0]
+
+
+@pytest.fixture
+def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Does a pack's work in this process, as the given words of the command line ask; what Program was told."""
+    from lps import train
+
+    told: dict[str, Any] = {}
+
+    def program(agent: Any, batches: Any, seeds: list[int], compiled: bool, **rest: Any) -> Any:
+        told.update(compiled=compiled, **rest)
+        return real(agent, batches, seeds, **rest)  # compiling takes minutes and is tested in test_program.py
+
+    real = train.Program
+    monkeypatch.setattr(train, "Program", program)
+    monkeypatch.setattr("sweeps.evaluator.RayEvaluator", lambda *_: FakeEvaluator())
+    board = SimpleNamespace(say=SimpleNamespace(remote=lambda *_, **__: None))
+
+    def work(*words: str) -> tuple[Store, dict[str, Any]]:
+        plan = plan_of(*words, results=tmp_path / "r", data_dir=tiny_data_dir, monkeypatch=monkeypatch)
+        share = Share(at_once=1, cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1)
+        config = {"runs": runs(), "plan": plan, "share": share, "number": 0, "board": board}
+        assert pack.work(config) == (None, False)
+        return Store(plan.results), told
+
+    yield work
+
+
+def test_compiling_is_off_unless_asked_for(worker):
+    store, told = worker()
+    assert told["compiled"] is False
+    assert [doc["status"] for doc in store.runs()] == ["done"] * 2
+
+
+def test_compiling_reaches_the_training_and_changes_no_run(worker):
+    store, told = worker("--compile")
+    assert told["compiled"] is True
+    assert [doc["id"] for doc in store.runs()] == sorted(run.id for run in runs())
