@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lps.agents import AGENTS
+from lps.errors import UserError
 from lps.presets import resolve
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster, estimate
 from sweeps.launch import launch
-from sweeps.resources import Limits, Nodes, split
+from sweeps.resources import Limits, Nodes, Share, split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", help="name of these runs together, in MLflow and in the results")
     parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
+    parser.add_argument(
+        "--price",
+        type=float,
+        metavar="PER_HOUR",
+        help="with --dry-run: of one device, to say what the updates may cost",
+    )
     parser.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=120.0, metavar="S", help="what a lost worker costs (default: 120)"
@@ -54,8 +61,12 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         at_once=arguments.packs_at_once,
         max_members=arguments.max_members,
     )
+    if arguments.price is not None and not arguments.dry_run:
+        raise UserError("--price goes with --dry-run: a sweep does not count money")
+    if arguments.price is not None and not arguments.price >= 0:
+        raise UserError(f"--price must be a number of at least 0, not {arguments.price:g}")
     if arguments.dry_run:
-        describe(runs, _nodes(arguments.address), limits)
+        describe(runs, _nodes(arguments.address), limits, arguments.price)
         return 0
     return launch(
         runs,
@@ -72,8 +83,9 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     )
 
 
-def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> None:
-    """Prints the runs and packs by agent and group, and an estimate of the time they take."""
+def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | None = None) -> None:
+    """Prints the runs and packs by agent and group, and an estimate of the time they take; with a price per device
+    hour, also of the money."""
     packs, share = split(runs, nodes, limits)
     table = Table("agent", "group", "tasks", "seeds", "steps", "runs", "packs", "hours", box=None, pad_edge=False)
     for column in table.columns[2:]:
@@ -102,6 +114,20 @@ def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> None:
             f"About {_hours(total)} device hours ({share.device}), {_hours(total / share.at_once)} hours from start to "
             f"end. An estimate, from rates measured on {estimate.MEASURED_ON[share.device]}."
         )
+    if price is not None:
+        print(_bill(total, share, price))
+
+
+def _bill(hours: float | None, share: Share, price: float) -> str:
+    """What packs that train for so many hours in all cost."""
+    device = "GPU" if share.gpus else "CPU core"
+    if hours is None:
+        return f"What it costs at {price:g} an hour of a {device} is not known either."
+    devices = share.gpus or share.cpus_of_pack
+    return (
+        f"At {price:g} an hour of a {device}: about {hours * devices * price:,.2f} for the {_hours(hours * devices)} "
+        f"{device} hours that are used. Devices that idle and machines without one (the head) cost what they cost."
+    )
 
 
 def _row(pack: Sequence[Run]) -> tuple[str, str, int]:

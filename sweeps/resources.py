@@ -59,6 +59,11 @@ class Share:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
+    @property
+    def cpus_of_pack(self) -> float:
+        """The learner's, and those kept for its evaluations."""
+        return self.cpus / (1 - EVALUATION)
+
 
 Nodes = Sequence[Mapping[str, float]]
 """The resources of each machine: {"CPU": 8.0, "GPU": 1.0, ...}."""

@@ -10,6 +10,7 @@ import pytest
 from small import small_hyperparameters
 from test_train import FakeEvaluator
 
+from lps.errors import UserError
 from lps.results import Store
 from lps.run import Run
 from sweeps import cli, launch, pack
@@ -74,3 +75,28 @@ def test_compiling_reaches_the_training_and_changes_no_run(worker):
     store, told = worker("--compile")
     assert told["compiled"] is True
     assert [doc["id"] for doc in store.runs()] == sorted(run.id for run in runs())
+
+
+# --- money ---
+
+
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_a_price_makes_money_of_device_hours(cpus, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.estimate, "hours", lambda *_: 1.5)
+        cli.go(runs(), arguments("--dry-run", "--price", "2.5", "--cpus-per-pack", cpus, "--packs-at-once", "1"))
+    used = 1.5 * int(cpus)
+    assert f"At 2.5 an hour of a CPU core: about {used * 2.5:.2f} for the {used:g}" in capsys.readouterr().out
+
+
+def test_a_price_of_unknown_hours_is_unknown(capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.estimate, "hours", lambda *_: None)
+        cli.go(runs(), arguments("--dry-run", "--price", "2.5"))
+    assert "not known either" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--price", "1"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])
+def test_a_price_that_makes_no_sense_is_refused(words):
+    with pytest.raises(UserError, match="--price"):
+        cli.go(runs(), arguments(*words))
