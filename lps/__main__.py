@@ -56,6 +56,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the update: minutes first, then faster"
     )
+    parser.add_argument(
+        "--precision", default="float32", help="float32 (default, the reference), tf32 (on NVIDIA GPUs) or bf16"
+    )
     parser.add_argument("--log-interval", type=int, default=500, help="updates between logged metrics")
     parser.add_argument("--checkpoint-seconds", type=float, default=120.0)
     parser.set_defaults(call=_train)
@@ -104,6 +107,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 checkpoint_seconds=arguments.checkpoint_seconds,
                 log_interval=arguments.log_interval,
                 compiled=arguments.compile,
+                precision=arguments.precision,
             )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -30,7 +30,7 @@ from lps.data import load_dataset
 from lps.errors import UserError
 from lps.evaluate import Evaluator, InlineEvaluator
 from lps.policy import Policy
-from lps.program import Program
+from lps.program import Program, check_precision
 from lps.results import Store, versions
 from lps.run import Run, pack
 from lps.tasks import get_task
@@ -66,6 +66,7 @@ def train(
     checkpoint_seconds: float = 120.0,
     log_interval: int = 1000,
     compiled: bool = False,
+    precision: str = "float32",
 ) -> dict[str, str]:
     """Train runs to their last step and evaluate them on the way; returns the status of each by run id.
 
@@ -83,12 +84,15 @@ def train(
         checkpoint_seconds: at most this much training is lost in a crash.
         log_interval: updates between logged metrics.
         compiled: let torch compile the update (lps.program); slow to start, faster to run.
+        precision: of the updates (lps.program); "float32" is the reference.  No part of a run's id, as the device is
+            none, but noted in its document: a finished run is finished, in whatever precision.
     Raises:
         UserError: for what the caller can mend.  Any other exception marks the unfinished runs as failed, with its
         traceback, and is raised again.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_precision(precision, torch.device(device).type)
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
     for members in _together(unfinished, store):
@@ -102,6 +106,7 @@ def train(
             callback,
             log_interval,
             compiled,
+            precision,
         )
         try:
             status |= training.run(checkpoint_seconds)
@@ -172,13 +177,14 @@ class _Training:
         callback: Callback | None,
         log_interval: int,
         compiled: bool,
+        precision: str,
     ):
         self.members = [run for run, _ in members]
         self.member = _shared_members(self.members)
         self.checkpoints = [checkpoint for _, checkpoint in members]
         self.store, self.sweep, self.data_dir, self.device = store, sweep, data_dir, device
         self.evaluator, self.callback, self.log_interval = evaluator, callback, log_interval
-        self.compiled = compiled
+        self.compiled, self.precision = compiled, precision
         self.steps = self.members[0].steps
         self.step = self.start = self.checkpoints[0].step if self.checkpoints[0] else 0
         self.fingerprint = ""
@@ -221,7 +227,7 @@ class _Training:
             configs[0].horizon,
             self.device,
         )
-        program = Program(self.agent, batches, seeds, self.compiled)
+        program = Program(self.agent, batches, seeds, self.compiled, self.precision)
         eval_steps = set(runs[0].eval_steps)
 
         self.report("start")
@@ -345,6 +351,11 @@ class _Training:
                 self.write_document(run, "failed", reason)
         self.report("failed")
 
+    def precisions(self, before: dict[str, Any]) -> str:
+        """All that the run was trained in, in order: it may go on in another one than it began in."""
+        earlier = before.get("precision", "float32").split(", ") if self.start else []
+        return ", ".join(dict.fromkeys([*earlier, self.precision]))
+
     def write_document(self, run: Run, status: str, error: str | None = None) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = self.previous[run.id]
@@ -356,6 +367,7 @@ class _Training:
             "step": self.step,
             "versions": versions(),
             "host": platform.node(),
+            "precision": self.precisions(before),
             "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
             "started": before.get("started", now),
             "updated": now,
