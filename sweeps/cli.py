@@ -12,6 +12,7 @@ from rich.table import Table
 from lps.agents import AGENTS
 from lps.errors import UserError
 from lps.presets import resolve
+from lps.program import PRECISIONS, check_precision
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster, estimate
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-seconds", type=float, default=120.0, metavar="S", help="what a lost worker costs (default: 120)"
     )
     parser.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
+    parser.add_argument(
+        "--precision", default="float32", help=f"of training: {', '.join(PRECISIONS)} (default: float32, the reference)"
+    )
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the updates: minutes for each pack first, then faster"
     )
@@ -61,6 +65,7 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         at_once=arguments.packs_at_once,
         max_members=arguments.max_members,
     )
+    check_precision(arguments.precision, arguments.device)
     if arguments.price is not None and not arguments.dry_run:
         raise UserError("--price goes with --dry-run: a sweep does not count money")
     if arguments.price is not None and not arguments.price >= 0:
@@ -80,6 +85,7 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         checkpoint_seconds=arguments.checkpoint_seconds,
         log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)) if runs else 1000,
         compiled=arguments.compile,
+        precision=arguments.precision,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from lps.data import load_dataset
 from lps.errors import UserError
+from lps.program import check_precision
 from lps.results import Store
 from lps.run import Run
 from lps.tasks import get_task
@@ -42,6 +43,7 @@ class Plan:
     checkpoint_seconds: float
     log_interval: int
     compiled: bool = False
+    precision: str = "float32"
 
 
 def launch(
@@ -58,6 +60,7 @@ def launch(
     checkpoint_seconds: float = 120.0,
     log_interval: int = 1000,
     compiled: bool = False,
+    precision: str = "float32",
 ) -> int:
     """Brings all the runs to their end, whatever is left of each, and returns 0; or 1 if any of them failed.
 
@@ -71,7 +74,7 @@ def launch(
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
         verbose: shows what Ray and the workers print.
         max_failures: how often the worker of a pack that died is brought back.
-        checkpoint_seconds, log_interval, compiled: see `lps.train.train`.
+        checkpoint_seconds, log_interval, compiled, precision: see `lps.train.train`.
 
     Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
     """
@@ -89,7 +92,7 @@ def launch(
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, data_dir)
-    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval, compiled)
+    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval, compiled, precision)
     mirror = Mirror(store, sweep, runs) if mlflow else None
     try:
         if todo:
@@ -139,6 +142,7 @@ def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, addres
                     print("starting Ray on this machine", file=out, flush=True)
                 address = stack.enter_context(cluster.connected(address, verbose))
                 packs, share = split(unfinished(store, runs), cluster.nodes(), limits)
+                check_precision(plan.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)

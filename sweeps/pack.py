@@ -126,7 +126,7 @@ def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> No
 
 # --- the Ray Train worker: wherever there is room ---
 
-PASSED_ON = {"sweep", "data_dir", "checkpoint_seconds", "log_interval", "compiled"}
+PASSED_ON = {"sweep", "data_dir", "checkpoint_seconds", "log_interval", "compiled", "precision"}
 """What of a plan is an argument of `lps.train.train`, under the same name."""
 
 

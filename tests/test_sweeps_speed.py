@@ -46,9 +46,11 @@ def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch)
 
     told: dict[str, Any] = {}
 
-    def program(agent: Any, batches: Any, seeds: list[int], compiled: bool, **rest: Any) -> Any:
-        told.update(compiled=compiled, **rest)
-        return real(agent, batches, seeds, **rest)  # compiling takes minutes and is tested in test_program.py
+    def program(agent: Any, batches: Any, seeds: list[int], compiled: bool, precision: str) -> Any:
+        told.update(compiled=compiled, precision=precision)
+        return real(
+            agent, batches, seeds, precision=precision
+        )  # compiling takes minutes and is tested in test_program.py
 
     real = train.Program
     monkeypatch.setattr(train, "Program", program)
@@ -75,6 +77,27 @@ def test_compiling_reaches_the_training_and_changes_no_run(worker):
     store, told = worker("--compile")
     assert told["compiled"] is True
     assert [doc["id"] for doc in store.runs()] == sorted(run.id for run in runs())
+
+
+def test_float32_is_the_default(worker):
+    store, told = worker()
+    assert told["precision"] == "float32"
+    assert {doc["precision"] for doc in store.runs()} == {"float32"}
+
+
+def test_a_precision_reaches_the_training_and_its_documents_and_changes_no_run(worker):
+    store, told = worker("--precision", "bf16")
+    assert told["precision"] == "bf16"
+    assert {doc["precision"] for doc in store.runs()} == {"bf16"}
+    assert [doc["id"] for doc in store.runs()] == sorted(run.id for run in runs())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [(["--precision", "bf61"], "did you mean"), (["--precision", "tf32", "--device", "cpu"], "GPUs")]
+)
+def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
+    with pytest.raises(UserError, match=says):
+        cli.go(runs(), arguments(*words))
 
 
 # --- money ---
