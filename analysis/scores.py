@@ -17,9 +17,9 @@ import pandas as pd
 from analysis.agents import Agent, agents_of, group_key
 from analysis.load import Results
 from lps.presets import ADDED
+from lps.scores import LAST
 from lps.tasks import RING
 
-LAST = 3  # evaluations that make the score
 DAGGER = "†"
 PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
 

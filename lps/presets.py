@@ -5,6 +5,7 @@ before the variant's, and the variant's before the group's.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lps.errors import UserError, suggest
@@ -50,6 +51,32 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
     "meanflow_bc": dict(_FORMS),
 }
 """agent -> variant -> what sets it apart from the agent's defaults."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of LPS's ablation figure: what is compared with what."""
+
+    title: str
+    bars: tuple[str, ...]
+    """Agents and variants."""
+
+
+# Panel (c) of the paper is the length of the latent along training, of the runs of (b).
+PANELS: Mapping[str, Panel] = {
+    "a": Panel("latents of one-step actors", ("qcfql", "qcfql:sphere", "qcmfql", "qcmfql:sphere")),
+    "b": Panel("latents of LPS", ("lps:normal", "lps:truncated_normal", "lps")),
+    "d": Panel("base policy", ("fm_lps", "fm_lps:one_step", "lps")),
+    "e": Panel("MeanFlow parametrisation", ("lps:original_meanflow_released", "lps:original_meanflow", "lps")),
+    "matched": Panel(
+        "methods as published and matched",
+        (
+            *("dsrl", "dsrl:detached", "dsrl:matched", "qcfql", "qcfql:matched", "qcmfql"),
+            *("best_of_n", "best_of_n:matched", "fm_lps", "fm_lps:matched", "lps"),
+        ),
+    ),
+}
+"""The ablations, by the letter of their panel in the paper; "matched" is ours."""
 
 ADDED: Settings = {"meanflow_form": "noise_to_action"}
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it

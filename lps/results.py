@@ -146,6 +146,17 @@ class Store:
         """The documents of all sweeps."""
         return self._read_documents("sweeps")
 
+    # -- studies ------------------------------------------------------------------------------------------------
+
+    def write_study(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Writes what a study found that is no episode and no metric of a run; the key `study` is added here."""
+        text = json.dumps({"schema": SCHEMA, "study": name, **doc}, indent=1)
+        self.write_bytes(f"studies/{name}.json", text.encode())
+
+    def studies(self) -> list[dict[str, Any]]:
+        """The documents of all studies, ordered by name."""
+        return self._read_documents("studies")
+
     # -- evaluation episodes ------------------------------------------------------------------------------------
 
     def write_episodes(self, run_id: str, step: int, rows: Iterable[Episode | Mapping[str, Any]]) -> None:
@@ -161,9 +172,10 @@ class Store:
         rows = self._map(functools.partial(self._read_table, schema=EPISODES), rels)
         return {_step(rel) for rel, table in zip(rels, rows, strict=True) if table is not None}
 
-    def read_episodes(self) -> pa.Table:
-        """All evaluation episodes of all runs, ordered by run, step and episode: a table with the schema EPISODES."""
-        return self._read_tables("episodes", EPISODES)
+    def read_episodes(self, run_id: str | None = None) -> pa.Table:
+        """All evaluation episodes of all runs, or of one, ordered by run, step and episode: a table with the schema
+        EPISODES."""
+        return self._read_tables(f"episodes/{run_id}" if run_id else "episodes", EPISODES)
 
     # -- training metrics ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,52 @@
+"""The ablations of LPS's paper, and every method in its "matched" form: the panels of one figure.
+
+    python sweeps/ablations.py --preset quick
+    python sweeps/ablations.py --panels b e --groups cube-double --results s3://bucket/ablations
+    python sweeps/ablations.py --dry-run
+
+quick is the ring bandit with small networks, minutes on two CPU cores: it shows that the machinery works, and is no
+evidence about robots. Run again, the same command goes on with what is left.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lps.agents import AGENTS
+from lps.errors import UserError, guarded, suggest
+from lps.presets import PANELS, resolve
+from lps.run import Run
+from sweeps import cli, scale
+from sweeps.scale import STUDY_SCALES, Scale
+
+
+def build(panels: Sequence[str], where: Scale, agents: Sequence[str] | None = None) -> list[Run]:
+    """The runs of the panels, each once; of the given agents only, if any are given. UserError for unknown names."""
+    for name in panels:
+        if name not in PANELS:
+            raise UserError(suggest(name, PANELS, "panel"))
+    for agent in agents or ():
+        resolve(agent, AGENTS)
+    bars = dict.fromkeys(bar for name in panels for bar in PANELS[name].bars)
+    chosen = [bar for bar in bars if agents is None or bar in agents or bar.partition(":")[0] in agents]
+    scale.check_settings(where, chosen)
+    return list({run.id: run for bar in chosen for run in where.runs(bar)}.values())
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="ablations.py", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    scale.add_arguments(parser, STUDY_SCALES)
+    panels = "; ".join(f"{name}: {panel.title}" for name, panel in PANELS.items())
+    parser.add_argument("--panels", nargs="+", metavar="PANEL", default=list(PANELS), help=f"{panels} (default: all)")
+    cli.add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    where = scale.asked_for(arguments, STUDY_SCALES)
+    arguments.sweep = arguments.sweep or f"ablations-{arguments.preset}"
+    return cli.go(build(arguments.panels, where, arguments.agents), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The studies: what each of them runs, and tuning that survives being interrupted."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+
+from lps.agents import AGENTS
+from lps.agents.base import MEMBER_SCALARS
+from lps.errors import UserError
+from lps.presets import PANELS, VARIANTS
+from lps.results import Episode, Store
+from lps.run import Run, pack
+from lps.scores import scores
+from lps.train import train
+from sweeps import ablations, ogbench_all, ring, sensitivity, spaces, tuning
+from sweeps.scale import RING_SCALE, STUDY_SCALES
+
+STUDIES: dict[ModuleType, Sequence[str]] = {
+    ogbench_all: list(ogbench_all.PRESETS),
+    ablations: list(STUDY_SCALES),
+    sensitivity: list(sensitivity.PRESETS),
+    tuning: list(tuning.PRESETS),
+}
+TINY = "--preset quick --steps 4 --eval-interval 2 --eval-episodes 2 --seeds 0 --set batch_size=8 base_hidden=8"
+
+
+@pytest.mark.parametrize(("study", "preset"), [(study, name) for study, names in STUDIES.items() for name in names])
+def test_every_preset_of_every_study_can_be_planned(
+    study: ModuleType, preset: str, capsys: Any, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert study.main(["--preset", preset, "--dry-run", "--address", "local"]) == 0
+    assert " runs in " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [], "a plan leaves nothing behind"
+
+
+@pytest.mark.parametrize("study", [*STUDIES, ring])
+def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -> None:
+    quick = [] if study in (ring, ogbench_all) else ["--preset", "quick"]
+    assert study.main([*quick, "--agents", "lsp", "--dry-run", "--address", "local"]) == 2
+    assert "'lsp'; did you mean 'lps'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("study", "arguments", "message"),
+    [
+        (ablations, "--panels bb", "unknown panel 'bb'; did you mean 'b'"),
+        (sensitivity, "--parts alhpa", "unknown part 'alhpa'; did you mean 'alpha'"),
+        (sensitivity, "--axes lrr", "unknown axis 'lrr'; did you mean 'lr'"),
+        (sensitivity, "--points 0", "--points must be at least 1"),
+        (tuning, "--trials 0 --at-once 0", "must be at least 1"),
+        (tuning, "--seeds 100", "seeds 100 are used for tuning"),
+        (tuning, "--storage nothing://here", "cannot open the study database nothing://here"),
+        (tuning, "--results s3://bucket/tuning", "say with --storage"),
+    ],
+)
+def test_bad_input_is_a_sentence(study: ModuleType, arguments: str, message: str, capsys: Any) -> None:
+    dry = [] if "storage" in message or "storage" in arguments else ["--dry-run"]
+    assert study.main(["--preset", "quick", *arguments.split(), "--address", "local", *dry]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> None:
+    for name, panel in PANELS.items():
+        for bar in panel.bars:
+            agent, _, variant = bar.partition(":")
+            assert agent in AGENTS and (not variant or variant in VARIANTS[agent])
+        runs = ablations.build([name], RING_SCALE)
+        assert len(runs) == len(panel.bars) * len(RING_SCALE.seeds), "no bar twice, none without runs"
+    one = ablations.build(["d"], RING_SCALE, ["fm_lps:one_step"])
+    assert {run.hyperparameters["flow_steps"] for run in one} == {1}, "the preset's shorter flow does not undo it"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_axes_and_ranges_are_the_agents_own_and_the_joint_design_is_one_program(agent: str) -> None:
+    known = set(Run.create(agent, "ring-bandit-v0").hyperparameters)
+    assert set(spaces.axes(agent)) <= known and set(spaces.ranges(agent)) <= known & set(MEMBER_SCALARS)
+    points = sensitivity.joint(agent, 8)
+    assert points == sensitivity.joint(agent, 9)[:8] and len({str(point) for point in points}) == 8
+    for point in points:
+        for name, value in point.items():
+            assert spaces.RANGES[name].low <= value <= spaces.RANGES[name].high
+    runs = sensitivity.build(["joint"], [agent], RING_SCALE, None, 8)
+    assert len(runs) == 9 * len(RING_SCALE.seeds) and len(pack(runs)) == 1
+
+
+def test_every_default_lies_on_its_axes() -> None:
+    for agent in AGENTS:
+        run = Run.create(agent, "cube-double-play-singletask-task2-v0")
+        for name, values in spaces.axes(agent).items():
+            assert run.hyperparameters[name] in values, f"{agent}'s {name}"
+
+
+def test_the_score_is_the_mean_of_the_last_three_evaluations(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), Run.create("lps", "ring-bandit-v0", steps=50, eval_interval=10, eval_episodes=2)
+    curve = {10: (1, 1), 20: (1, 1), 30: (0, 1), 40: (0, 0), 50: (1, 1)}
+    for step, successes in curve.items():
+        store.write_episodes(run.id, step, [Episode(i, 0, bool(s), 0.0, 1) for i, s in enumerate(successes)])
+    assert scores(store, [run]) == {}, "not done"
+    store.write_run({"id": run.id, "status": "done"})
+    assert scores(store, [run]) == {run.id: 0.5}
+    store.delete(f"episodes/{run.id}/{40:09d}.parquet")
+    assert scores(store, [run]) == {}, "an evaluation is missing"
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[Run]]:
+    """Sweeps train here and now, each pack in turn; gives the lists of runs that were launched."""
+    launched: list[list[Run]] = []
+
+    def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+        launched.append(list(runs))
+        store = Store(arguments.results)
+        left = [run for run in {run.id: run for run in runs}.values() if not store.finished(run.id)]
+        for part in pack(left):
+            train(part, store, sweep=arguments.sweep)
+        return 0
+
+    monkeypatch.setattr(tuning.cli, "go", go)
+    return launched
+
+
+def test_tuning_asks_in_rounds_and_compares_on_held_out_seeds(without_ray: Any, tmp_path: Path, capsys: Any) -> None:
+    command = f"{TINY} --agents lps flow_bc --trials 5 --at-once 3 --held-out 7 8 --results {tmp_path}".split()
+    assert tuning.main(command) == 0
+    assert [len(runs) for runs in without_ray] == [6, 4, 8], "3 + 2 trials of two agents; best and default, two seeds"
+    assert all(len(pack(runs)) == 2 for runs in without_ray), "one program for each agent"
+    first = {doc["study"]: doc for doc in Store(tmp_path, create=False).studies()}
+    assert set(first) == {"tuning-lps", "tuning-flow_bc"}
+    for doc in first.values():
+        assert len(doc["trials"]) == 5 and {trial["state"] for trial in doc["trials"]} == {"COMPLETE"}
+        assert set(doc["trials"][0]["params"]) == set(spaces.ranges(doc["agent"]))
+        assert [len(ids) for ids in doc["held_out"].values()] == [2, 2]
+    assert "on seeds that no trial has seen" in capsys.readouterr().out
+    assert tuning.main(command) == 0
+    assert len(without_ray) == 4, "again: the studies are full, only the comparison is looked at"
+    assert {doc["study"]: doc for doc in Store(tmp_path, create=False).studies()} == first
+
+
+def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tmp_path: Path) -> None:
+    command = f"{TINY} --agents lps --trials 4 --at-once 2 --held-out 7 --results".split()
+    assert tuning.main([*command, str(tmp_path / "whole")]) == 0
+    go, calls = tuning.cli.go, []
+
+    def interrupted(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+        calls.append(runs)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return int(go(runs, arguments))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning.cli, "go", interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            raise SystemExit(tuning.main([*command, str(tmp_path / "cut")]))
+    assert len(calls) == 2
+    assert tuning.main([*command, str(tmp_path / "cut")]) == 0
+    whole, cut = (Store(tmp_path / name, create=False).studies()[0] for name in ("whole", "cut"))
+    assert whole == cut, "the same trials, the same values, the same end"
+
+
+def test_importances_find_what_matters() -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    assert tuning.importances(study) == {}
+    for _ in range(30):
+        trial = study.ask(spaces.ranges("lps"))
+        study.tell(trial, float(trial.params["tau"] > 0.01))
+    found = tuning.importances(study)
+    assert set(found) == set(spaces.ranges("lps")) and sum(found.values()) == pytest.approx(1)
+    assert max(found, key=lambda name: found[name]) == "tau"
+
+
+def test_a_trial_without_a_score_has_failed() -> None:
+    study = optuna.create_study(direction="maximize")
+    runs = [Run.create("lps", "ring-bandit-v0", seed) for seed in (0, 1)]
+    study.ask(spaces.ranges("lps"))
+    tuning.tell(study, 0, runs, {runs[0].id: 1.0})
+    assert study.trials[0].state.name == "FAIL"
+    study.ask(spaces.ranges("lps"))
+    tuning.tell(study, 1, runs, {runs[0].id: 1.0, runs[1].id: 0.5})
+    assert study.trials[1].value == 0.75
+
+
+def test_scale_knows_its_tasks() -> None:
+    with pytest.raises(UserError, match="there is no task 2 in ring"):
+        tuning.replace(RING_SCALE, tasks=[2]).task_names()
