@@ -38,7 +38,9 @@ COMPARE = Path(__file__).resolve().parent.parent / "analysis" / "compare.py"
 def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Run]:
     """The runs: agents x alphas x seeds; an agent without an alpha has one run a seed."""
     where = replace(RING_SCALE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
-    points = {agent: [{"alpha": a} for a in alphas] if "alpha" in cli.hyperparameters(agent) else [{}] for agent in agents}
+    points = {
+        agent: [{"alpha": a} for a in alphas] if "alpha" in cli.hyperparameters(agent) else [{}] for agent in agents
+    }
     return [run for agent in agents for point in points[agent] for run in where.runs(agent, **point)]
 
 
