@@ -10,6 +10,8 @@ was cut off writes the same rows again.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import math
@@ -29,6 +31,7 @@ from lps.checkpoint import Checkpoint, DamagedCheckpoint
 from lps.data import load_dataset
 from lps.errors import UserError
 from lps.evaluate import Evaluator, InlineEvaluator
+from lps.memory import members_that_fit
 from lps.policy import Policy
 from lps.program import Program, check_precision
 from lps.results import Store, versions
@@ -67,6 +70,7 @@ def train(
     log_interval: int = 1000,
     compiled: bool = False,
     precision: str = "float32",
+    device_share: float = 1.0,
 ) -> dict[str, str]:
     """Train runs to their last step and evaluate them on the way; returns the status of each by run id.
 
@@ -74,7 +78,7 @@ def train(
     whose loss is no longer finite is marked failed and reported no more; the others are not touched by it.
 
     Args:
-        runs: any runs; those that can train together do (lps.run.pack).
+        runs: any runs; those that can train together do (lps.run.pack), as many at once as the device has room for.
         store: where everything goes.
         sweep: name of the study the runs belong to, stored with them.
         data_dir: where datasets are; see lps.data.
@@ -86,6 +90,7 @@ def train(
         compiled: let torch compile the update (lps.program); slow to start, faster to run.
         precision: of the updates (lps.program); "float32" is the reference.  No part of a run's id, as the device is
             none, but noted in its document: a finished run is finished, in whatever precision.
+        device_share: the part of a GPU's memory that this training may take, where others train on it too.
     Raises:
         UserError: for what the caller can mend.  Any other exception marks the unfinished runs as failed, with its
         traceback, and is raised again.
@@ -95,7 +100,8 @@ def train(
     check_precision(precision, torch.device(device).type)
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
-    for members in _together(unfinished, store):
+    room = functools.partial(members_that_fit, device=device, precision=precision, device_share=device_share)
+    for members in _together(unfinished, store, room):
         training = _Training(
             members,
             store,
@@ -116,12 +122,15 @@ def train(
     return status
 
 
-def _together(runs: Sequence[Run], store: Store) -> Iterable[list[tuple[Run, Checkpoint | None]]]:
-    """Packs of runs that stand at the same step, each with its checkpoint.
+def _together(
+    runs: Sequence[Run], store: Store, room: Callable[[Run], int | None]
+) -> Iterable[list[tuple[Run, Checkpoint | None]]]:
+    """Packs of runs that stand at the same step, each with its checkpoint, of no more members than there is room for.
 
     A crash between the checkpoints of two members leaves them at different steps; they then train one after the other.
     """
-    for members in pack(runs):
+    packs = (pack(p, room(p[0]) or len(p)) if len(p) > 1 else [p] for p in pack(runs))
+    for members in itertools.chain.from_iterable(packs):
         by_step: dict[int, list[tuple[Run, Checkpoint | None]]] = {}
         for run in members:
             checkpoint = _stored_checkpoint(run, store)

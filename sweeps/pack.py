@@ -149,6 +149,7 @@ def work(config: dict[str, Any]) -> tuple[str | None, bool]:
             runs,
             Store(plan.results, create=False),  # which every machine must see
             device=share.device,
+            device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0,
             evaluator=evaluator,
             callback=_teller(config["number"], config["board"]),
             **{name: value for name, value in vars(plan).items() if name in PASSED_ON},
