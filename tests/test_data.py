@@ -62,6 +62,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
     np.savez(path, **arrays)
+    path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
 
 
 def _solve(env: Any, arrays: dict[str, np.ndarray], rows: slice) -> None:
@@ -224,7 +225,7 @@ def test_damaged_inside(cube_file: Path):
     content = bytearray(cube_file.read_bytes())
     content[1000] ^= 255
     cube_file.write_bytes(content)
-    with pytest.raises(UserError, match="truncated or not a dataset"):
+    with pytest.raises(UserError, match="truncated or damaged.*download it again does not work"):
         load_dataset(CUBE, data_dir=cube_file.parent)
 
 
@@ -250,6 +251,159 @@ def test_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert data_dir() == Path.home() / ".ogbench" / "data"
 
 
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+def _flip(path: Path, at: float = 0.5) -> None:
+    """Turns over one byte, as if behind the back of the file's size."""
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 255
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _same_time(path: Path) -> None:
+    """A byte turned over that shows in neither size nor time: as on a failing disk."""
+    stat = path.stat()
+    _flip(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _arrays_of(data_dir: Path) -> Path:
+    [directory] = (data_dir / ".converted").glob(f"{NAME}-*/cube-single")
+    return directory
+
+
+def _values(dataset: Dataset) -> list[bytes]:
+    return [getattr(dataset, key).tobytes() for key in ("observations", "actions", "terminals", "rewards", "masks")]
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "terminals", "rewards", "masks"])
+@pytest.mark.parametrize("damage", [_flip, _truncate, Path.unlink])
+def test_damaged_arrays_are_made_again(name: str, damage: Callable[[Path], None], cube_file: Path, capsys: Any):
+    whole = _values(load_dataset(CUBE, data_dir=cube_file.parent))
+    damage(_arrays_of(cube_file.parent) / f"{name}.npy")
+    assert _values(load_dataset(CUBE, data_dir=cube_file.parent)) == whole
+    assert "are damaged: converting it again" in capsys.readouterr().err
+    assert _values(load_dataset(CUBE, data_dir=cube_file.parent)) == whole
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_arrays_without_readable_checksums_are_made_again(cube_file: Path):
+    whole = _values(load_dataset(CUBE, data_dir=cube_file.parent))
+    for content in ("", "[1]", '{"observations.npy": 1}', '{"observations.npy": {}}'):
+        (_arrays_of(cube_file.parent) / "checksums.json").write_text(content)
+        _flip(_arrays_of(cube_file.parent) / "observations.npy")
+        assert _values(load_dataset(CUBE, data_dir=cube_file.parent)) == whole
+
+
+def test_arrays_that_were_only_touched_are_checked_once_and_kept(cube_file: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = _values(load_dataset(CUBE, data_dir=cube_file.parent))
+    array = _arrays_of(cube_file.parent) / "observations.npy"
+    array.touch()
+    inode = array.stat().st_ino
+    assert _values(load_dataset(CUBE, data_dir=cube_file.parent)) == whole
+    assert array.stat().st_ino == inode
+    monkeypatch.setattr("lps.data.integrity.sha256", lambda path: pytest.fail(f"{path} was read again"))
+    assert _values(load_dataset(CUBE, data_dir=cube_file.parent)) == whole
+
+
+@pytest.mark.parametrize("damage", [_flip, _truncate])
+def test_a_damaged_download_is_downloaded_again(
+    damage: Callable[[Path], None], server: "Server", tmp_path: Path, capsys: Any
+):
+    whole = _values(load_dataset(CUBE, data_dir=tmp_path))
+    path = tmp_path / f"{NAME}.npz"
+    damage(path)
+    damaged = path.read_bytes()
+    assert _values(load_dataset(CUBE, data_dir=tmp_path)) == whole
+    assert path.read_bytes() == server.content
+    assert (tmp_path / f"{NAME}.npz.damaged").read_bytes() == damaged
+    assert "not as it was" in capsys.readouterr().err
+    assert server.requests == [None, None]
+
+
+def test_a_conversion_checks_all_bytes_even_where_size_and_time_are_the_same(server: "Server", tmp_path: Path):
+    whole = _values(load_dataset(CUBE, data_dir=tmp_path))
+    path = tmp_path / f"{NAME}.npz"
+    _same_time(path)
+    assert _values(load_dataset(CUBE, data_dir=tmp_path)) == whole
+    assert server.requests == [None], "nobody needs the file: its arrays are there"
+    _flip(_arrays_of(tmp_path) / "actions.npy")
+    assert _values(load_dataset(CUBE, data_dir=tmp_path)) == whole
+    assert path.read_bytes() == server.content
+    assert server.requests == [None, None]
+
+
+def test_a_file_damaged_on_its_way_is_downloaded_again(server: "Server", tmp_path: Path):
+    server.damaged = 1
+    assert len(load_dataset(CUBE, data_dir=tmp_path).terminals) == 60
+    assert (tmp_path / f"{NAME}.npz").read_bytes() == server.content
+    assert server.requests == [None, None]
+
+
+def test_a_source_that_is_always_damaged_is_asked_twice(server: "Server", tmp_path: Path):
+    server.damaged = 99
+    with pytest.raises(UserError, match="truncated or damaged.*a fresh copy already.*LPS_DATA_MIRROR"):
+        load_dataset(CUBE, data_dir=tmp_path)
+    assert server.requests == [None, None]
+    assert [file.name for file in tmp_path.glob("*.npz*")] == [f"{NAME}.npz.damaged", f"{NAME}.npz.sha256"]
+    server.damaged = 0
+    assert len(load_dataset(CUBE, data_dir=tmp_path).terminals) == 60
+
+
+def test_ogbenchs_own_download_that_broke_off_is_downloaded_again(server: "Server", tmp_path: Path):
+    (tmp_path / f"{NAME}.npz").write_bytes(server.content[:5000])  # OGBench writes under the final name
+    assert len(load_dataset(CUBE, data_dir=tmp_path).terminals) == 60
+    assert server.requests == [None]
+
+
+@pytest.mark.parametrize("name", [NAME, "mine"])
+@pytest.mark.parametrize("damage", [_flip, _truncate])
+def test_a_damaged_collected_file_is_kept_aside_and_can_be_collected_again(
+    damage: Callable[[Path], None], name: str, server: "Server", tmp_path: Path
+):
+    def again() -> Path:
+        return collect("cube-single-play", episodes=2, seed=3, name=name, data_dir=tmp_path, episode_length=9)
+
+    path = again()
+    whole, values = path.read_bytes(), _values(load_dataset(CUBE, dataset=name, data_dir=tmp_path))
+    for aside in (f"{name}.npz.damaged", f"{name}.npz.damaged2"):
+        damage(path)
+        damaged = path.read_bytes()
+        with pytest.raises(UserError, match=f"{name}.npz is not as it was.*collected here and is now {aside}") as error:
+            load_dataset(CUBE, dataset=name, data_dir=tmp_path)
+        command = f"python -m lps collect cube-single-play-v0 --episodes 2 --seed 3 --name {name} --data-dir {tmp_path}"
+        assert str(error.value).endswith(command)
+        assert (tmp_path / aside).read_bytes() == damaged
+        with pytest.raises(UserError, match="was collected here and is gone"):  # OGBench's is another one
+            load_dataset(CUBE, dataset=name, data_dir=tmp_path)
+        assert again().read_bytes() == whole
+        assert _values(load_dataset(CUBE, dataset=name, data_dir=tmp_path)) == values
+    assert server.requests == []
+
+
+def test_a_damaged_file_of_somebody_else_is_left_alone(cube_file: Path):
+    path = cube_file.rename(cube_file.with_stem("theirs"))
+    _truncate(path)
+    with pytest.raises(UserError, match="truncated or damaged.*bring it again"):
+        load_dataset(CUBE, dataset="theirs", data_dir=path.parent)
+    assert path.exists()
+
+
+def test_sha256sum_reads_the_checksums(server: "Server", tmp_path: Path):
+    collect("cube-single-play", episodes=1, name="mine", data_dir=tmp_path, episode_length=5, progress=False)
+    dataset_path(NAME, tmp_path)
+    records = sorted(path.name for path in tmp_path.glob("*.sha256"))
+    assert records == [f"{NAME}.npz.sha256", "mine-val.npz.sha256", "mine.npz.sha256"]
+    subprocess.run(["sha256sum", "--check", "--strict", *records], cwd=tmp_path, check=True)
+    (tmp_path / "mine.npz.sha256").write_text("nothing that means anything")
+    assert load_dataset(CUBE, dataset="mine", data_dir=tmp_path).fingerprint
+
+
 # --- Downloading ------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +414,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.content = content
         self.breaks_after: list[int] = []  # bytes sent before the connection breaks, request by request
         self.ranges = True
+        self.damaged = 0  # requests that are answered with a wrong byte
         self.delay = 0.0
         self.requests: list[str | None] = []  # the Range header of each request
         super().__init__(("127.0.0.1", 0), partial(Handler))
@@ -285,7 +440,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start >= len(server.content):
             self.send_error(416)
             return
-        content = server.content[start:]
+        content = bytearray(server.content[start:])
+        if server.damaged:
+            server.damaged -= 1
+            content[len(content) // 2] ^= 255
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", tag)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from lps.data.files import data_dir as find_data_dir
 from lps.data.files import locked, make_dir, replacing
+from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS, RING
 
@@ -66,8 +67,8 @@ def collect(
 
     `dataset` is one of OGBench's ('cube-single-play', with or without '-v0'); the file is called `name`.npz, by
     default OGBench's name. With `val`, `name`-val.npz gets a tenth as many episodes more, at least one. `name`.json
-    says how the files were made. An episode has `episode_length` rows: observations, actions, terminals, qpos, qvel
-    and button_states where there are buttons.
+    says how the files were made, `name`.npz.sha256 what they are checked against (lps.data.integrity). An episode has
+    `episode_length` rows: observations, actions, terminals, qpos, qvel and button_states where there are buttons.
 
     The bytes depend only on dataset, episodes, seed and the versions of OGBench and MuJoCo, not on `workers`.
     Finished episodes are kept: the same call goes on after an interruption, and returns at once when all is there.
@@ -94,7 +95,7 @@ def collect(
     parts = directory / ".collecting" / f"{name}-{key}"
 
     with locked(directory / ".collecting" / f"{name}.lock", f"it is collecting {path}"):
-        if _finished(path, settings):
+        if _finished(path, settings) and all(_file(path, split).exists() for split in splits):
             return path
         make_dir(parts)
         jobs: list[Job] = [(s, episode, episode_length) for s, count in splits.items() for episode in range(count)]
@@ -112,12 +113,29 @@ def collect(
         }
         # The train file comes last: when it is there, so is everything else.
         if val:
-            _join([_part(parts, job) for job in jobs if job[0] == "val"], directory / f"{name}-val.npz")
+            _join([_part(parts, job) for job in jobs if job[0] == "val"], _file(path, "val"))
         with replacing(path.with_suffix(".json")) as file:
             file.write_text(json.dumps(about, indent=2) + "\n")
         _join([_part(parts, job) for job in jobs if job[0] == "train"], path)
         shutil.rmtree(parts)
     return path
+
+
+def command(path: Path) -> str | None:
+    """What collects the npz file `path` once more, to the same bytes where the versions are the same; None if it was
+    not collected."""
+    path = path.with_stem(path.stem.removesuffix("-val"))
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        words = ["python -m lps collect", about["dataset"], "--episodes", about["episodes"]["train"]]
+        words += ["--seed", about["seed"], "--name", path.stem]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return " ".join(map(str, words)) + ("" if path.parent == find_data_dir() else f" --data-dir {path.parent}")
+
+
+def _file(path: Path, split: str) -> Path:
+    return path if split == "train" else path.with_stem(f"{path.stem}-{split}")
 
 
 def _group(dataset: str) -> str:
@@ -294,12 +312,15 @@ def _join(parts: Sequence[Path], path: Path) -> None:
     """Writes the episodes one after the other into one npz, without holding more than one of them in memory."""
     with np.load(parts[0]) as first:
         keys = {key: first[key] for key in DTYPES if key in first}
-    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key, example in keys.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
-                shape = (len(parts) * len(example), *example.shape[1:])
-                header = {"descr": np.lib.format.dtype_to_descr(example.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for episode in parts:
-                    with np.load(episode) as rows:
-                        file.write(np.ascontiguousarray(rows[key]).data)
+    with replacing(path) as part:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, example in keys.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                    shape = (len(parts) * len(example), *example.shape[1:])
+                    descr = np.lib.format.dtype_to_descr(example.dtype)
+                    header = {"descr": descr, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for episode in parts:
+                        with np.load(episode) as rows:
+                            file.write(np.ascontiguousarray(rows[key]).data)
+        record(path, part)

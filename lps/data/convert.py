@@ -7,6 +7,7 @@ is the loader's business.
 import json
 import math
 import shutil
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lps.data.files import locked, replacing, sha256
+from lps.data.collect import command
+from lps.data.download import published
+from lps.data.files import locked, replacing
+from lps.data.integrity import (
+    Damaged,
+    arrays_intact,
+    arrays_unchanged,
+    known,
+    note_arrays,
+    recorded,
+    set_aside,
+    unchanged,
+)
 from lps.envs import import_ogbench, make_env
 from lps.errors import UserError
 from lps.tasks import GROUPS, Task
@@ -32,28 +45,37 @@ def converted(path: Path, group: str) -> tuple[str, Path]:
     """The SHA-256 of the npz file and the directory with its arrays, made if they are not there yet.
 
     The directory holds .npy files: observations (N, obs) float32, actions (N, act) float32, terminals (N,) bool, and
-    for the group's tasks in the state of each row, rewards and masks (5, N) float32. UserError if the file is damaged
-    or is not a dataset of this group.
+    for the group's tasks in the state of each row, rewards and masks (5, N) float32. Arrays that are no longer as they
+    were written (lps.data.integrity says how that is seen) are made again.
+
+    Damaged if the npz file is, and was moved aside to be downloaded again. UserError if it was collected and is damaged
+    (it is moved aside, too), cannot be read, or is not a dataset of this group.
     """
     home = path.parent / ".converted"
     note = home / f"{path.stem}.json"
-    if (fingerprint := _noted(path, note)) and (directory := _directory(path, fingerprint, group)).exists():
+    if (fingerprint := _noted(path, note)) and arrays_unchanged(directory := _directory(path, fingerprint, group)):
         return fingerprint, directory  # without the lock: works in a directory that is shared read-only, too
     with locked(home / f"{path.stem}.lock", f"it is converting {path}"):
-        fingerprint = _noted(path, note) or _fingerprint(path, note)
+        if (fingerprint := _noted(path, note)) and arrays_intact(directory := _directory(path, fingerprint, group)):
+            return fingerprint, directory
+        fingerprint = _checked(path, note)  # also where it is noted: nothing is made from bytes that were not checked
         directory = _directory(path, fingerprint, group)
-        if not directory.exists():
+        if not arrays_intact(directory):
+            if directory.exists():
+                tqdm.write(f"the converted arrays of {path} are damaged: converting it again", file=sys.stderr)
             # Renamed as a whole: a directory under its own name is complete.
             part = directory.with_name(f".{directory.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             try:
                 part.mkdir(parents=True)
                 _convert(path, GROUPS[group], part)
+                note_arrays(part)
+                shutil.rmtree(directory, ignore_errors=True)
                 part.replace(directory)
-            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-                raise UserError(
-                    f"{path} is truncated or not a dataset ({error}); remove it, then download or collect it again"
-                ) from None
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise _damaged(path, f"truncated or damaged ({error})") from None
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{path} is not a dataset ({error}); remove it, then download or collect it") from None
             except OSError as error:
                 raise UserError(f"cannot convert {path} into {home}: {error.strerror or error}") from None
             finally:
@@ -70,23 +92,36 @@ def _directory(path: Path, fingerprint: str, group: str) -> Path:
 def _noted(path: Path, note: Path) -> str | None:
     """The file's SHA-256 as computed earlier, if size and time of the file are still the same."""
     try:
-        known = json.loads(note.read_text())
-        return known["sha256"] if {**known, **_state(path)} == known else None
+        noted = json.loads(note.read_text())
+        return noted["sha256"] if unchanged(path, noted) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not noted yet, or noted badly
 
 
-def _fingerprint(path: Path, note: Path) -> str:
-    """The file's SHA-256, noted for the next time: reading gigabytes takes seconds."""
-    state, fingerprint = _state(path), sha256(path)
+def _checked(path: Path, note: Path) -> str:
+    """The SHA-256 of all the file's bytes, noted for the next time. Damaged or UserError if it was another one."""
+    if not path.exists():
+        raise Damaged(f"another process found {path} damaged")
+    now, before = known(path), recorded(path)
+    if before and now["sha256"] != before:
+        raise _damaged(path, f"not as it was: its SHA-256 is {now['sha256'][:16]}..., and was {before[:16]}...")
     with replacing(note) as file:
-        file.write_text(json.dumps({**state, "sha256": fingerprint}))
-    return fingerprint
+        file.write_text(json.dumps(now))
+    return now["sha256"]
 
 
-def _state(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+def _damaged(path: Path, how: str) -> UserError:
+    """What to raise for a damaged file, after having moved it aside where it can be had again."""
+    if again := command(path):
+        aside = set_aside(path, keep=True)
+        return UserError(
+            f"{path} is {how}. It was collected here and is now {aside.name}; if you have changed it yourself, move it "
+            f"back and remove {path.name}.sha256; to make it once more: {again}"
+        )
+    if published(path.stem):
+        aside = set_aside(path, keep=False)
+        return Damaged(f"{path} is {how}; it is now {aside.name}")
+    return UserError(f"{path} is {how}; bring it again from where you have it")
 
 
 def _convert(path: Path, tasks: Sequence[Task], directory: Path) -> None:

@@ -1,15 +1,19 @@
 """A dataset as agents train on it: transitions of whole episodes, with rewards and masks of the tasks asked for."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from lps import ring
 from lps.data.convert import converted
-from lps.data.download import dataset_path
+from lps.data.download import dataset_path, remedies
+from lps.data.integrity import Damaged
 from lps.errors import UserError, suggest
 from lps.tasks import RING, SuccessTiming, Task
 
@@ -57,8 +61,11 @@ def load_dataset(
 
     `dataset` names a file in the data directory, by default OGBench's, which is downloaded if need be. The reward of
     transition i, s_i -> s_{i+1}, is that of s_i ('pre': OGBench's own loader in every version, and so the papers) or
-    of s_{i+1} ('post'), made sparse where the task says so. Converts the file on first use. UserError: tasks of several
-    groups, an unknown timing, a dataset that is not found, damaged, or of another group.
+    of s_{i+1} ('post'), made sparse where the task says so. Converts the file on first use.
+
+    What is damaged is noticed by its checksum (lps.data.integrity): converted arrays are made again, a downloaded file
+    is downloaded again, once, and a collected one is moved aside. UserError: tasks of several groups, an unknown
+    timing, a dataset that is not found, damaged for good, or of another group.
     """
     if not tasks or len({task.group for task in tasks}) > 1:
         raise UserError(f"a dataset is loaded for tasks of one group, not {[task.name for task in tasks]}")
@@ -66,11 +73,11 @@ def load_dataset(
         raise UserError(suggest(reward_timing, get_args(SuccessTiming), "reward timing"))
     if tasks[0].group == RING.group:
         return ring.dataset(dataset or RING.dataset)
-    path = dataset_path(dataset or tasks[0].dataset, data_dir)
-    fingerprint, directory = converted(path, tasks[0].group)
+    name = dataset or tasks[0].dataset
+    fingerprint, directory = _intact(name, tasks[0].group, data_dir)
 
-    def array(name: str) -> np.ndarray:
-        return np.load(directory / f"{name}.npy", mmap_mode="c")
+    def array(of: str) -> np.ndarray:
+        return np.load(directory / f"{of}.npy", mmap_mode="c")
 
     columns = [task.index - 1 for task in tasks]
     rewards, masks = array("rewards")[columns], array("masks")[columns]
@@ -80,7 +87,7 @@ def load_dataset(
         if task.reward == "sparse":
             rewards[row] = np.where(rewards[row] != 0.0, -1.0, 0.0)
     return Dataset(
-        name=path.stem,
+        name=name,
         fingerprint=fingerprint,
         observations=array("observations"),
         actions=array("actions"),
@@ -89,3 +96,18 @@ def load_dataset(
         masks=masks,
         tasks=tuple(tasks),
     )
+
+
+def _intact(name: str, group: str, data_dir: str | os.PathLike[str] | None) -> tuple[str, Path]:
+    """`converted` of the dataset called `name`, which is downloaded a second time where the first was damaged."""
+    try:
+        return converted(dataset_path(name, data_dir), group)
+    except Damaged as error:
+        damage = error
+    tqdm.write(f"{damage}. Downloading it again", file=sys.stderr)
+    try:
+        return converted(dataset_path(name, data_dir), group)
+    except Damaged as error:
+        raise UserError(f"{error}. That was a fresh copy already. {remedies(name)}") from None
+    except UserError as error:
+        raise UserError(f"{damage}. To download it again does not work: {error}") from None

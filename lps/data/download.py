@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lps.data.collect import command
 from lps.data.files import data_dir as find_data_dir
 from lps.data.files import locked, make_dir, replacing
+from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS
 
@@ -25,17 +27,23 @@ BLOCK = 1 << 20
 
 
 def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The npz file of a dataset: the one in the data directory, else OGBench's, downloaded into it.
+    """The npz file of a dataset: the one in the data directory, else OGBench's, downloaded into it, with its checksum.
 
     $LPS_DATA_MIRROR, a URL or a directory that holds `name`.npz, takes the place of OGBench's server. UserError: no
-    such dataset, no network (it says what to do instead), no permission to write, or a damaged file at the source.
+    such dataset, no network (it says what to do instead), no permission to write, a damaged file at the source, or a
+    dataset that was collected here and is gone: OGBench's of the same name is another one.
     """
     directory = find_data_dir(data_dir)
     path = directory / f"{name}.npz"
     if path.exists():
         return path
-    known = [f"{group}-play-v0" for group in GROUPS]
-    if name.removesuffix("-val") not in known:
+    if again := command(path):
+        raise UserError(
+            f"{path} was collected here and is gone. To make it once more: {again}. "
+            f"To have OGBench's in its place, remove {path.with_suffix('.json')}"
+        )
+    if not published(name):
+        known = [f"{group}-play-v0" for group in GROUPS]
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
         group = next((group for group in sorted(GROUPS, key=len, reverse=True) if name.startswith(group)), "GROUP")
         raise UserError(
@@ -49,16 +57,23 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
             _fetch(path.name, partial)
             if not zipfile.is_zipfile(partial):
                 partial.unlink()
-                raise UserError(f"{path.name} from {_source()} is damaged: not an npz file. {_remedies(name)}")
+                raise UserError(f"{path.name} from {_source()} is damaged: not an npz file. {remedies(name)}")
+            record(path, partial)
             partial.replace(path)
     return path
+
+
+def published(name: str) -> bool:
+    """Whether a dataset of this name is among OGBench's."""
+    return name.removesuffix("-val") in {f"{group}-play-v0" for group in GROUPS}
 
 
 def _source() -> str:
     return os.environ.get("LPS_DATA_MIRROR") or URL
 
 
-def _remedies(name: str) -> str:
+def remedies(name: str) -> str:
+    """What to do where a dataset cannot be had from where it is looked for."""
     dataset = name.removesuffix("-val").removesuffix("-v0")
     return (
         "Set LPS_DATA_MIRROR to another URL or to a directory that has the file, "
@@ -73,7 +88,7 @@ def _fetch(file_name: str, partial: Path) -> None:
     if "://" not in source:
         original = Path(source).expanduser() / file_name
         if not original.is_file():
-            raise UserError(f"{original} does not exist (LPS_DATA_MIRROR is {source!r}). {_remedies(name)}")
+            raise UserError(f"{original} does not exist (LPS_DATA_MIRROR is {source!r}). {remedies(name)}")
         with replacing(partial) as part:
             shutil.copyfile(original, part)
         return
@@ -88,12 +103,12 @@ def _fetch(file_name: str, partial: Path) -> None:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and partial.exists():
                 partial.unlink()  # it was all there, or is of another file: once more from the start
                 continue
-            raise UserError(f"cannot download {url}: {error.code} {error.reason}. {_remedies(name)}") from None
+            raise UserError(f"cannot download {url}: {error.code} {error.reason}. {remedies(name)}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         # A connection that breaks is taken up again for as long as it brings something.
         if _size(partial) <= before:
-            raise UserError(f"cannot download {url}: {reason}. {_remedies(name)}")
+            raise UserError(f"cannot download {url}: {reason}. {remedies(name)}")
 
 
 def _download(url: str, partial: Path) -> bool:
