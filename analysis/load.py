@@ -37,6 +37,7 @@ class Results:
     evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
         episodes (their number).
     actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.
+    sweeps, studies: the documents of the sweeps that made the runs, and of what studies found (see lps.results.Store).
     problems: one line for each file that was passed over, and why.
     """
 
@@ -44,6 +45,8 @@ class Results:
     runs: pd.DataFrame
     evaluations: pd.DataFrame
     actions: pd.DataFrame
+    sweeps: list[dict[str, Any]]
+    studies: list[dict[str, Any]]
     problems: list[str]
 
 
@@ -61,11 +64,12 @@ def load(path: str) -> Results:
     problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
     actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
+    sweeps, studies = store.sweeps(), store.studies()
     problems = [*store.problems, *problems]
     if runs.empty:
         why = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
-    return Results(str(path), runs, evaluations, actions, problems)
+    return Results(str(path), runs, evaluations, actions, sweeps, studies, problems)
 
 
 def _open(path: str) -> Store:

@@ -55,6 +55,7 @@ def render(study: Study) -> str:
         problems=study.results.problems,
         rules=report.RULES,
         protocol=[_table("protocol", report.protocol(study)), _table("versions", report.versions(study.runs))],
+        sweeps=provenance.sweeps(study),
         commands=provenance.commands(study),
         mlflow=provenance.mlflow(study),
         runs=_runs(study),

@@ -15,6 +15,11 @@ from lps.presets import group_settings
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 
 
+def sweeps(study: Study) -> list[str]:
+    """The commands of the sweeps that made these runs, as they were typed."""
+    return list(dict.fromkeys(str(sweep["command"]) for sweep in study.results.sweeps if sweep.get("command")))
+
+
 def commands(study: Study) -> list[str]:
     """One command per series and task, with all its seeds, that trains the same runs again, without Ray."""
     found = []
@@ -61,5 +66,5 @@ def mlflow(study: Study) -> Mlflow | None:
     except sqlite3.Error:
         pass  # of another version, or busy: the pages are found by hand
     pages = {run: f"{LOCAL_UI}/#/experiments/{experiment}/runs/{page}" for run, experiment, page in rows}
-    start = shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database.resolve()}"])
+    start = shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"])
     return Mlflow(LOCAL_UI, start, pages)

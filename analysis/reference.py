@@ -7,6 +7,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from analysis.agents import AVERAGE, PUBLISHED_GROUPS, Agent
 
@@ -58,6 +59,48 @@ def published_average(agent: Agent, groups: list[str]) -> Published | None:
     nan = float("nan")
     mean = sum(value.mean for value in values) / len(values)
     return Published(mean, nan, nan, values[0].source, f"mean of the groups shown; {values[0].protocol}")
+
+
+# The bars of LPS's ablation figure, by panel and variant (lps.presets.PANELS).
+_ABLATIONS = {
+    ("a", "qcfql"): "QC-FQL normal latent",
+    ("a", "qcfql:sphere"): "QC-FQL sphere latent",
+    ("a", "qcmfql"): "QC-MFQL normal latent",
+    ("a", "qcmfql:sphere"): "QC-MFQL sphere latent",
+    ("b", "lps:normal"): "LPS normal latent",
+    ("b", "lps:truncated_normal"): "LPS truncated-normal latent",
+    ("b", "lps"): "LPS sphere latent",
+    ("d", "fm_lps"): "FM-LPS (10-step flow base)",
+    ("d", "fm_lps:one_step"): "FM-1step-LPS",
+    ("d", "lps"): "LPS (MeanFlow base)",
+    ("e", "lps:original_meanflow_released"): "LPS original MeanFlow parameterisation",
+    ("e", "lps"): "LPS reformulated",
+}
+
+
+def published_ablation(panel: str, bar: str) -> Published | None:
+    """The published success of a bar of LPS's ablation figure: a mean over tasks that the page does not name."""
+    rows = {(row["panel"], row["variant"]): row for row in _rows("ablations.csv")}
+    row = rows.get((panel, _ABLATIONS.get((panel, bar), "")))
+    if row is None:
+        return None
+    low, high = (float(row[key]) if row[key] else float("nan") for key in ("err_low", "err_high"))
+    return Published(float(row["mean"]), low, high, row["source"], row["note"])
+
+
+def published_alphas() -> list[dict[str, Any]]:
+    """The points of LPS's alpha figure: group, method, alpha, mean (0..1), source; single tasks."""
+    return [
+        {
+            "group": row["env"],
+            "method": row["method"],
+            "source": row["source"],
+            "alpha": float(row["alpha"]),
+            "mean": float(row["mean"]),
+        }
+        for row in _rows("alpha_sensitivity.csv")
+        if row["mean"]
+    ]
 
 
 @cache

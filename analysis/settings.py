@@ -2,7 +2,8 @@
 
 A study of sensitivity changes one number at a time around a common setting, an ablation changes a word (a latent
 distribution, a form of a loss). The common setting is read from the results themselves: of every hyperparameter and
-every part of the protocol the value of most settings; among equals, the default that the agent's page declares.
+every part of the protocol the value of most settings; among equals, and of words wherever it was run at all, the
+default that the agent's page declares.
 """
 
 import ast
@@ -19,7 +20,7 @@ import pandas as pd
 import lps
 from analysis import stats
 from analysis.scores import PROTOCOL, Study, records, setting
-from lps.presets import ADDED, group_settings
+from lps.presets import ADDED, VARIANTS, group_settings
 
 Setting = Mapping[str, Any]
 
@@ -73,17 +74,34 @@ def departures(study: Study) -> Mapping[str, Setting]:
 
 
 @lru_cache(maxsize=2)
+def variants(study: Study) -> Mapping[str, str]:
+    """{run id: the variant of lps.presets that its departures make up, '' for none}; a run that departs in anything
+    else is left out."""
+    own, usual, found = departures(study), common(study), {}
+    for run in records(study.runs):
+        here = usual[run["agent"], run["group"]]
+        names = {"": {}, **VARIANTS.get(run["agent"], {})}
+        for name, settings in names.items():
+            apart = {key: value for key, value in settings.items() if _same(value) != _same(here.get(key))}
+            if _same(apart) == _same(own[run["run_id"]]) and (apart or not name):
+                found[run["run_id"]] = name
+                break
+    return found
+
+
+@lru_cache(maxsize=2)
 def rivals(study: Study) -> list[str]:
-    """The series that are compared with each other, in showing order: of every agent its common setting and what
-    departs from it in words. What departs in a number or in the protocol is a point of another study, unless the
-    agent has nothing else.
+    """The series that are compared with each other, in showing order: of every agent its common setting, its variants
+    and what departs from it in words. What else departs, in a number or in the protocol, is a point of another study,
+    unless the agent has nothing else.
     """
-    own = departures(study)
+    own, known = departures(study), variants(study)
     scored = study.runs[study.runs["scored"]]
     plain = {
         key
         for key, runs in scored.groupby("series")
-        if not any(is_number(value) or name in PROTOCOL for run in runs.index for name, value in own[run].items())
+        if all(run in known for run in runs.index)
+        or not any(is_number(value) or name in PROTOCOL for run in runs.index for name, value in own[run].items())
     }
     agents = {study.series[key].agent for key in plain}
     present = set(scored["series"])
@@ -172,6 +190,8 @@ def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _most(values: list[Any], known: Any) -> Any:
+    if isinstance(known, str | bool) and known in values:
+        return known  # of an ablation's words the default may well be the rarer one
     counts = Counter(map(_same, values))
     most = max(counts.values())
     best = [value for value in counts if counts[value] == most]

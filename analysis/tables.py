@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import summaries
-from analysis.agents import AVERAGE, group_key
+from analysis import budgets, summaries
+from analysis.agents import AVERAGE, agents_of, group_key
 from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
 
@@ -189,6 +189,30 @@ def claims(study: Study) -> Table:
     return Table("What the data support", ["Verdict", "Claim", "Evidence"], rows, frame, notes, text_columns=3)
 
 
+def robustness(study: Study) -> Table:
+    """What the default reaches, and what departing from it costs or buys."""
+    data = budgets.robustness(study)
+    rows = []
+    for row in data.to_dict("records"):
+        percent = {
+            key: interval(row[key], np.nan, np.nan) for key in ("default", "random", "best", "area", "near_best")
+        }
+        worst = f"{100 * row['worst']:.1f} ({row['worst_axis']} {row['worst_value']})" if row["worst"] >= 0 else ""
+        title = agents_of([row["agent"]])[row["agent"]].title
+        cells = [percent[key] for key in ("random", "best", "area", "near_best")]
+        rows.append([row["group"], title, percent["default"], worst, *cells, str(row["configurations"])])
+    notes = [
+        "Default: the setting that most runs of the agent share, untuned. Worst: the lowest point of all axes of "
+        "the sensitivity figure. Random, best, area: one configuration of the joint design drawn at random, the best "
+        "of all by one half of the seeds and judged by the other, and the mean of the budget curve in between. Near "
+        f"best: share of configurations with at least {100 * budgets.NEAR:.0f} % of the best one's success."
+    ]
+    if data.empty:
+        notes = ["No hyperparameter varies: this needs a study of sensitivity."]
+    header = ["Group", "Agent", "Default", "Worst on an axis", "Random", "Best", "Area", "Near best", "Configurations"]
+    return Table("Robustness to hyperparameters (%)", header, rows, data, notes)
+
+
 STATES = ("done", "running", "failed", "incomplete", "absent")
 
 
@@ -231,6 +255,7 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "success": success,
     "tasks": tasks,
     "differences": differences,
+    "robustness": robustness,
     "coverage": coverage,
     "missing_runs": gaps,
 }

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,12 @@ COMPARE = Path(__file__).resolve().parent.parent / "analysis" / "compare.py"
 def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Run]:
     """The runs: agents x alphas x seeds; an agent without an alpha has one run a seed."""
     where = replace(RING_SCALE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
-    points = {
-        agent: [{"alpha": a} for a in alphas] if "alpha" in cli.hyperparameters(agent) else [{}] for agent in agents
-    }
-    return [run for agent in agents for point in points[agent] for run in where.runs(agent, **point)]
+    runs = []
+    for agent in agents:
+        points: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
+        for point in points if "alpha" in cli.hyperparameters(agent) else [{}]:
+            runs += where.runs(agent, **point)
+    return runs
 
 
 def sample(store: Store, runs: Sequence[Run]) -> None:

@@ -137,3 +137,13 @@ def test_profiles_are_those_of_the_scores(tmp_path):
     share = np.interp([0.1, 0.3, 0.5, 0.95], data["threshold"], data["share"])
     assert share == pytest.approx([1, 2 / 3, 1 / 3, 0])
     assert set(comparisons.STATISTICS) <= set(dir(stats))
+
+
+def test_the_alpha_figure_of_the_paper_stands_beside_ours_on_its_groups(tmp_path):
+    for group, lines in {"cube-double": 1, "cube-single": 0}.items():
+        for alpha in (0.1, 1.0, 10.0):
+            put(tmp_path / group, "lps", group=group, hyperparameters={"alpha": alpha})
+        with style.styled():
+            plot = PLOTS["sensitivity"](studied(tmp_path / group))
+        dashed = [line for line in plot.figure.get_axes()[0].get_lines() if line.is_dashed()]
+        assert len(dashed) == lines and ("Dashed" in plot.caption) == bool(lines)

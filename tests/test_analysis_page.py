@@ -13,8 +13,10 @@ from analysis import page, provenance
 from analysis.__main__ import main
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
+from lps.results import Store
 from lps.run import Run, parse_settings
 
+OF_STUDIES = {"ablations", "sensitivity", "landscape", "budget", "importances", "ring"}
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -63,7 +65,7 @@ def test_the_page_is_complete_and_asks_nobody(written):
     assert not outside and "<script" not in written and "default-src 'none'" in written
     assert {address[1:] for address in here.addresses if address.startswith("#")} <= here.ids
     for name in PLOTS:
-        assert (f"figure-{name}" in here.ids) is (name not in {"sensitivity", "ring"})
+        assert (f"figure-{name}" in here.ids) is (name not in OF_STUDIES)
     for name in TABLES.keys() - {"claims"}:
         assert f"table-{name}" in here.ids
     assert "LPS is better than DSRL on cube-single" in here.text
@@ -133,6 +135,14 @@ def test_links_to_mlflow(tmp_path, monkeypatch):
     assert provenance.mlflow(studied(tmp_path)).runs == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     assert provenance.mlflow(studied(tmp_path)) == provenance.Mlflow("https://mlflow.example.org")
+
+
+def test_the_sweep_that_made_the_runs_is_on_the_page(tmp_path):
+    here = fill(tmp_path)
+    command = "python sweeps/ogbench_all.py --preset small --set 'lr=1e-3'"
+    Store(here).write_sweep("small", {"sweep": "small", "command": command, "runs": {}})
+    assert provenance.sweeps(studied(here)) == [command]
+    assert command in Page(page.render(studied(here))).text
 
 
 def test_command_line(tmp_path, capsys):

@@ -6,7 +6,20 @@
 
 from collections.abc import Callable
 
-from analysis.plots import aggregates, curves, differences, improvement, profiles, ring, sensitivity, success
+from analysis.plots import (
+    ablations,
+    aggregates,
+    budget,
+    curves,
+    differences,
+    importances,
+    improvement,
+    landscape,
+    profiles,
+    ring,
+    sensitivity,
+    success,
+)
 from analysis.scores import Study
 from analysis.style import Plot
 
@@ -17,6 +30,10 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "aggregates": aggregates.draw,
     "profiles": profiles.draw,
     "improvement": improvement.draw,
+    "ablations": ablations.draw,
     "sensitivity": sensitivity.draw,
+    "landscape": landscape.draw,
+    "budget": budget.draw,
+    "importances": importances.draw,
     "ring": ring.draw,
 }

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis import settings, style, summaries
-from analysis.agents import AGENTS, agents_of
+from analysis import reference, settings, style, summaries
+from analysis.agents import AGENTS, Agent, agents_of
 from analysis.scores import Study
 
 DECADE = 10  # values that span it stand on a log axis
@@ -31,15 +31,21 @@ def draw(study: Study) -> style.Plot | None:
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     agents = agents_of(data["agent"])
+    published = False
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         here = data[data["hyperparameter"] == name]
         place = _axis(axes, list(here["value"]))
         for agent in agents.values():
             _line(axes, here[here["agent"] == agent.name], place, agent.colour, agent.marker)
+            if name == "alpha" and (known := _published(study, agent)):
+                axes.plot(*zip(*known, strict=True), color=agent.colour, ls=(0, (2, 1.5)), lw=0.9, zorder=2)
+                published = True
         style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
         axes.set_xlabel(name)
     handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
     handles.append(Line2D([], [], color="none", marker="o", mfc="none", mec=style.INK, ms=7, label="common setting"))
+    if published:
+        handles.append(Line2D([], [], color=style.INK, ls=(0, (2, 1.5)), lw=0.9, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if columns > 1 else 3))
     invariance = _invariance(data)
     style.note(figure, invariance)
@@ -49,7 +55,21 @@ def draw(study: Study) -> style.Plot | None:
         "Bands: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
         f"{summaries.interval_note(data)} {invariance}"
     )
+    if published:
+        caption += " Dashed: LPS's alpha figure, single tasks that its page does not name, about 3 seeds."
     return style.Plot(figure, data, "Sensitivity to hyperparameters", " ".join(caption.split()))
+
+
+def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
+    """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
+    if len(study.groups) != 1:
+        return []
+    rows = reference.published_alphas()
+    return [
+        (row["alpha"], 100 * row["mean"])
+        for row in rows
+        if row["group"] == study.groups[0] and row["method"] == agent.published
+    ]
 
 
 def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:

@@ -1,0 +1,71 @@
+"""The ablation panels: what each choice of LPS is worth, and the rivals with its choices."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import ablations, style, summaries
+from analysis.agents import agents_of
+from analysis.scores import Study
+from lps.presets import PANELS
+
+WIDE = 5  # bars from which on a panel takes the place of two
+
+
+def draw(study: Study) -> style.Plot | None:
+    data = ablations.panels(study)
+    if data.empty:
+        return None
+    names = list(dict.fromkeys(data["panel"]))
+    sizes = [max(2, int((data["panel"] == name).sum())) for name in names]
+    rows, row, room = [[names[0]]], 0, WIDE * 2 - sizes[0]
+    for name, size in zip(names[1:], sizes[1:], strict=True):
+        if size > room:
+            rows, row, room = [*rows, []], row + 1, WIDE * 2
+        rows[row].append(name)
+        room -= size
+    figure = Figure(figsize=(style.PAGE, 0.35 + 2.35 * len(rows)))
+    bands = np.atleast_1d(np.array(figure.subfigures(len(rows), 1), dtype=object))
+    for band, here in zip(bands, rows, strict=True):
+        ratios = [sizes[names.index(name)] for name in here]
+        spare = max(0, WIDE * 2 - sum(ratios))
+        grid = band.subplots(1, len(here) + bool(spare), squeeze=False, width_ratios=[*ratios, *[spare] * bool(spare)])[
+            0
+        ]
+        for axes, name in zip(grid, here, strict=False):
+            _panel(axes, name, data[data["panel"] == name])
+            style.success_axis(axes, "success rate (%)" if name == here[0] else "")
+        for axes in grid[len(here) :]:
+            axes.set_visible(False)
+    published = bool(data["published_mean"].notna().any())
+    if published:
+        handles = [Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published")]
+        style.legend(figure, handles, columns=1)
+    caption = (
+        "Ablations: mean over groups of the mean over the tasks that all bars of a panel have. Error bars: 95 % "
+        "stratified bootstrap intervals over seeds within tasks. (c) of the paper is no success rate."
+    )
+    if published:
+        caption += " Diamonds: LPS's ablation figure, whose tasks and seeds its page does not name."
+    return style.Plot(figure, data, "Ablations", f"{caption} {summaries.interval_note(data)}".strip())
+
+
+def _panel(axes: Axes, name: str, bars: pd.DataFrame) -> None:
+    agents = agents_of(bars["agent"])
+    for x, bar in enumerate(bars.to_dict("records")):
+        axes.bar(x, 100 * bar["mean"], 0.72, color=agents[bar["agent"]].colour, zorder=2)
+        if np.isfinite(bar["low"]):
+            style.whisker(axes, x, 100 * bar["low"], 100 * bar["high"], zorder=4)
+        if np.isfinite(bar["published_mean"]):
+            axes.plot(x + 0.22, 100 * bar["published_mean"], marker="D", color=style.INK, mfc="white", ms=3.4, mew=0.8)
+    labels = [
+        "\n".join([agents[agent].title, *variant.replace("_meanflow", "").split("_")]).strip()
+        for agent, variant in zip(bars["agent"], bars["variant"], strict=True)
+    ]
+    axes.set_xticks(range(len(bars)), labels, fontsize=6.2)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, max(2, len(bars)) - 0.4)
+    letter = f"({name}) " if len(name) == 1 else ""
+    axes.set_title(f"{letter}{PANELS[name].title}", fontsize=7.5, loc="left")

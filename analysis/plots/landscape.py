@@ -1,0 +1,62 @@
+"""Sensitivity in two dimensions: the joint design, seen along the two hyperparameters that matter most."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from analysis import budgets, style
+from analysis.agents import agents_of, group_key
+from analysis.plots.sensitivity import DECADE
+from analysis.scores import Study
+
+COLUMNS = 3
+
+
+def draw(study: Study) -> style.Plot | None:
+    points = budgets.configurations(study)
+    if points.empty:
+        return None
+    cells = sorted(points.groupby(["agent", "group"], sort=False), key=lambda cell: (group_key(cell[0][1]), cell[0][0]))
+    rows = math.ceil(len(cells) / COLUMNS)
+    columns = min(COLUMNS, len(cells))
+    figure = Figure(figsize=(style.COLUMN if columns == 1 else style.PAGE, 0.4 + 2.1 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(cells) :]:
+        axes.set_visible(False)
+    scale, shown = ScalarMappable(Normalize(0, 100), "cividis"), []
+    for axes, ((agent, group), here) in zip(grid.flat, cells, strict=False):
+        table = pd.DataFrame(list(here["settings"]))
+        x, y = strongest(table, here["score"].to_numpy())
+        axes.scatter(table[x], table[y], c=scale.to_rgba(100 * here["score"]), s=26, edgecolors=style.INK, lw=0.4)
+        for name, set_scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
+            if table[name].min() > 0 and table[name].max() >= DECADE * table[name].min():
+                set_scale("log")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_title(f"{agents_of([agent])[agent].title}, {group}")
+        values = {"x": table[x], "y": table[y], "score": here["score"].to_numpy()}
+        shown.append(pd.DataFrame({"agent": agent, "group": group, "x_name": x, "y_name": y, **values}))
+    figure.colorbar(scale, ax=grid, label="success rate (%)", shrink=0.9, aspect=30)
+    caption = (
+        "Every configuration of the joint design at its values of the two hyperparameters whose ranks go best with the "
+        "rank of success (Spearman); all others vary too. Colour: success over all seeds."
+    )
+    return style.Plot(figure, pd.concat(shown, ignore_index=True), "Success over two hyperparameters", caption)
+
+
+def strongest(table: pd.DataFrame, score: np.ndarray) -> tuple[str, str]:
+    """The two columns whose ranks are most correlated with the rank of the score, by name where none is."""
+    ranks = rankdata(score) - (len(score) + 1) / 2
+
+    def strength(name: str) -> float:
+        own = rankdata(table[name]) - (len(score) + 1) / 2
+        norm = float(np.sqrt((own**2).sum() * (ranks**2).sum()))
+        return abs(float((own * ranks).sum())) / norm if norm else 0.0
+
+    x, y = sorted(sorted(table.columns), key=strength, reverse=True)[:2]
+    return x, y

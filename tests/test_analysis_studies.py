@@ -1,0 +1,147 @@
+"""Ablations, budgets of tuning, and what the sweeps wrote down: figures and tables of the studies."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from test_analysis import put, studied
+
+from analysis import ablations, budgets, settings, style, tables
+from analysis.plots import PLOTS
+from analysis.plots.landscape import strongest
+from lps.presets import PANELS, VARIANTS
+from lps.results import Store
+
+BASE = {"lr": 3e-4, "critic_agg": "min", "latent_dist": "sphere", "meanflow_form": "noise_to_action"}
+
+
+def put_bar(path, bar, success, **changes):
+    agent, _, variant = bar.partition(":")
+    base = {key: value for key, value in settings.declared(agent).items()}
+    hyperparameters = {**base, **(VARIANTS[agent][variant] if variant else {})}
+    for seed in range(2):
+        put(path, agent, seed=seed, curve=(success,) * 4, hyperparameters=hyperparameters, **changes)
+
+
+def test_every_panel_is_drawn_from_its_variants(tmp_path):
+    bars = dict.fromkeys(bar for panel in PANELS.values() for bar in panel.bars)
+    for i, bar in enumerate(bars):
+        put_bar(tmp_path, bar, 0.1 * (i % 10))
+    here = studied(tmp_path)
+    data = ablations.panels(here)
+    assert {name: list(rows["bar"]) for name, rows in data.groupby("panel", sort=False)} == {
+        name: list(panel.bars) for name, panel in PANELS.items()
+    }
+    for row in data.to_dict("records"):
+        assert row["mean"] == pytest.approx(0.1 * (list(bars).index(row["bar"]) % 10))
+    known = data.dropna(subset="published_mean").set_index(["panel", "bar"])["published_mean"]
+    assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
+    assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
+    with style.styled():
+        plot = PLOTS["ablations"](here)
+    titles = [axes.get_title(loc="left") for axes in plot.figure.get_axes() if axes.get_visible()]
+    assert [title.removeprefix(f"({name}) ") for title, name in zip(titles, PANELS, strict=True)] == [
+        panel.title for panel in PANELS.values()
+    ]
+
+
+def test_bars_are_compared_on_the_tasks_that_all_of_them_have(tmp_path):
+    put_bar(tmp_path, "lps", 0.8, task=1)
+    put_bar(tmp_path, "lps", 0.2, task=2)
+    put_bar(tmp_path, "lps:normal", 0.5, task=1)
+    data = ablations.panels(studied(tmp_path)).set_index("bar")
+    assert data.loc["lps", "mean"] == pytest.approx(0.8) and data.loc["lps", "n_tasks"] == 1
+
+
+def test_what_departs_in_anything_else_is_no_variant(tmp_path):
+    for seed in range(2):
+        put(tmp_path, "lps", seed=seed, hyperparameters=BASE)
+        put(tmp_path, "lps", seed=seed, hyperparameters=BASE | {"latent_dist": "normal", "lr": 1e-3})
+    here = studied(tmp_path)
+    assert set(settings.variants(here).values()) == {""}
+    assert ablations.panels(here).empty and "ablations" not in drawn(here)
+
+
+def drawn(study):
+    with style.styled():
+        return {name for name, draw in PLOTS.items() if draw(study) is not None}
+
+
+def joint(path, agents=("lps", "dsrl"), points=6, seeds=4, tasks=(1,)):
+    """A default and a joint design over lr and tau in which success follows lr, and falls with odd seeds."""
+    rng = np.random.default_rng(0)
+    for agent, seed, task in itertools.product(agents, range(seeds), tasks):
+        put(path, agent, seed=seed, task=task, curve=(0.5,) * 4, hyperparameters={"lr": 3e-4, "tau": 0.005})
+    for i, tau in enumerate(10 ** rng.uniform(-3, -1, points)):
+        for agent, seed, task in itertools.product(agents, range(seeds), tasks):
+            own = {"lr": 1e-4 * (i + 5), "tau": float(tau)}
+            put(path, agent, seed=seed, task=task, curve=(0.1 * i + 0.1 * (seed % 2),) * 4, hyperparameters=own)
+    return studied(path)
+
+
+def test_a_configuration_is_chosen_by_one_half_of_the_seeds_and_judged_by_the_other(tmp_path):
+    here = joint(tmp_path)
+    points = budgets.configurations(here)
+    assert len(points) == 12 and set(points["choosing_seeds"]) == set(points["judging_seeds"]) == {2}
+    lps = points[points["agent"] == "lps"].sort_values("score")
+    np.testing.assert_allclose(lps["score"], 0.1 * np.arange(6) + 0.05)
+    curve = budgets.budget(here)
+    lps = curve[curve["agent"] == "lps"]
+    assert list(lps["k"]) == list(range(1, 7))
+    assert lps["mean"].iloc[0] == pytest.approx(0.3) and lps["mean"].iloc[-1] == pytest.approx(0.55)
+    assert (lps["low"] <= lps["mean"] + 1e-9).all() and (lps["mean"] <= lps["high"] + 1e-9).all()
+    row = budgets.robustness(here).set_index("agent").loc["lps"]
+    assert (row["default"], row["random"], row["best"]) == pytest.approx((0.5, 0.3, 0.55))
+    assert row["area"] == pytest.approx(lps["mean"].mean()) and row["near_best"] == pytest.approx(1 / 6)
+    assert {"budget", "landscape"} <= drawn(here)
+    assert "LPS" in tables.robustness(here).markdown()
+
+
+def test_best_of_k_is_the_mean_over_all_ways_to_draw_k():
+    rng = np.random.default_rng(1)
+    chosen, judged = rng.permutation(6) / 6, rng.random(6)
+    for k, value in enumerate(budgets.best_of(chosen, judged), start=1):
+        draws = [max(draw, key=lambda i: chosen[i]) for draw in itertools.combinations(range(6), k)]
+        assert value == pytest.approx(np.mean(judged[draws]))
+    assert budgets.best_of(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5]), "a tie is a coin"
+
+
+def test_luck_in_choosing_is_not_counted(tmp_path):
+    """Pure noise: whoever reported the score that chose would see it grow with the budget."""
+    rng = np.random.default_rng(2)
+    chosen, judged = rng.random((2, 400, 20))
+    naive = np.mean([budgets.best_of(row, row) for row in chosen], axis=0)
+    honest = np.mean([budgets.best_of(*rows) for rows in zip(chosen, judged, strict=True)], axis=0)
+    assert naive[-1] > 0.9 and abs(honest - 0.5).max() < 0.06
+
+
+def test_a_single_seed_has_no_judge_and_few_points_no_curve(tmp_path):
+    assert budgets.budget(joint(tmp_path / "one", seeds=1)).empty
+    few = joint(tmp_path / "few", points=3)
+    assert budgets.configurations(few).empty and not {"budget", "landscape"} & drawn(few)
+
+
+def test_the_landscape_is_over_what_matters():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.random((30, 4)), columns=["alpha", "discount", "lr", "tau"])
+    assert strongest(table, table["lr"].to_numpy())[0] == "lr"
+    assert strongest(table, np.zeros(30)) == ("alpha", "discount")
+
+
+def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
+    put(tmp_path, "lps")
+    put(tmp_path, "qcfql")
+    assert "importances" not in drawn(studied(tmp_path))
+    store = Store(tmp_path)
+    for agent, shares in {"lps": {"lr": 0.9, "tau": 0.1}, "qcfql": {"alpha": 0.7, "lr": 0.3}}.items():
+        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": shares, "trials": [{}] * 9})
+    with style.styled():
+        plot = PLOTS["importances"](studied(tmp_path))
+    assert dict(zip(plot.data["hyperparameter"] + plot.data["agent"], plot.data["importance"], strict=True)) == {
+        **{"lrlps": 0.9, "taulps": 0.1},
+        **{"alphaqcfql": 0.7, "lrqcfql": 0.3},
+    }
+    colours = {to_rgb(patch.get_facecolor()) for patch in plot.figure.get_axes()[0].patches}
+    assert len(colours) == 2
