@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", required=True, help="for example lps, or a variant: dsrl:matched (see `agents`)")
-    parser.add_argument("--task", required=True, help="for example cube-single-play-singletask-task1-v0")
+    parser.add_argument(
+        "--task", required=True, nargs="+", help="for example cube-single-play-singletask-task1-v0; several of one "
+        "group train together",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=1_000_000, help="updates (default: 1000000, the paper's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each, trained together")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyperparameters")
@@ -70,12 +73,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from lps.evaluate import InlineEvaluator, PoolEvaluator
     from lps.results import Store
     from lps.run import Run, parse_settings
+    from lps.tasks import get_task
     from lps.train import train
 
     runs = [
         Run.create(
             arguments.agent,
-            arguments.task,
+            task,
             seed,
             steps=arguments.steps,
             dataset=arguments.dataset,
@@ -85,8 +89,13 @@ def _train(arguments: argparse.Namespace) -> int:
             reward_timing=arguments.reward_timing,
             **parse_settings(arguments.set),
         )
+        for task in dict.fromkeys(arguments.task)
         for seed in dict.fromkeys(arguments.seeds)
     ]
+    several = len({run.task for run in runs}) > 1
+    names = {
+        run.id: f"task {get_task(run.task).index} seed {run.seed}" if several else f"seed {run.seed}" for run in runs
+    }
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     store = Store(arguments.results)
@@ -95,7 +104,7 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"{len(done)} of {len(runs)} runs are finished already: skipped")
     evaluator = PoolEvaluator(arguments.eval_workers) if arguments.eval_workers else InlineEvaluator()
     try:
-        with _ProgressLine({run.id: f"seed {run.seed}" for run in runs}) as line:
+        with _ProgressLine(names) as line:
             status = train(
                 runs,
                 store,
@@ -118,7 +127,7 @@ def _train(arguments: argparse.Namespace) -> int:
     failed = [run for run in runs if status[run.id] == "failed"]
     for run in failed:
         document = store.read_run(run.id) or {}
-        print(f"failed: seed {run.seed} (run {run.id}): {document.get('error')}", file=sys.stderr)
+        print(f"failed: {names[run.id]} (run {run.id}): {document.get('error')}", file=sys.stderr)
     print(f"results: {store.path}\ncheckpoints: {store.path}/checkpoints/<run>.pt")
     return 1 if failed else 0
 
