@@ -32,9 +32,7 @@ def table(rows: Rows, header: bool = True) -> str:
 
 
 def save(rows: Rows, folder: Path, name: str, device: str, draw: Callable[[Any, Rows], None]) -> list[Path]:
-    """Writes NAME-DEVICE.csv, with machine and versions in every row, and its plot; the paths."""
-    from matplotlib.figure import Figure
-
+    """Writes NAME-DEVICE.csv, with machine and versions in every row, and its plot where matplotlib is; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     path = folder / f"{name}-{device}.csv"
@@ -42,6 +40,10 @@ def save(rows: Rows, folder: Path, name: str, device: str, draw: Callable[[Any, 
         writer = csv.DictWriter(file, [*rows[0], *about])
         writer.writeheader()
         writer.writerows(row | about for row in rows)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:  # a bare machine that is there to compute
+        return [path]
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     draw(axes, rows)

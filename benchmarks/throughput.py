@@ -5,7 +5,8 @@
 
 Networks and batch are the paper's, the data is made up in the shape of cube-single's. An update is everything from
 drawing the batch to the target networks. Beside each rate stands its part of the matrix-product ceiling measured in
-the same run, so that results of different machines, or of a busy one, can be read. Writes a CSV and a plot. No Ray.
+the same run (in float32, whatever the precision), so that results of different machines, or of a busy one, can be read.
+Writes a CSV and a plot. No Ray.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from lps.agents import AGENTS
 from lps.batches import Batches
 from lps.data.dataset import Dataset
 from lps.errors import UserError, guarded, suggest
-from lps.program import Program
+from lps.program import PRECISIONS, Program
 from lps.tasks import GROUPS
 
 TASK = GROUPS["cube-single"][0]
@@ -74,7 +75,9 @@ def ceiling(device: str, members: int, at_least: float) -> float:
     return 2 * members * 256 * 512 * 512 / seconds_each(lambda _: torch.bmm(x, w), device, at_least)
 
 
-def measure(name: str, members: int, mode: str, dataset: Dataset, device: str, at_least: float) -> dict[str, Any]:
+def measure(
+    name: str, members: int, mode: str, precision: str, dataset: Dataset, device: str, at_least: float
+) -> dict[str, Any]:
     """One row of the table."""
     cls = AGENTS[name]
     configs, seeds = [cls.Config(horizon=TASK.horizon)] * members, list(range(members))
@@ -84,7 +87,7 @@ def measure(name: str, members: int, mode: str, dataset: Dataset, device: str, a
         torch.cuda.reset_peak_memory_stats()
     with FlopCounterMode(display=False) as flops:
         Program(agent, batches, seeds).update(1)
-    program = Program(agent, batches, seeds, compiled=mode == "compiled")
+    program = Program(agent, batches, seeds, compiled=mode == "compiled", precision=precision)
     start = time.perf_counter()
     for step in range(1, 6):
         program.update(step)
@@ -97,6 +100,7 @@ def measure(name: str, members: int, mode: str, dataset: Dataset, device: str, a
         "agent": name,
         "members": members,
         "mode": mode,
+        "precision": precision,
         "agent_updates_per_s": members / seconds,
         "update_ms": seconds * 1e3,
         "gflop_per_agent_update": flops.get_total_flops() / members / 1e9,
@@ -112,6 +116,7 @@ def main() -> int:
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
     parser.add_argument("--members", nargs="+", type=int, default=[1, 8, 40], metavar="M")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: float32)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured for each row")
@@ -127,7 +132,9 @@ def main() -> int:
     for name in arguments.agents:
         for mode in arguments.modes:
             for members in arguments.members:
-                rows.append(measure(name, members, mode, dataset, arguments.device, arguments.seconds))
+                rows.append(
+                    measure(name, members, mode, arguments.precision, dataset, arguments.device, arguments.seconds)
+                )
                 print(table(rows[-1:], header=len(rows) == 1), flush=True)
     for path in save(rows, Path(arguments.out), "throughput", arguments.device, _draw):
         print(f"written: {path}")
