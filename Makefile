@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
 
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'

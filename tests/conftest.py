@@ -15,6 +15,11 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The sweeps, which take the longest, come first: tests that run side by side, file by file, end together."""
+    items.sort(key=lambda item: item.path.name != "test_sweeps.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One thread for torch, a data directory that is empty and can download nothing, no patience with bad disks."""
