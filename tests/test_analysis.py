@@ -252,7 +252,7 @@ CASES = {
 
 
 PAIRS = {"differences", "improvement"}  # figures that need two agents
-EMPTY = {"ablations", "sensitivity", "landscape", "budget", "importances", "ring"}  # figures that plain results have nothing for
+EMPTY = {"ablations", "sensitivity", "landscape", "budget", "importances", "ring"}  # of studies
 
 
 @pytest.fixture(scope="module", params=CASES)

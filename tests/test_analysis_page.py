@@ -2,7 +2,9 @@
 
 import base64
 import shlex
+import shutil
 import sqlite3
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,11 +13,14 @@ from test_analysis import fill, put, studied
 
 from analysis import page, provenance
 from analysis.__main__ import main
+from analysis.claims import claims
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
 from lps.results import Store
 from lps.run import Run, parse_settings
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "example"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 OF_STUDIES = {"ablations", "sensitivity", "landscape", "budget", "importances", "ring"}
 VOID = {"meta", "img", "br", "link"}
 
@@ -158,3 +163,25 @@ def test_command_line(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     with pytest.raises(SystemExit, match="2"):
         main([])
+
+
+def test_the_example_in_the_docs_says_what_its_results_say():
+    study = studied(EXAMPLE / "cube-single-30k")
+    assert study.results.problems == [] and (study.runs["state"] == "done").all()
+    text = Page((EXAMPLE / "report.html").read_text(encoding="utf-8")).text
+    made = claims(study)
+    assert made and all(claim.sentence in text for claim in made)
+    for row in TABLES["success"](study).rows:
+        assert all(cell in text for cell in row)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_opens_in_a_browser_without_a_network(written, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(written, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", "--enable-logging=stderr", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "CONSOLE" not in done.stderr
+    shown = Page(done.stdout)
+    assert {f"figure-{name}" for name in PLOTS if name not in OF_STUDIES} <= shown.ids
