@@ -18,7 +18,8 @@ Tasks = dict[tuple[str, str], list[float]]  # (group, task): scores
 
 @lru_cache(maxsize=2)
 def panels(study: Study) -> pd.DataFrame:
-    """One row per bar of every panel that has at least two, one of them a variant: COLUMNS and PUBLISHED (0..1, NaN where there is none).
+    """One row per bar of every panel that has at least two, one of them a variant: COLUMNS and PUBLISHED (0..1, NaN
+    where there is none).
 
     A panel is the mean over groups of the mean over its tasks.
     """

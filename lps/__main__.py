@@ -271,6 +271,7 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=1000, help="of 1001 observations; 10 %% more for validation")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.1, help="of the oracles' plans (default: OGBench's 0.1)")
     parser.add_argument("--name", help="file name (default: OGBench's, so that training finds it)")
     parser.add_argument("--data-dir", help="where to put it (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.set_defaults(call=_collect)
@@ -286,6 +287,7 @@ def _collect(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         name=arguments.name,
         data_dir=arguments.data_dir,
+        noise=arguments.noise,
     )
     print(f"dataset: {path}")
     return 0

@@ -31,10 +31,10 @@ from sweeps.scale import PAPER_SCALE, RING_SCALE, Scale
 PRESETS = {
     # The groups of LPS's alpha figure, with the default task of each (2 of cube and scene, 4 of puzzle).
     "paper": replace(PAPER_SCALE, groups=["cube-double", "scene", "puzzle-3x3"], tasks=[2, 4], seeds=[0, 1, 2]),
-    "quick": RING_SCALE,
+    "quick": replace(RING_SCALE, steps=1500, eval_interval=375),
 }
 PARTS = ("alpha", "axes", "joint")
-POINTS = {"paper": 32, "quick": 16}
+POINTS = {"paper": 32, "quick": 12}
 """Configurations of the joint design."""
 
 
@@ -104,12 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale.add_arguments(parser, PRESETS)
     parser.add_argument("--parts", nargs="+", metavar="PART", default=list(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--axes", nargs="+", metavar="NAME", help=f"of {', '.join(spaces.AXES)} (default: all)")
-    parser.add_argument("--points", type=int, metavar="N", help="of the joint design (default: 32; quick: 16)")
+    parser.add_argument("--points", type=int, metavar="N", help="of the joint design (default: 32; quick: 12)")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     where = scale.asked_for(arguments, PRESETS)
     quick = arguments.preset == "quick"
-    agents = arguments.agents or (["lps", "dsrl", "qcfql"] if quick else EVERYONE)
+    agents = arguments.agents or (["lps", "qcfql"] if quick else EVERYONE)
     # On a bandit, a chunk is one action and nothing is discounted; wide networks are not for minutes.
     axes = arguments.axes or (["lr", "tau", "critic_agg"] if quick else None)
     points = POINTS[arguments.preset] if arguments.points is None else arguments.points

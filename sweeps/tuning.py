@@ -28,10 +28,10 @@ from lps.run import Run
 from lps.scores import scores
 from sweeps import cli, scale, spaces
 from sweeps.ogbench_all import EVERYONE
-from sweeps.scale import RING_SCALE, Scale
+from sweeps.scale import Scale
 from sweeps.sensitivity import PRESETS as SENSITIVITY_PRESETS
 
-PRESETS = {"paper": replace(SENSITIVITY_PRESETS["paper"], seeds=[0, 1]), "quick": RING_SCALE}
+PRESETS = {name: replace(where, seeds=[0, 1]) for name, where in SENSITIVITY_PRESETS.items()}
 HELD_OUT = {"paper": [100, 101, 102, 103], "quick": [100, 101]}
 TRIALS = {"paper": (32, 8), "quick": (12, 6)}
 """Trials of an agent, and how many are asked for at once."""

@@ -252,7 +252,7 @@ CASES = {
 
 
 PAIRS = {"differences", "improvement"}  # figures that need two agents
-EMPTY = {"ablations", "sensitivity", "landscape", "budget", "importances", "ring"}  # of studies
+EMPTY = {"ablations", "sensitivity", "landscape", "budget", "importances", "data_scaling", "compute", "ring"}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -145,3 +145,31 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     }
     colours = {to_rgb(patch.get_facecolor()) for patch in plot.figure.get_axes()[0].patches}
     assert len(colours) == 2
+
+
+def test_the_dataset_is_an_axis_of_its_own(tmp_path):
+    plays = {}
+    for episodes, noise in ((10, 0.1), (100, 0.1), (100, 0.3)):
+        name = f"cube-single-play-{episodes}-{noise}"
+        plays[name] = {"group": "cube-single", "episodes": episodes, "noise": noise}
+        for agent, seed in itertools.product(("lps", "flow_bc"), range(2)):
+            put(tmp_path, agent, seed=seed, dataset=name, curve=(episodes / 200 + noise,) * 4)
+    assert "data_scaling" not in drawn(studied(tmp_path))
+    Store(tmp_path).write_study("data-scaling", {"datasets": plays})
+    with style.styled():
+        plot = PLOTS["data_scaling"](studied(tmp_path))
+    lps = plot.data[plot.data["agent"] == "lps"].set_index(["axis", "value"])["mean"]
+    assert dict(lps) == pytest.approx(
+        {("episodes", 10): 0.2, ("episodes", 100): 0.6, ("noise", 0.1): 0.6, ("noise", 0.3): 0.8}
+    )
+    assert [axes.get_xlabel() for axes in plot.figure.get_axes()] == ["episodes of play", "noise of play"]
+
+
+def test_compute_is_shown_where_it_was_measured(tmp_path):
+    put(tmp_path, "lps")
+    rows = [{"agent": name, "update_ms": 70.0, "memory_mib": None, "decision_ms": 0.3} for name in ("lps", "mine")]
+    Store(tmp_path).write_study("compute", {"rows": rows, "device": "a machine", "torch": "2", "threads": 1})
+    with style.styled():
+        plot = PLOTS["compute"](studied(tmp_path))
+    labels = [axes.get_xlabel() for axes in plot.figure.get_axes()]
+    assert labels == ["one update (ms)", "one decision (ms)"] and "a machine" in plot.caption

@@ -17,7 +17,7 @@ from lps.results import Episode, Store
 from lps.run import Run, pack
 from lps.scores import scores
 from lps.train import train
-from sweeps import ablations, ogbench_all, ring, sensitivity, spaces, tuning
+from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, spaces, tuning
 from sweeps.scale import RING_SCALE, STUDY_SCALES
 
 STUDIES: dict[ModuleType, Sequence[str]] = {
@@ -25,6 +25,7 @@ STUDIES: dict[ModuleType, Sequence[str]] = {
     ablations: list(STUDY_SCALES),
     sensitivity: list(sensitivity.PRESETS),
     tuning: list(tuning.PRESETS),
+    data_scaling: list(data_scaling.PRESETS),
 }
 TINY = "--preset quick --steps 4 --eval-interval 2 --eval-episodes 2 --seeds 0 --set batch_size=8 base_hidden=8"
 
@@ -58,6 +59,9 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (tuning, "--seeds 100", "seeds 100 are used for tuning"),
         (tuning, "--storage nothing://here", "cannot open the study database nothing://here"),
         (tuning, "--results s3://bucket/tuning", "say with --storage"),
+        (data_scaling, "--sizes 0", "--sizes must be at least 1, and --noises from 0 to 1"),
+        (data_scaling, "--noises 2", "--sizes must be at least 1, and --noises from 0 to 1"),
+        (data_scaling, "--dataset cube-single-play-v0", "say --sizes and --noises"),
     ],
 )
 def test_bad_input_is_a_sentence(study: ModuleType, arguments: str, message: str, capsys: Any) -> None:
@@ -184,6 +188,39 @@ def test_a_trial_without_a_score_has_failed() -> None:
     study.ask(spaces.ranges("lps"))
     tuning.tell(study, 1, runs, {runs[0].id: 1.0, runs[1].id: 0.5})
     assert study.trials[1].value == 0.75
+
+
+def test_datasets_are_collected_once_and_named_in_the_results(without_ray: Any, tmp_path: Path) -> None:
+    collected: list[tuple[str, int, float]] = []
+
+    def collect(dataset: str, *, episodes: int, name: str, data_dir: Path, noise: float, workers: int) -> None:
+        collected.append((name, episodes, noise))
+        (data_dir / f"{name}.npz").touch()
+
+    command = f"--preset quick --sizes 5 9 --noises 0.1 0.3 --data-dir {tmp_path} --results {tmp_path / 'results'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_scaling, "collect", collect)
+        patch.setattr(data_scaling.cli, "go", lambda runs, arguments: without_ray.append(runs) or 0)
+        Store(tmp_path / "results")
+        for _ in range(2):
+            assert data_scaling.main(command.split()) == 0
+    names = ["cube-single-play-5", "cube-single-play-9", "cube-single-play-9-noise0.3"]
+    assert collected == [(names[0], 5, 0.1), (names[1], 9, 0.1), (names[2], 9, 0.3)], "once"
+    assert list(dict.fromkeys(run.dataset for run in without_ray[0])) == names
+    (document,) = Store(tmp_path / "results").studies()
+    assert document["datasets"][names[2]] == {"group": "cube-single", "episodes": 9, "noise": 0.3}
+
+
+def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) -> None:
+    assert compute.main(["--preset", "quick", "--dry-run"]) == 0
+    assert f"{len(AGENTS)} agents" in capsys.readouterr().out
+    assert compute.main(["--agents", "lsp"]) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compute.PRESETS, "quick", ("0.01", "3"))
+        assert compute.main(["--preset", "quick", "--agents", "lps", "flow_bc", "--results", str(tmp_path)]) == 0
+    (document,) = Store(tmp_path).studies()
+    assert [row["agent"] for row in document["rows"]] == ["lps", "flow_bc"]
+    assert all(row["update_ms"] > row["decision_ms"] > 0 for row in document["rows"])
 
 
 def test_scale_knows_its_tasks() -> None:

@@ -10,7 +10,9 @@ from analysis.plots import (
     ablations,
     aggregates,
     budget,
+    compute,
     curves,
+    data_scaling,
     differences,
     importances,
     improvement,
@@ -35,5 +37,7 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "landscape": landscape.draw,
     "budget": budget.draw,
     "importances": importances.draw,
+    "data_scaling": data_scaling.draw,
+    "compute": compute.draw,
     "ring": ring.draw,
 }

@@ -32,7 +32,7 @@ from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS, RING
 
-# Standard deviation of the noise on the plan (times the range of each action) and its smoothing over time steps.
+# OGBench's standard deviation of the noise on the plan (times the range of each action), and its smoothing over time.
 NOISE, NOISE_SMOOTHING = 0.1, 0.5
 
 # Range that each episode draws its probability of stacking from, in the groups with several cubes.
@@ -49,6 +49,8 @@ DTYPES = {
 
 Job = tuple[str, int, int]
 """Split ('train' or 'val'), number of the episode in it, rows of the episode."""
+How = tuple[str, int, float, Path]
+"""Group, seed, noise, and the folder of the part files."""
 
 
 def collect(
@@ -62,6 +64,7 @@ def collect(
     val: bool = True,
     progress: bool = True,
     episode_length: int = 1001,
+    noise: float = NOISE,
 ) -> Path:
     """Collects a play dataset and returns the path of its npz file, which OGBench's loader reads.
 
@@ -69,8 +72,9 @@ def collect(
     default OGBench's name. With `val`, `name`-val.npz gets a tenth as many episodes more, at least one. `name`.json
     says how the files were made, `name`.npz.sha256 what they are checked against (lps.data.integrity). An episode has
     `episode_length` rows: observations, actions, terminals, qpos, qvel and button_states where there are buttons.
+    `noise` is the standard deviation of what is added to the oracles' plans, times the range of each action.
 
-    The bytes depend only on dataset, episodes, seed and the versions of OGBench and MuJoCo, not on `workers`.
+    The bytes depend only on dataset, episodes, noise, seed and the versions of OGBench and MuJoCo, not on `workers`.
     Finished episodes are kept: the same call goes on after an interruption, and returns at once when all is there.
     UserError: unknown dataset, senseless numbers, or a file in the way that was made otherwise.
     """
@@ -78,6 +82,8 @@ def collect(
     for argument, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"collect: {argument} must be at least {least}, not {value}")
+    if not 0 <= noise <= 1:
+        raise UserError(f"collect: noise must be from 0 to 1, not {noise}")
     name = name or f"{group}-play-v0"
     directory = find_data_dir(data_dir)
     path = directory / f"{name}.npz"
@@ -87,7 +93,7 @@ def collect(
         "episodes": splits,
         "episode_length": episode_length,
         "seed": seed,
-        "noise": NOISE,
+        "noise": noise,
         "noise_smoothing": NOISE_SMOOTHING,
     }
     versions = {package: version(package) for package in ("ogbench", "mujoco", "numpy")}
@@ -103,7 +109,7 @@ def collect(
         bar = tqdm(
             total=len(jobs), initial=len(jobs) - len(todo), desc=f"collecting {name}", unit="ep", disable=not progress
         )
-        with bar, closing(_run(group, seed, todo, parts, workers)) as finished:
+        with bar, closing(_run((group, seed, noise, parts), todo, workers)) as finished:
             for _ in finished:
                 bar.update()
         about = {
@@ -129,6 +135,7 @@ def command(path: Path) -> str | None:
         about = json.loads(path.with_suffix(".json").read_text())
         words = ["python -m lps collect", about["dataset"], "--episodes", about["episodes"]["train"]]
         words += ["--seed", about["seed"], "--name", path.stem]
+        words += ["--noise", about["noise"]] if about["noise"] != NOISE else []
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return " ".join(map(str, words)) + ("" if path.parent == find_data_dir() else f" --data-dir {path.parent}")
@@ -164,17 +171,17 @@ def _finished(path: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _run(group: str, seed: int, todo: Sequence[Job], parts: Path, workers: int) -> Generator[Job, None, None]:
+def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, None]:
     """Collects the episodes of `todo` into their part files, in any order."""
     if workers == 1 or len(todo) <= 1:
-        collector = _Collector(group, seed, parts)
+        collector = _Collector(*how)
         for job in todo:
             collector(job)
             yield job
         return
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (group, seed, parts, theirs))
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (how, theirs))
     try:
         for done in as_completed([pool.submit(_work, job) for job in todo]):
             yield done.result()
@@ -192,11 +199,11 @@ def _run(group: str, seed: int, todo: Sequence[Job], parts: Path, workers: int) 
 _collector: "_Collector | None" = None  # one per worker process
 
 
-def _start_worker(group: str, seed: int, parts: Path, parent: Connection) -> None:
+def _start_worker(how: How, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     global _collector
-    _collector = _Collector(group, seed, parts)
+    _collector = _Collector(*how)
 
 
 def _leave_with(parent: Connection) -> None:
@@ -214,7 +221,7 @@ def _work(job: Job) -> Job:
 class _Collector:
     """An environment and its oracles, used for many episodes one after the other."""
 
-    def __init__(self, group: str, seed: int, parts: Path):
+    def __init__(self, group: str, seed: int, noise: float, parts: Path):
         from lps.envs import import_ogbench
 
         import_ogbench()
@@ -231,12 +238,12 @@ class _Collector:
         ).unwrapped
         # The first reset also compiles the model. Without this one, a worker's first episode would start otherwise.
         self.env.reset(seed=0)
-        noise: dict[str, Any] = {"env": self.env, "noise": NOISE, "noise_smoothing": NOISE_SMOOTHING}
+        noisy: dict[str, Any] = {"env": self.env, "noise": noise, "noise_smoothing": NOISE_SMOOTHING}
         self.oracles = {
-            "cube": CubePlanOracle(**noise),
-            "button": ButtonPlanOracle(**noise, gripper_always_closed=group.startswith("puzzle")),
-            "drawer": DrawerPlanOracle(**noise),
-            "window": WindowPlanOracle(**noise),
+            "cube": CubePlanOracle(**noisy),
+            "button": ButtonPlanOracle(**noisy, gripper_always_closed=group.startswith("puzzle")),
+            "drawer": DrawerPlanOracle(**noisy),
+            "window": WindowPlanOracle(**noisy),
         }
 
     def __call__(self, job: Job) -> Job:

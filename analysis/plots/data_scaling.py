@@ -1,0 +1,84 @@
+"""Success against the size of the dataset, and against its noise."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from analysis import stats, style, summaries
+from analysis.agents import agents_of, group_key
+from analysis.scores import Study, records
+
+AXES = {"episodes": "episodes of play", "noise": "noise of play"}
+
+
+def draw(study: Study) -> style.Plot | None:
+    data = table(study)
+    if data.empty:
+        return None
+    groups = sorted(set(data["group"]), key=group_key)
+    panels = [(group, axis) for group in groups for axis in AXES if _varies(data, group, axis)]
+    figure = Figure(figsize=(style.COLUMN if len(panels) == 1 else style.PAGE, 2.4))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    agents = agents_of(data["agent"])
+    for axes, (group, axis) in zip(grid, panels, strict=True):
+        here = data[(data["group"] == group) & (data["axis"] == axis)]
+        for agent in agents.values():
+            line = here[here["agent"] == agent.name].sort_values("value")
+            axes.plot(line["value"], 100 * line["mean"], color=agent.colour, marker=agent.marker, mew=0, clip_on=False)
+            if np.isfinite(line["low"]).any():
+                ends = (100 * line["low"], 100 * line["high"])
+                axes.fill_between(line["value"], *ends, color=agent.colour, alpha=0.16, lw=0)
+        values = sorted(set(here["value"]))
+        if axis == "episodes":
+            axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.xaxis.set_minor_locator(NullLocator())
+        style.success_axis(axes, "success rate (%)" if (group, axis) == panels[0] else "")
+        axes.set_xlabel(AXES[axis])
+        axes.set_title(group)
+    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
+    style.legend(figure, handles, columns=min(len(handles), 6 if len(panels) > 1 else 3))
+    caption = (
+        "Success against the size of the dataset, at the noise that most of them have, and against its noise, at the "
+        "largest size. Mean over tasks of the mean over seeds; bands: 95 % stratified bootstrap intervals over seeds "
+        f"within tasks. {summaries.interval_note(data)}"
+    )
+    return style.Plot(figure, data, "Success against the dataset", caption.strip())
+
+
+def table(study: Study) -> pd.DataFrame:
+    """One row per group, agent, axis (AXES) and value: mean, low, high (0..1), n_tasks, n_seeds_min."""
+    plays: dict[str, dict[str, Any]] = {}
+    for document in study.results.studies:
+        if document["study"] == "data-scaling":
+            plays |= document["datasets"]
+    runs = [run for run in records(study.runs[study.runs["scored"]]) if run["dataset"] in plays]
+    rows: list[dict[str, Any]] = []
+    for group in {run["group"] for run in runs}:
+        own = [play for play in plays.values() if play["group"] == group]
+        usual = pd.Series([play["noise"] for play in own]).mode().iloc[0]
+        largest = max(play["episodes"] for play in own)
+        for axis, (name, value) in {"episodes": ("noise", usual), "noise": ("episodes", largest)}.items():
+            cells: dict[tuple[str, float], dict[str, list[float]]] = {}
+            for run in runs:
+                play = plays[run["dataset"]]
+                if run["group"] == group and play[name] == value:
+                    cell = cells.setdefault((run["agent"], play[axis]), {})
+                    cell.setdefault(run["short"], []).append(run["score"])
+            for (agent, at), tasks in cells.items():
+                counts = {"n_tasks": len(tasks), "n_seeds_min": min(map(len, tasks.values()))}
+                found = asdict(stats.estimate(list(tasks.values())))
+                rows.append({"group": group, "agent": agent, "axis": axis, "value": at, **found, **counts})
+    data = pd.DataFrame(rows)
+    if data.empty:
+        return data
+    return data[[_varies(data, *cell) for cell in zip(data["group"], data["axis"], strict=True)]]
+
+
+def _varies(data: pd.DataFrame, group: str, axis: str) -> bool:
+    return data.loc[(data["group"] == group) & (data["axis"] == axis), "value"].nunique() > 1

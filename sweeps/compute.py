@@ -1,0 +1,80 @@
+"""What an agent costs: the time of an update and its memory, and the time of a decision, for every agent.
+
+    python sweeps/compute.py --results results/paper
+    ray job submit --entrypoint-num-gpus 1 --working-dir . -- python sweeps/compute.py --results s3://bucket/paper
+
+Runs benchmarks/throughput.py and benchmarks/inference.py with the paper's networks on this machine, keeps what they
+found in the results, and the report of these results (`python -m analysis report`) has a figure of it. Nothing else
+should run on the machine meanwhile.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lps.agents import AGENTS
+from lps.errors import UserError, guarded, suggest
+from lps.results import Store
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+PRESETS = {"paper": ("3", "500"), "quick": ("0.3", "50")}
+"""Seconds that an update is measured for, and decisions."""
+
+
+def measured(benchmark: str, arguments: Sequence[str]) -> dict[str, dict[str, str]]:
+    """{agent: its row} of a benchmark's CSV. UserError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *arguments, "--out", folder]
+        if subprocess.run(command).returncode:
+            raise UserError(f"benchmarks/{benchmark}.py failed, see above")
+        (file,) = Path(folder).glob("*.csv")
+        with file.open(newline="") as rows:
+            return {row["agent"]: row for row in csv.DictReader(rows)}
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="compute.py", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="paper", help=f"one of {', '.join(PRESETS)} (default: paper)")
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=f"of {', '.join(AGENTS)}")
+    parser.add_argument("--results", default="results/compute", help="folder or s3://bucket/folder")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be measured, and stop")
+    arguments = parser.parse_args(argv)
+    if arguments.preset not in PRESETS:
+        raise UserError(suggest(arguments.preset, PRESETS, "preset"))
+    for name in arguments.agents:
+        if name not in AGENTS:
+            raise UserError(suggest(name, AGENTS, "agent"))
+    seconds, calls = PRESETS[arguments.preset]
+    if arguments.dry_run:
+        print(f"{len(arguments.agents)} agents: an update for {seconds} s or more, and {calls} decisions, of each")
+        return 0
+    store = Store(arguments.results)
+    agents = ["--agents", *arguments.agents]
+    updates = measured("throughput", [*agents, "--members", "1", "--modes", "plain", "--seconds", seconds])
+    decisions = measured("inference", [*agents, "--calls", calls])
+    rows: list[dict[str, Any]] = [
+        {
+            "agent": name,
+            "update_ms": float(updates[name]["update_ms"]),
+            "memory_mib": float(updates[name]["memory_mib"]),
+            "decision_ms": float(decisions[name]["median_ms"]),
+            "decision_p99_ms": float(decisions[name]["p99_ms"]),
+        }
+        for name in arguments.agents
+    ]
+    about = next(iter(updates.values()))
+    store.write_study("compute", {"rows": rows, **{key: about[key] for key in ("device", "torch", "threads")}})
+    print(f"kept in {arguments.results}: `python -m analysis report {arguments.results}` shows it beside its runs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

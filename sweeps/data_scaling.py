@@ -1,0 +1,119 @@
+"""Success against the size and the noise of the dataset.
+
+    python sweeps/data_scaling.py --preset quick
+    python sweeps/data_scaling.py --groups cube-double --sizes 100 300 1000 --noises 0 0.1 0.3
+    python sweeps/data_scaling.py --dry-run
+
+Every dataset is collected with OGBench's own oracles (`python -m lps collect`), which play with a noise of 0.1: sizes
+are varied at that noise, and noises at the largest size. What is missing is collected first, on this machine: on a
+cluster, put the files where --data-dir or $LPS_DATA_MIRROR of all machines finds them. Run again, the same command goes
+on with what is left.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lps.data import collect
+from lps.data.collect import NOISE
+from lps.data.files import data_dir
+from lps.errors import UserError, guarded
+from lps.results import Store
+from lps.run import Run
+from sweeps import cli, scale
+from sweeps.ogbench_all import EVERYONE
+from sweeps.ogbench_all import PRESETS as OGBENCH
+from sweeps.scale import PAPER_SCALE, Scale
+
+PRESETS = {
+    "paper": replace(PAPER_SCALE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),
+    "quick": replace(OGBENCH["demo"], dataset=None, eval_interval=2000),
+}
+SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
+"""Episodes of 1001 observations."""
+NOISES = {"paper": [0.0, 0.1, 0.3], "quick": [0.1]}
+
+
+@dataclass(frozen=True)
+class Play:
+    """A dataset of scripted play."""
+
+    group: str
+    episodes: int
+    noise: float
+
+    @property
+    def name(self) -> str:
+        noise = "" if self.noise == NOISE else f"-noise{self.noise:g}"
+        return f"{self.group}-play-{self.episodes}{noise}"
+
+
+def datasets(groups: Iterable[str], sizes: Sequence[int], noises: Sequence[float]) -> list[Play]:
+    """The datasets of the study, each once."""
+    found = [
+        play
+        for group in groups
+        for play in (*(Play(group, n, NOISE) for n in sizes), *(Play(group, max(sizes), noise) for noise in noises))
+    ]
+    return list(dict.fromkeys(found))
+
+
+def build(agents: Sequence[str], plays: Sequence[Play], where: Scale) -> list[Run]:
+    """The runs: agents x datasets x tasks x seeds. UserError for unknown names."""
+    scale.check_settings(where, agents)
+    return [
+        run
+        for agent in agents
+        for play in plays
+        for run in replace(where, groups=[play.group], dataset=play.name).runs(agent)
+    ]
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="data_scaling.py", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    scale.add_arguments(parser, PRESETS)
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="episodes of 1001 observations")
+    parser.add_argument("--noises", nargs="+", type=float, metavar="X", help="of the oracles' plans, from 0 to 1")
+    cli.add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    where = scale.asked_for(arguments, PRESETS)
+    if arguments.dataset is not None:
+        raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
+    plays = datasets(
+        where.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
+    )
+    if any(play.episodes < 1 or not 0 <= play.noise <= 1 for play in plays):
+        raise UserError("--sizes must be at least 1, and --noises from 0 to 1")
+    agents = arguments.agents or (["lps", "flow_bc"] if arguments.preset == "quick" else EVERYONE)
+    runs = build(agents, plays, where)
+    arguments.sweep = arguments.sweep or f"data-scaling-{arguments.preset}"
+    arguments.results = arguments.results or f"results/{arguments.sweep}"
+    if arguments.dry_run:
+        total = sum(play.episodes for play in plays)
+        print(f"{len(plays)} datasets, {total} episodes (about 1.4 s of a core each, where they are not there yet)")
+        return cli.go(runs, arguments)
+    folder = Path(data_dir(arguments.data_dir))
+    for play in plays:
+        if not (folder / f"{play.name}.npz").exists():
+            collect(
+                f"{play.group}-play",
+                episodes=play.episodes,
+                name=play.name,
+                data_dir=folder,
+                noise=play.noise,
+                workers=2,
+            )
+    code = cli.go(runs, arguments)
+    # The analysis reads results alone: what a dataset's name stands for is part of them.
+    known = {play.name: asdict(play) for play in plays}
+    Store(arguments.results, create=False).write_study("data-scaling", {"datasets": known})
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
