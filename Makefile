@@ -2,7 +2,7 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster check format lock clean
+.PHONY: help env demo test test-cluster test-long check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +14,11 @@ GROUP := cube-single
 EPISODES ?= 100
 WORKERS ?= 2
 RESULTS ?= results/demo
+
+# How long `make test-long` is.
+KILLS ?= 20
+SEED ?= 0
+PACKS ?= 100
 
 help:  ## this list
 	@echo "Latent Policy Steering against its baselines on OGBench."
@@ -40,6 +45,10 @@ test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
 	@$(BIN)/python -m pytest -q tests/cluster/night.py
+
+test-long: $(VENV)/.dev  ## hours: 20 drivers killed at random moments (KILLS=, SEED=), 1,000 runs in 100 packs (PACKS=)
+	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) \
+	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/kills.py tests/long/soak.py
 
 check: $(VENV)/.dev  ## format, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "format: 'make format' mends the files above"; exit 1; }
