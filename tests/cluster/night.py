@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -94,10 +95,13 @@ def runs() -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("mirror")
-    write_tiny_dataset(directory / "cube-single-play-v0.npz", episodes=4, seed=0)
-    return directory
+def data() -> Iterator[Path]:
+    # Not one of pytest's folders: these are the tester's alone, and the hosts read it as their own user.
+    with tempfile.TemporaryDirectory(prefix="lps-mirror-") as folder:
+        directory = Path(folder)
+        directory.chmod(0o755)
+        write_tiny_dataset(directory / "cube-single-play-v0.npz", episodes=4, seed=0)
+        yield directory
 
 
 @pytest.fixture(scope="module")
