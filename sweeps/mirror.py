@@ -48,6 +48,8 @@ class Mirror:
         # MLflow would try for minutes otherwise.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        # A line for every run that ends, in the middle of the console's table.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
             import mlflow.tracking  # noqa: F401  here and not in the thread: imports of two threads can meet
 
@@ -158,11 +160,11 @@ class _Mlflow:
             for first in range(0, len(batch), 100):
                 self.client.log_batch(made.info.run_id, params=batch[first : first + 100])
         elif run.id not in self.logged:
-            child = self.children[run.id]
+            child = self.children[run.id].info.run_id
             self.logged[run.id] = {
                 (key, metric.step)
-                for key in child.data.metrics
-                for metric in self.client.get_metric_history(child.info.run_id, key)
+                for key in self.client.get_run(child).data.metrics
+                for metric in self.client.get_metric_history(child, key)
             }
 
     # --- metrics ---------------------------------------------------------------------------------------------------
@@ -214,6 +216,9 @@ class _Mlflow:
             self._end(child, status, _milliseconds(doc["updated"]))
             self.client.set_tag(child, "updated", doc["updated"])  # last: whatever was cut off before is done again
             self.settled[run_id] = doc["updated"]
+            # Of ten thousand runs this would be gigabytes. Should the run go on after all, MLflow is asked.
+            self.logged.pop(run_id, None)
+            self.seen.pop(run_id, None)
         self.status[run_id] = status
 
     def _end(self, run: str, status: str, when: int | None = None) -> None:
