@@ -3,7 +3,16 @@
 A sweep is ordinary Python that builds a list of `lps.run.Run` and hands it to `sweeps.launch.launch`. The results store
 decides what is left to do, so the same command again is how a sweep goes on.
 
-    ogbench_all.py  the command line: OGBench's tasks x agents x seeds, as presets and filters
+    ogbench_all.py  the main comparison: OGBench's tasks x agents x seeds
+    ablations.py    LPS's ablations, and every method matched to it
+    sensitivity.py  one hyperparameter at a time, and all at once
+    tuning.py       Optuna's TPE, agent by agent
+    data_scaling.py the dataset's size and noise
+    compute.py      what an agent costs
+    ring.py         the ring bandit, as a picture
+    scale.py        where a study is run and for how long: presets and their options
+    spaces.py       the hyperparameters that matter, and their ranges
+    cli.py          the rest of their command lines
     launch.py       from a list of runs to finished results: the driver
     pack.py         one pack on the cluster: a Tune trial that runs a Ray Train worker that runs `lps.train`
     evaluator.py    evaluation as Ray tasks beside the learner
