@@ -53,6 +53,10 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
 """agent -> variant -> what sets it apart from the agent's defaults."""
 
 
+ALPHA_WITHOUT_EFFECT = ("lps", "fm_lps", "dsrl")
+"""Agents whose alpha scales the loss of the latent actor and nothing else: a step of Adam does not know the scale."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel of LPS's ablation figure: what is compared with what."""

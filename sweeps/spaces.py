@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from lps.agents.base import MEMBER_SCALARS
+from lps.presets import ALPHA_WITHOUT_EFFECT
 from sweeps.cli import hyperparameters
 
 ALPHAS = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
@@ -16,7 +17,7 @@ ALPHAS = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 AXES: Mapping[str, Sequence[Any]] = {
     "lr": [3e-5, 1e-4, 3e-4, 1e-3, 3e-3],
-    "tau": [5e-4, 1e-3, 5e-3, 2e-2, 1e-1],
+    "tau": [5e-4, 5e-3, 2e-2, 1e-1],
     "discount": [0.97, 0.98, 0.99, 0.995, 0.999],
     "flow_ratio": [0.0, 0.1, 0.25, 0.5, 1.0],
     "horizon": [1, 3, 5, 10],
@@ -50,6 +51,8 @@ def axes(agent: str) -> dict[str, Sequence[Any]]:
 
 
 def ranges(agent: str) -> dict[str, BaseDistribution]:
-    """The ranges of RANGES that an agent or variant has."""
+    """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
     known = hyperparameters(agent) & set(MEMBER_SCALARS)
+    if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:
+        known -= {"alpha"}
     return {name: known_range for name, known_range in RANGES.items() if name in known}

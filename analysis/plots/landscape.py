@@ -13,6 +13,7 @@ from analysis import budgets, style
 from analysis.agents import agents_of, group_key
 from analysis.plots.sensitivity import DECADE
 from analysis.scores import Study
+from lps.presets import ALPHA_WITHOUT_EFFECT
 
 COLUMNS = 3
 
@@ -31,6 +32,8 @@ def draw(study: Study) -> style.Plot | None:
     scale, shown = ScalarMappable(Normalize(0, 100), "cividis"), []
     for axes, ((agent, group), here) in zip(grid.flat, cells, strict=False):
         table = pd.DataFrame(list(here["settings"]))
+        if agent in ALPHA_WITHOUT_EFFECT and len(table.columns) > 2:
+            table = table.drop(columns="alpha", errors="ignore")  # what it goes with is chance
         x, y = strongest(table, here["score"].to_numpy())
         axes.scatter(table[x], table[y], c=scale.to_rgba(100 * here["score"]), s=26, edgecolors=style.INK, lw=0.4)
         for name, set_scale in ((x, axes.set_xscale), (y, axes.set_yscale)):

@@ -10,9 +10,9 @@ from matplotlib.patches import Circle, Wedge
 
 from analysis import settings, style
 from analysis.agents import AGENTS
-from analysis.plots.sensitivity import WITHOUT_EFFECT
 from analysis.scores import Study
 from lps import ring
+from lps.presets import ALPHA_WITHOUT_EFFECT
 
 BINS = 72
 ARC = "#E38B1E"
@@ -98,7 +98,7 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
 
 def _invariance(agents: set[str]) -> str:
     """What has to be said where alpha cannot do anything."""
-    titles = [AGENTS[name].title for name in WITHOUT_EFFECT if name in agents]
+    titles = [AGENTS[name].title for name in ALPHA_WITHOUT_EFFECT if name in agents]
     if not titles:
         return ""
     return (

@@ -13,10 +13,9 @@ from matplotlib.ticker import NullLocator
 from analysis import reference, settings, style, summaries
 from analysis.agents import AGENTS, Agent, agents_of
 from analysis.scores import Study
+from lps.presets import ALPHA_WITHOUT_EFFECT
 
 DECADE = 10  # values that span it stand on a log axis
-# Their alpha scales the loss of the latent actor and of nothing else, and a step of Adam does not know the scale.
-WITHOUT_EFFECT = ("lps", "fm_lps", "dsrl")
 
 
 def draw(study: Study) -> style.Plot | None:
@@ -85,9 +84,18 @@ def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
     if ordered[0] > 0 and ordered[-1] >= DECADE * ordered[0]:
         axes.set_xscale("log")
     if len(ordered) <= 6:
-        axes.set_xticks(ordered, [f"{value:g}" for value in ordered])
+        axes.set_xticks(ordered, [_short(value) for value in ordered])
         axes.xaxis.set_minor_locator(NullLocator())
     return places
+
+
+def _short(value: float) -> str:
+    """3e-4 for 0.0003: neighbours on a small axis must not run into each other."""
+    text = f"{value:g}"
+    if 0 < abs(value) < 0.01:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    return text
 
 
 def _line(axes: Axes, line: pd.DataFrame, places: dict[str, float], colour: str, marker: str) -> None:
@@ -102,7 +110,7 @@ def _line(axes: Axes, line: pd.DataFrame, places: dict[str, float], colour: str,
 def _invariance(data: pd.DataFrame) -> str:
     """What has to be said where alpha cannot do anything."""
     here = set(data.loc[data["hyperparameter"] == "alpha", "agent"])
-    titles = [AGENTS[name].title for name in WITHOUT_EFFECT if name in here]
+    titles = [AGENTS[name].title for name in ALPHA_WITHOUT_EFFECT if name in here]
     if not titles:
         return ""
     return (
