@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -93,6 +94,7 @@ class _Mlflow:
     def __init__(self, uri: str, store: Store, sweep: str):
         from mlflow.tracking import MlflowClient
 
+        _make_database(uri)
         self.client, self.store = MlflowClient(uri), store
         self.experiment = self._experiment(f"{store.path}/mlflow-artifacts" if store.local else None)
         self.parent = self._parent(sweep)
@@ -223,6 +225,21 @@ class _Mlflow:
 
     def _end(self, run: str, status: str, when: int | None = None) -> None:
         self.client.set_terminated(run, status, when or time.time_ns() // 1_000_000)
+
+
+def _make_database(uri: str) -> None:
+    """Makes MLflow's sqlite file, if that is what `uri` names and it is not there, whole or not at all: what a driver
+    killed among the dozens of steps of its making leaves is opened by no MLflow."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in path.parent.glob(f".{path.name}-*"):
+        left.unlink()
+    new = path.with_name(f".{path.name}-{os.getpid()}")
+    SqlAlchemyStore(f"sqlite:///{new}", str(path.parent / "mlflow-artifacts")).engine.dispose()
+    os.replace(new, path)
 
 
 def _mark(file: pafs.FileInfo) -> tuple[str, int, int]:

@@ -3,7 +3,9 @@
 import io
 import itertools
 import math
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.tracking import MlflowClient
 from small import small_hyperparameters
 
 from lps.agents import AGENTS
@@ -280,6 +283,22 @@ def test_mlflow_that_is_away_is_a_remark(uri: str, tmp_path: Path, monkeypatch: 
     mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
     mirror.close()
     assert mirror.uri == uri and mirror.problem
+
+
+def test_a_driver_killed_while_mlflows_database_is_made_leaves_none_that_is_half_made(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    words = [sys.executable, "-c", f"from sweeps.mirror import _make_database as make; make('sqlite:///{database}')"]
+    driver = subprocess.Popen(words)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.iterdir()):
+        assert driver.poll() is None and time.monotonic() < deadline, "it was never seen half made"
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    assert not database.exists() and list(tmp_path.iterdir())
+    subprocess.run(words, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == [database.name]
+    assert MlflowClient(f"sqlite:///{database}").search_experiments()
 
 
 def test_mlflow_that_is_not_installed_is_a_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
