@@ -17,7 +17,7 @@ import torch
 from common import device_name, save, table
 
 from lps.agents import AGENTS
-from lps.errors import UserError, guarded, suggest
+from lps.errors import check_known, guarded
 from lps.policy import Policy
 from lps.run import Run
 from lps.tasks import GROUPS
@@ -64,9 +64,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, the fastest for one row)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
-    for name in arguments.agents:
-        if name not in AGENTS:
-            raise UserError(suggest(name, AGENTS, "agent"))
+    check_known(arguments.agents, AGENTS, "agent")
     torch.set_num_threads(arguments.threads)
     print(f"{device_name('cpu')}, torch {torch.__version__}, {arguments.threads} threads")
     rows = []

@@ -32,7 +32,7 @@ from lps.agents import lps as page
 from lps.agents.base import steering_loss
 from lps.batches import Batches
 from lps.data import Dataset
-from lps.errors import UserError, guarded, suggest
+from lps.errors import check_known, guarded
 from lps.flows import meanflow_loss
 from lps.latents import latent_noise
 from lps.nets import MLP, frozen
@@ -171,9 +171,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1; idle ones would count)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
-    for name in arguments.savings:
-        if name not in SAVINGS:
-            raise UserError(suggest(name, SAVINGS, "saving"))
+    check_known(arguments.savings, SAVINGS, "saving")
     torch.set_num_threads(arguments.threads)
     print(f"{device_name(arguments.device)}, torch {torch.__version__}, {arguments.threads} threads")
     dataset, rows = made_up_data(), []

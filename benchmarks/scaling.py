@@ -30,7 +30,7 @@ from common import save, table  # noqa: E402
 
 from lps import data  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
-from lps.errors import UserError, guarded, suggest  # noqa: E402
+from lps.errors import UserError, check_known, guarded  # noqa: E402
 from lps.results import Store  # noqa: E402
 from lps.run import Run  # noqa: E402
 from lps.tasks import GROUPS  # noqa: E402
@@ -130,8 +130,7 @@ def main() -> int:
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.agent not in AGENTS:
-        raise UserError(suggest(arguments.agent, AGENTS, "agent"))
+    check_known([arguments.agent], AGENTS, "agent")
     if arguments.one:
         return one(arguments)
     rows: list[dict[str, Any]] = []

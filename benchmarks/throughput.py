@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lps.agents import AGENTS
 from lps.batches import Batches
 from lps.data.dataset import Dataset
-from lps.errors import UserError, guarded, suggest
+from lps.errors import check_known, guarded
 from lps.program import PRECISIONS, Program
 from lps.tasks import GROUPS
 
@@ -122,9 +122,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="measured for each row")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
-    for name in arguments.agents:
-        if name not in AGENTS:
-            raise UserError(suggest(name, AGENTS, "agent"))
+    check_known(arguments.agents, AGENTS, "agent")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     dataset, rows = made_up_data(), []

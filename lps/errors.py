@@ -30,6 +30,14 @@ def suggest(name: str, known: Iterable[str], what: str) -> str:
     return message
 
 
+def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """UserError (see `suggest`) for the first of the names that is not a known one."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(suggest(name, known, what))
+
+
 def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command line, so that it returns an exit code and shows no traceback for
     what is the user's to put right: a `UserError` is printed as `error: ...` (exit code 2), Ctrl-C is one line (130).

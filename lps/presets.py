@@ -52,7 +52,6 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
 }
 """agent -> variant -> what sets it apart from the agent's defaults."""
 
-
 ALPHA_WITHOUT_EFFECT = ("lps", "fm_lps", "dsrl")
 """Agents whose alpha scales the loss of the latent actor and nothing else: a step of Adam does not know the scale."""
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from lps.agents import AGENTS
-from lps.errors import UserError, guarded, suggest
+from lps.errors import check_known, guarded
 from lps.presets import PANELS, resolve
 from lps.run import Run
 from sweeps import cli, scale
@@ -22,9 +22,7 @@ from sweeps.scale import STUDY_SCALES, Scale
 
 def build(panels: Sequence[str], where: Scale, agents: Sequence[str] | None = None) -> list[Run]:
     """The runs of the panels, each once; of the given agents only, if any are given. UserError for unknown names."""
-    for name in panels:
-        if name not in PANELS:
-            raise UserError(suggest(name, PANELS, "panel"))
+    check_known(panels, PANELS, "panel")
     for agent in agents or ():
         resolve(agent, AGENTS)
     bars = dict.fromkeys(bar for name in panels for bar in PANELS[name].bars)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lps.agents import AGENTS
-from lps.errors import UserError, guarded, suggest
+from lps.errors import UserError, check_known, guarded
 from lps.results import Store
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -47,11 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", default="results/compute", help="folder or s3://bucket/folder")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured, and stop")
     arguments = parser.parse_args(argv)
-    if arguments.preset not in PRESETS:
-        raise UserError(suggest(arguments.preset, PRESETS, "preset"))
-    for name in arguments.agents:
-        if name not in AGENTS:
-            raise UserError(suggest(name, AGENTS, "agent"))
+    check_known([arguments.preset], PRESETS, "preset")
+    check_known(arguments.agents, AGENTS, "agent")
     seconds, calls = PRESETS[arguments.preset]
     if arguments.dry_run:
         print(f"{len(arguments.agents)} agents: an update for {seconds} s or more, and {calls} decisions, of each")

@@ -11,6 +11,7 @@ on with what is left.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         total = sum(play.episodes for play in plays)
         print(f"{len(plays)} datasets, {total} episodes (about 1.4 s of a core each, where they are not there yet)")
         return cli.go(runs, arguments)
-    folder = Path(data_dir(arguments.data_dir))
+    folder, cores = Path(data_dir(arguments.data_dir)), os.cpu_count() or 1
     for play in plays:
         if not (folder / f"{play.name}.npz").exists():
             collect(
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name=play.name,
                 data_dir=folder,
                 noise=play.noise,
-                workers=2,
+                workers=cores,
             )
     code = cli.go(runs, arguments)
     # The analysis reads results alone: what a dataset's name stands for is part of them.

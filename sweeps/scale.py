@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lps.agents import AGENTS
-from lps.errors import UserError, suggest
+from lps.errors import UserError, check_known, suggest
 from lps.presets import resolve
 from lps.run import Run, parse_settings
 from lps.tasks import GROUPS, RING, Task
@@ -100,8 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -
 
 def asked_for(arguments: argparse.Namespace, presets: Mapping[str, Scale]) -> Scale:
     """The preset that the command line names, with what it says instead. UserError for an unknown preset."""
-    if arguments.preset not in presets:
-        raise UserError(suggest(arguments.preset, presets, "preset"))
+    check_known([arguments.preset], presets, "preset")
     names = ("groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if set(given.get("groups", ())) == {RING.group} and "tasks" not in given:
@@ -111,10 +110,7 @@ def asked_for(arguments: argparse.Namespace, presets: Mapping[str, Scale]) -> Sc
 
 def check_settings(scale: Scale, agents: Sequence[str]) -> None:
     """UserError for a setting asked for by hand that none of the agents has."""
-    known = set().union(*map(hyperparameters, agents))
-    for name in scale.settings:
-        if name not in known:
-            raise UserError(suggest(name, sorted(known), "hyperparameter"))
+    check_known(scale.settings, sorted(set().union(*map(hyperparameters, agents))), "hyperparameter")
 
 
 def _chosen(group: str, wanted: Sequence[int]) -> list[Task]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import optuna
 
-from lps.errors import UserError, guarded, suggest
+from lps.errors import UserError, check_known, guarded
 from lps.run import Run
 from sweeps import cli, scale, spaces
 from sweeps.ogbench_all import EVERYONE
@@ -42,13 +42,9 @@ def build(
     parts: Sequence[str], agents: Sequence[str], where: Scale, axes: Sequence[str] | None, points: int
 ) -> list[Run]:
     """The runs, each once. The default is part of each study. UserError for unknown names."""
-    for part in parts:
-        if part not in PARTS:
-            raise UserError(suggest(part, PARTS, "part"))
+    check_known(parts, PARTS, "part")
     known = dict.fromkeys(name for agent in agents for name in spaces.axes(agent))
-    for name in axes or ():
-        if name not in known:
-            raise UserError(suggest(name, known, "axis"))
+    check_known(axes or (), known, "axis")
     scale.check_settings(where, agents)
     runs = [
         run

@@ -155,7 +155,8 @@ def tune(
 
 def compare(studies: Mapping[str, optuna.Study], held_out: Scale, arguments: argparse.Namespace) -> int:
     """Trains the best setting of every study, and the default, with the held-out seeds, and writes the studies down."""
-    settings = {agent: {"best": _best(study), "default": {}} for agent, study in studies.items()}
+    best = {agent: _best(study) for agent, study in studies.items()}
+    settings = {agent: {"best": best[agent], "default": {}} for agent in studies}
     runs = {
         (agent, name): held_out.runs(agent, **values)
         for agent, found in settings.items()
@@ -171,7 +172,7 @@ def compare(studies: Mapping[str, optuna.Study], held_out: Scale, arguments: arg
         store.write_study(f"tuning-{agent.replace(':', '-')}", document(study, agent, ids))
         means = {name: [known[run_id] for run_id in of_name if run_id in known] for name, of_name in ids.items()}
         shown = (f"{name} {100 * sum(found) / len(found):.0f} %" for name, found in means.items() if found)
-        print(f"  {agent}: {', '.join(shown)}; best: {json.dumps(_best(study))}")
+        print(f"  {agent}: {', '.join(shown)}; best: {json.dumps(best[agent])}")
     return code
 
 
