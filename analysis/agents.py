@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lps.presets import ALPHA_WITHOUT_EFFECT
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -46,6 +48,11 @@ def agents_of(names: Iterable[str]) -> dict[str, Agent]:
         colour, marker = SPARE_COLOURS[i % len(SPARE_COLOURS)], SPARE_MARKERS[i % len(SPARE_MARKERS)]
         known[name] = Agent(name, name, colour, marker, imitation=name.endswith("_bc"))
     return known
+
+
+def alpha_without_effect(names: Iterable[str]) -> str:
+    """The titles of those agents whose alpha does nothing (lps.presets), 'LPS, DSRL'; '' if there are none."""
+    return ", ".join(agent.title for agent in agents_of(set(names) & set(ALPHA_WITHOUT_EFFECT)).values())
 
 
 # Groups in the order of LPS's main figure, then by size.

@@ -9,10 +9,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, Wedge
 
 from analysis import settings, style
-from analysis.agents import AGENTS
+from analysis.agents import alpha_without_effect
 from analysis.scores import Study
 from lps import ring
-from lps.presets import ALPHA_WITHOUT_EFFECT
 
 BINS = 72
 ARC = "#E38B1E"
@@ -98,11 +97,11 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
 
 def _invariance(agents: set[str]) -> str:
     """What has to be said where alpha cannot do anything."""
-    titles = [AGENTS[name].title for name in ALPHA_WITHOUT_EFFECT if name in agents]
+    titles = alpha_without_effect(agents)
     if not titles:
         return ""
     return (
-        f"{', '.join(titles)}: alpha scales the only loss that reaches the latent actor, and a step of Adam does not "
+        f"{titles}: alpha scales the only loss that reaches the latent actor, and a step of Adam does not "
         "depend on the scale of a loss. The panels are alike because alpha does nothing here, not because the method "
         "withstands it."
     )

@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from analysis import reference, settings, style, summaries
-from analysis.agents import AGENTS, Agent, agents_of
+from analysis.agents import Agent, agents_of, alpha_without_effect
 from analysis.scores import Study
-from lps.presets import ALPHA_WITHOUT_EFFECT
 
 DECADE = 10  # values that span it stand on a log axis
 
@@ -109,12 +108,11 @@ def _line(axes: Axes, line: pd.DataFrame, places: dict[str, float], colour: str,
 
 def _invariance(data: pd.DataFrame) -> str:
     """What has to be said where alpha cannot do anything."""
-    here = set(data.loc[data["hyperparameter"] == "alpha", "agent"])
-    titles = [AGENTS[name].title for name in ALPHA_WITHOUT_EFFECT if name in here]
+    titles = alpha_without_effect(data.loc[data["hyperparameter"] == "alpha", "agent"])
     if not titles:
         return ""
     return (
-        f"alpha of {', '.join(titles)}: it scales the loss of the latent actor alone, and Adam's steps do not depend "
+        f"alpha of {titles}: it scales the loss of the latent actor alone, and Adam's steps do not depend "
         "on the scale of a loss. That these lines are flat, up to noise, is how the methods are made; it is no "
         "evidence that they are robust."
     )
