@@ -5,6 +5,7 @@
     RESULTS/runs/<run_id>.json                       one document per run (see `Store.write_run`)
     RESULTS/episodes/<run_id>/<step:09d>.parquet     one row per evaluation episode: EPISODES
     RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
+    RESULTS/studies/<name>.json                      what a study found beyond its runs (see `Store.write_study`)
     RESULTS/checkpoints/<run_id>.pt                  what a run goes on from
     RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: ACTIONS
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -160,8 +161,7 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning.cli, "go", interrupted)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            raise SystemExit(tuning.main([*command, str(tmp_path / "cut")]))
+        assert tuning.main([*command, str(tmp_path / "cut")]) == 130
     assert len(calls) == 2
     assert tuning.main([*command, str(tmp_path / "cut")]) == 0
     whole, cut = (Store(tmp_path / name, create=False).studies()[0] for name in ("whole", "cut"))
@@ -225,4 +225,4 @@ def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) 
 
 def test_scale_knows_its_tasks() -> None:
     with pytest.raises(UserError, match="there is no task 2 in ring"):
-        tuning.replace(RING_SCALE, tasks=[2]).task_names()
+        replace(RING_SCALE, tasks=[2]).task_names()
