@@ -29,6 +29,12 @@ def latent_noise(normal: Tensor, latent_dist: str) -> Tensor:
     return normal
 
 
+def latent_size(z: Tensor) -> Tensor:
+    """(M,) mean square of the components of latents (M, B, d), without gradient: 1 on the sphere and for normal noise,
+    at most 4 for a truncated actor.  What the LPS release logs as z_norm, and panel (c) of its ablations shows."""
+    return z.detach().square().mean((1, 2))
+
+
 def project_latent(output: Tensor, latent_dist: str) -> Tensor:
     """(..., d) raw outputs of a latent actor as latents of the given geometry, same shape."""
     if latent_dist == "sphere":

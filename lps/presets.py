@@ -65,7 +65,7 @@ class Panel:
     """Agents and variants."""
 
 
-# Panel (c) of the paper is the length of the latent along training, of the runs of (b).
+# Panel (c) of the paper is the size of the latent along training, of the runs of (b): their metric latent_size.
 PANELS: Mapping[str, Panel] = {
     "a": Panel("latents of one-step actors", ("qcfql", "qcfql:sphere", "qcmfql", "qcmfql:sphere")),
     "b": Panel("latents of LPS", ("lps:normal", "lps:truncated_normal", "lps")),

@@ -96,6 +96,20 @@ def test_alpha_is_a_no_op_under_adam_where_no_other_loss_trains_the_latent_actor
                 assert (ends[other][name] - ends[1][name]).norm() < 0.01 * moved, (name, alphas[other])
 
 
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("name", ["lps", "fm_lps", "dsrl"])
+def test_agents_that_steer_log_the_size_of_their_latent(name, latent):
+    agent = make_agent(name, [0, 1], [{"latent_dist": latent}] * 2)
+    batch = random_batch(agent, torch.tensor([0, 1]), 1)
+    noise = agent.noise(Stream(torch.tensor([0, 1]), 1, "noise"), agent.config.batch_size)
+    _, info = agent.losses(batch, noise)
+    z = project_latent(agent.nets["latent_actor"](agent.params["latent_actor"], batch.observations), latent)
+    expected = [float((z[member] ** 2).mean()) for member in range(2)]
+    assert info["latent_size"].tolist() == pytest.approx(expected)
+    assert latent != "sphere" or expected == pytest.approx([1, 1], abs=1e-3)
+    assert not info["latent_size"].requires_grad
+
+
 @pytest.mark.parametrize("agent", ["qcfql", "qcmfql"])
 def test_alpha_matters_where_two_losses_pull_at_one_actor(agent):
     packed = make_agent(agent, [0, 0], [{"alpha": 0.03}, {"alpha": 300.0}])

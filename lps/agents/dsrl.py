@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
 from lps.flows import flow_actions, flow_matching_loss
-from lps.latents import latent_noise, project_latent
+from lps.latents import latent_noise, latent_size, project_latent
 from lps.nets import MLP, frozen
 from lps.streams import Stream
 
@@ -87,7 +87,8 @@ class DSRL(Agent):
         q = self.q("critic", s, a, critic).mean(1, keepdim=True)
         distill_loss = (self.q("noise_critic", s, e) - q).square().mean((1, 2))
 
-        q_z = self.q("noise_critic", s, self._latent(s), frozen(self.params["noise_critic"])).mean(1)
+        z = self._latent(s)
+        q_z = self.q("noise_critic", s, z, frozen(self.params["noise_critic"])).mean(1)
         latent_loss = self.alpha * steering_loss(q_z)
 
         return {
@@ -95,7 +96,7 @@ class DSRL(Agent):
             "base_loss": base_loss,
             "distill_loss": distill_loss,
             "latent_loss": latent_loss,
-        }, info
+        }, info | {"latent_size": latent_size(z)}
 
     def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
         return self._flow(observations, self._latent(observations))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
 from lps.flows import meanflow_actions, meanflow_loss
-from lps.latents import latent_noise, project_latent
+from lps.latents import latent_noise, latent_size, project_latent
 from lps.nets import MLP, Params, frozen
 from lps.streams import Stream
 
@@ -83,16 +83,19 @@ class LPS(Agent):
             self.nets["base"], self.params["base"], s, x, e, *times, self.values["flow_ratio"], c.meanflow_form
         )
 
-        a = self.act(s, base=frozen(self.params["base"]))
+        z = self._latent(s)
+        a = self._steered(s, z, frozen(self.params["base"]))
         q = self.q("critic", s, a, frozen(self.params["critic"])).mean(1)
         latent_loss = self.alpha * steering_loss(q)
 
-        return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info
+        losses = {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}
+        return losses, info | {"latent_size": latent_size(z)}
 
     def act(self, observations: Tensor, e: Tensor | None = None, base: Params | None = None) -> Tensor:
-        z = project_latent(
-            self.nets["latent_actor"](self.params["latent_actor"], observations), self.config.latent_dist
-        )
-        return meanflow_actions(
-            self.nets["base"], base or self.params["base"], observations, z, self.config.meanflow_form
-        )
+        return self._steered(observations, self._latent(observations), base or self.params["base"])
+
+    def _latent(self, s: Tensor) -> Tensor:
+        return project_latent(self.nets["latent_actor"](self.params["latent_actor"], s), self.config.latent_dist)
+
+    def _steered(self, s: Tensor, z: Tensor, base: Params) -> Tensor:
+        return meanflow_actions(self.nets["base"], base, s, z, self.config.meanflow_form)

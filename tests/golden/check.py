@@ -36,6 +36,7 @@ LOSS_NAMES = {
     "critic/q_max": "q_max",
     "latent/latent_loss": "latent_loss",
     "latent/alias_loss": "distill_loss",
+    "latent/z_norm": "latent_size",
     "onestep/onestep_loss": "actor_loss",
     "onestep/mse_loss": "distill_mse",
     "value/value_loss": "value_loss",
