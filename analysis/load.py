@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.agents import split_task
 from lps.errors import UserError
@@ -70,6 +72,21 @@ def load(path: str) -> Results:
         why = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
     return Results(str(path), runs, evaluations, actions, sweeps, studies, problems)
+
+
+def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
+    """What these runs logged under a name while they trained, sorted by run and step: run_id, step, value (finite).
+
+    Read when it is asked for: a large sweep has logged far more numbers than any figure needs.
+    """
+    store = _open(results.path)
+    tables = [store.read_metrics(run_id) for run_id in sorted(run_ids)]
+    results.problems.extend(problem for problem in store.problems if problem not in results.problems)
+    if not tables:
+        return pd.DataFrame({"run_id": [], "step": [], "value": []})
+    table = pa.concat_tables(tables)
+    frame = table.filter(pc.equal(table["metric"], name)).select(["run_id", "step", "value"]).to_pandas()
+    return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 
 def _open(path: str) -> Store:

@@ -88,6 +88,14 @@ def published_ablation(panel: str, bar: str) -> Published | None:
     return Published(float(row["mean"]), low, high, row["source"], row["note"])
 
 
+def published_latent_sizes() -> str:
+    """What the paper's figure of the latents' size shows, in a sentence: curves that were read by eye, whose labels are
+    in doubt."""
+    rows = [row for row in _rows("ablations.csv") if row["panel"] == "c"]
+    curves = "; ".join(f"{row['variant']}: {row['mean']}" for row in rows)
+    return f"Published ({rows[0]['source']}, {rows[0]['how_obtained']}): {curves}. Its {rows[0]['note']}."
+
+
 def published_alphas() -> list[dict[str, Any]]:
     """The points of LPS's alpha figure: group, method, alpha, mean (0..1), source; single tasks."""
     return [

@@ -82,8 +82,12 @@ def styled() -> Iterator[None]:
 
 def colour(series: Series) -> str:
     """The colour of a series: its agent's, mixed with white by its shade."""
-    red, green, blue = to_rgb(series.agent.colour)
-    mix = series.shade
+    return lighter(series.agent.colour, series.shade)
+
+
+def lighter(colour: str, mix: float) -> str:
+    """A colour mixed with white: 0 is the colour itself, 1 is white."""
+    red, green, blue = to_rgb(colour)
     return to_hex((red + (1 - red) * mix, green + (1 - green) * mix, blue + (1 - blue) * mix))
 
 

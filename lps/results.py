@@ -196,9 +196,9 @@ class Store:
                 if len(kept) < table.num_rows:
                     self._write_table(rel, kept, METRICS)
 
-    def read_metrics(self) -> pa.Table:
-        """All logged numbers of all runs, ordered by run and step: a table with the schema METRICS."""
-        return self._read_tables("metrics", METRICS)
+    def read_metrics(self, run_id: str | None = None) -> pa.Table:
+        """All logged numbers of all runs, or of one, ordered by run and step: a table with the schema METRICS."""
+        return self._read_tables(f"metrics/{run_id}" if run_id else "metrics", METRICS)
 
     # -- actions ------------------------------------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ CASES = {
 
 
 PAIRS = {"differences", "improvement"}  # figures that need two agents
-EMPTY = {"ablations", "sensitivity", "landscape", "budget", "importances", "data_scaling", "compute", "ring"}
+EMPTY = {"ablations", "sensitivity", "landscape", "latents", "budget", "importances", "data_scaling", "compute", "ring"}
 
 
 @pytest.fixture(scope="module", params=CASES)

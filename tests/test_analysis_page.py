@@ -21,7 +21,17 @@ from lps.run import Run, parse_settings
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "example"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-OF_STUDIES = {"ablations", "sensitivity", "landscape", "budget", "importances", "data_scaling", "compute", "ring"}
+OF_STUDIES = {
+    "ablations",
+    "sensitivity",
+    "landscape",
+    "latents",
+    "budget",
+    "importances",
+    "data_scaling",
+    "compute",
+    "ring",
+}
 VOID = {"meta", "img", "br", "link"}
 
 

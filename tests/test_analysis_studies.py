@@ -47,6 +47,43 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
     ]
 
 
+def test_the_size_of_the_latent_is_drawn_along_training(tmp_path):
+    """Two tasks of lps and lps:normal, one of lps:truncated_normal, which logged nothing on the other."""
+    sizes = {"lps": 1.0, "lps:normal": 100.0, "lps:truncated_normal": 3.0}
+    for bar in sizes:
+        for task in (1, 2):
+            put_bar(tmp_path, bar, 0.5, task=task)
+    here = studied(tmp_path)
+    assert PLOTS["latents"](here) is None, "nothing was logged"
+    known = settings.variants(here)
+    for run_id, run in here.runs.iterrows():
+        bar = f"lps:{known[run_id]}" if known[run_id] else "lps"
+        if (bar, run["short"]) != ("lps:truncated_normal", "task2"):
+            value = sizes[bar] * 4 ** run["seed"]  # the geometric mean of two seeds is the double
+            rows = [{"step": step, "metric": "latent_size", "value": value} for step in (1000, 2000)]
+            late = [{"step": 3000, "metric": "latent_size", "value": value}] if run["seed"] else []
+            noise = [{"step": 1000, "metric": "critic_loss", "value": float("nan")}]
+            Store(tmp_path).write_metrics(run_id, 1, rows + late + noise)
+    data = ablations.latent_sizes(here)
+    assert list(dict.fromkeys(data["bar"])) == list(PANELS["b"].bars)
+    assert set(data["step"]) == {1000, 2000}, "a step that only some runs have logged is left out"
+    assert (data["n_tasks"] == 1).all() and (data["n_seeds_min"] == 2).all()
+    for row in data.to_dict("records"):
+        assert row["mean"] == pytest.approx(2 * sizes[row["bar"]])
+        assert sizes[row["bar"]] <= row["low"] < row["mean"] < row["high"] <= 4 * sizes[row["bar"]]
+    with style.styled():
+        plot = PLOTS["latents"](here)
+    assert plot.figure.get_axes()[0].get_yscale() == "log"
+    assert "3.4-3.5 throughout" in plot.caption and "look swapped" in plot.caption
+
+
+def test_nothing_published_stands_beside_the_ring_bandit(tmp_path):
+    for bar in ("lps", "lps:normal"):
+        put_bar(tmp_path, bar, 0.5, group="ring")
+    data = ablations.panels(studied(tmp_path))
+    assert len(data) == 2 and data["published_mean"].isna().all()
+
+
 def test_bars_are_compared_on_the_tasks_that_all_of_them_have(tmp_path):
     put_bar(tmp_path, "lps", 0.8, task=1)
     put_bar(tmp_path, "lps", 0.2, task=2)

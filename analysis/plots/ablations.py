@@ -26,11 +26,13 @@ def draw(study: Study) -> style.Plot | None:
             rows, row, room = [*rows, []], row + 1, WIDE * 2
         rows[row].append(name)
         room -= size
-    figure = Figure(figsize=(style.PAGE, 0.35 + 2.35 * len(rows)))
+    across = max(sum(sizes[names.index(name)] for name in here) for here in rows)
+    wide = max(style.COLUMN, style.PAGE * min(1, across / (WIDE * 2)))
+    figure = Figure(figsize=(wide, 0.35 + 2.35 * len(rows)))
     bands = np.atleast_1d(np.array(figure.subfigures(len(rows), 1), dtype=object))
     for band, here in zip(bands, rows, strict=True):
         ratios = [sizes[names.index(name)] for name in here]
-        spare = max(0, WIDE * 2 - sum(ratios))
+        spare = max(0, across - sum(ratios))
         grid = band.subplots(1, len(here) + bool(spare), squeeze=False, width_ratios=[*ratios, *[spare] * bool(spare)])[
             0
         ]
@@ -45,7 +47,7 @@ def draw(study: Study) -> style.Plot | None:
         style.legend(figure, handles, columns=1)
     caption = (
         "Ablations: mean over groups of the mean over the tasks that all bars of a panel have. Error bars: 95 % "
-        "stratified bootstrap intervals over seeds within tasks. (c) of the paper is no success rate."
+        "stratified bootstrap intervals over seeds within tasks. (c) is the size of the latent, a figure of its own."
     )
     if published:
         caption += " Diamonds: LPS's ablation figure, whose tasks and seeds its page does not name."

@@ -42,7 +42,7 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_title(group, pad=2)
         axes.set_xlim(0, here["step"].max() * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(_updates))
+        axes.xaxis.set_major_formatter(FuncFormatter(updates))
         if i >= len(groups) - columns:
             axes.set_xlabel("updates")
     handles = [
@@ -60,7 +60,8 @@ def draw(study: Study) -> style.Plot | None:
     return style.Plot(figure, data, "Learning curves", f"{caption} {summaries.others_note(study)}".strip())
 
 
-def _updates(step: float, _: int) -> str:
+def updates(step: float, _: int) -> str:
+    """A number of updates as it stands on an axis: 500, 20k, 1M."""
     if step >= 1e6:
         return f"{step / 1e6:g}M"
     return f"{step / 1e3:g}k" if step >= 1e3 else f"{step:g}"
