@@ -175,7 +175,7 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
 
     class Free(tune.Callback):
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            release(board, trial.config["pack"])
+            release(scratch, trial.config["pack"])
 
     class Silent(tune.ProgressReporter):
         def should_report(self, trials: list[Any], done: bool = False) -> bool:

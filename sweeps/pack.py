@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list, _internal_kv_put
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -50,7 +51,7 @@ def drive(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: A
     while parts:
         part = parts.pop(0)
         try:
-            error = _fit(number, part, plan, share, board, f"{scratch}/{part[0].id}-{len(part)}")
+            error = _fit(number, part, plan, share, board, scratch)
         except TooLarge as death:
             if len(part) > 1:
                 middle = len(part) // 2
@@ -69,7 +70,7 @@ def _fit(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: An
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    release(board, number)
+    release(scratch, number)
     resources = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
     trainer = TorchTrainer(
         work,
@@ -78,25 +79,27 @@ def _fit(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: An
         scaling_config=ScalingConfig(num_workers=1, use_gpu=bool(share.gpus), resources_per_worker=resources),
         run_config=RunConfig(
             name=f"pack-{number}",
-            storage_path=scratch,
+            storage_path=f"{scratch}/{runs[0].id}-{len(runs)}",
             # A worker that finds no place asks again every ten minutes (cluster.ENVIRONMENT) for up to a day: there
             # may be no machine to be had for a night. Machines that are taken away are not counted at all.
             failure_config=FailureConfig(
                 max_failures=plan.max_failures if len(runs) == 1 else min(PATIENCE, plan.max_failures),
                 controller_failure_limit=144,
             ),
-            callbacks=[_Hold(number, board)],
+            callbacks=[_Hold(number, board, scratch)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
         error, memory = trainer.fit().return_value
     except Exception:
-        raise TooLarge(
-            f"{traceback.format_exc()}\nThe worker of this pack died, more often than it is brought back (see above)"
-        ) from None
+        trace = traceback.format_exc()
+        reason = "more often than it is brought back"
+        if "low on memory" in trace:  # Ray's words
+            reason = "for want of memory: a smaller batch or network may fit, or a machine with more"
+        raise TooLarge(f"{trace}\nThe worker of this pack died, {reason} (see above)") from None
     finally:
-        release(board, number)
+        release(scratch, number)
     if memory:
         raise TooLarge(error)
     return error
@@ -195,11 +198,10 @@ def _teller(number: int, board: Any, every: float = 1.0) -> Callable[["Progress"
 
 @ray.remote(num_cpus=0, resources=HEAD, max_restarts=-1)
 class Board:
-    """What every pack said last, and the resources that Ray holds for it."""
+    """What every pack said last. If it is lost, no more than that is."""
 
     def __init__(self) -> None:
         self.news: dict[int, dict[str, Any]] = {}
-        self.held: dict[int, list[str]] = {}
 
     def say(self, number: int, **news: Any) -> None:
         self.news.setdefault(number, {}).update(news)
@@ -207,33 +209,39 @@ class Board:
     def read(self) -> dict[int, dict[str, Any]]:
         return self.news
 
-    def hold(self, number: int, group: str) -> None:
-        """A worker of the pack was started in this placement group."""
+    def start(self, number: int) -> None:
+        """A worker of the pack was started."""
         news = self.news.setdefault(number, {"starts": 0})
         news.update(state="starting", starts=news.get("starts", 0) + 1)
-        self.held.setdefault(number, []).append(group)
 
-    def release(self, number: int) -> list[str]:
-        return self.held.pop(number, [])
+
+# --- what Ray holds for a pack ---
+
+HELD = "lps-held"
+"""The namespace of these notes in the memory of the head's own service: a machine without memory loses actors."""
 
 
 class _Hold(WorkerGroupCallback):
-    """Notes the placement group of each worker of a pack: where a trial is killed, Ray Train's own cleaner frees it
-    only with a dashboard and with no other Ray on the machine, and otherwise the sweep would wait for it for ever."""
+    """Notes the placement group of each worker of a pack: where a trial or its helpers are killed, Ray Train's own
+    cleaner frees it only with a dashboard and with no other Ray on the machine, and otherwise the sweep would wait for
+    it for ever."""
 
-    def __init__(self, number: int, board: Any):
-        self.number, self.board = number, board
+    def __init__(self, number: int, board: Any, scratch: str):
+        self.number, self.board, self.scratch = number, board, scratch
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        self.board.hold.remote(self.number, group.id.hex())
+        _internal_kv_put(_notes(self.scratch, self.number) + group.id.hex(), b"", namespace=HELD)
+        self.board.start.remote(self.number)
 
 
-def release(board: Any, number: int) -> None:
-    """Frees what Ray holds for the workers of a pack that are gone."""
-    try:
-        groups = ray.get(board.release.remote(number), timeout=60)
-    except ray.exceptions.RayError:  # the board was lost, and nobody knows
-        groups = []
-    for group in groups:
+def release(scratch: str, number: int) -> None:
+    """Frees what Ray holds for the workers of a pack that are gone. `scratch` is the sweep's folder."""
+    for note in _internal_kv_list(_notes(scratch, number), namespace=HELD):
+        group = note.decode().rpartition(" ")[2]
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+        _internal_kv_del(note, namespace=HELD)
+
+
+def _notes(scratch: str, number: int) -> str:
+    return f"{scratch} {number} "
