@@ -12,11 +12,10 @@ from itertools import combinations
 from typing import Literal
 
 from analysis import settings, stats
-from analysis.agents import AVERAGE
+from analysis.agents import AVERAGE, SUBJECT
 from analysis.scores import PROTOCOL, Study
 from analysis.stats import LEVEL
 
-SUBJECT = "lps"
 Scores = Mapping[tuple[str, str], Mapping[int, float]]  # {(group, task): {seed: score}}
 Verdict = Literal["better", "worse", "open", "too few", "not compared"]
 
@@ -125,12 +124,10 @@ def _on(study: Study, group: str) -> list[Claim]:
 
 def _pairs(study: Study, keys: Sequence[str]) -> list[tuple[str, str]]:
     """LPS at its common setting against all others; without one, everyone against everyone."""
-    own = settings.departures(study)
-    for key in keys:
-        runs = study.runs.index[study.runs["series"] == key]
-        if study.series[key].agent.name == SUBJECT and not any(own[run] for run in runs):
-            return [(key, other) for other in reversed(keys) if other != key]
-    return list(combinations(reversed(keys), 2))
+    ours = settings.plain(study, SUBJECT, keys)
+    if ours is None:
+        return list(combinations(reversed(keys), 2))
+    return [(ours, other) for other in reversed(keys) if other != ours]
 
 
 def _scores(study: Study, key: str, groups: Sequence[str]) -> Scores:

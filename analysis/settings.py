@@ -9,7 +9,7 @@ default that the agent's page declares.
 import ast
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import cache, lru_cache
 from pathlib import Path
@@ -108,6 +108,16 @@ def rivals(study: Study) -> list[str]:
     return [
         key for key, series in study.series.items() if key in plain or (key in present and series.agent not in agents)
     ]
+
+
+def plain(study: Study, agent: str, among: Collection[str]) -> str | None:
+    """The series among the given ones in which an agent has its common setting; None where it is not there."""
+    own = departures(study)
+    for key in among:
+        runs = study.runs.index[study.runs["series"] == key]
+        if study.series[key].agent.name == agent and not any(own[run] for run in runs):
+            return key
+    return None
 
 
 @lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import reference, settings, stats
-from analysis.agents import AVERAGE
+from analysis.agents import AGENTS, AVERAGE, SUBJECT
 from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
 from lps.tasks import RING
 
@@ -141,8 +141,9 @@ def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[in
     }
 
 
-def protocol_differences(study: Study, series: str, group: str) -> list[str]:
-    """How the runs behind one value differ from the published protocol, one phrase each."""
+def protocol_differences(study: Study, series: str, group: str, task: str = "") -> list[str]:
+    """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, one phrase
+    each."""
     groups = study.groups if group == AVERAGE else [group]
     found: list[str] = []
     for here in groups:
@@ -164,11 +165,50 @@ def protocol_differences(study: Study, series: str, group: str) -> list[str]:
         if run["reward_timing"] != reference.REWARD_TIMING:
             found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
         tasks = cell["short"].nunique()
-        if tasks < reference.TASKS_PER_GROUP:
+        if not task and tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
         if study.include_unfinished and (cell["state"] != "done").any():
             found.append("includes unfinished runs")
     return list(dict.fromkeys(found))
+
+
+BESIDE = ["group", "task", "what", "by", "mean", "low", "high", "protocol"]
+
+
+def beside_published(study: Study) -> pd.DataFrame:
+    """What was reached here beside what is published, by whatever method: one row per value, by group and then by each
+    of its tasks (`task` is '' for the group). Columns: BESIDE; `what` is
+
+    'ours' (LPS at its common setting), 'best' (of the rivals here), 'figure' (LPS in its paper, of groups only),
+    'record' (the highest published number of any method) and 'second-hand' (a higher one that we have not from its
+    source); `protocol` is how ours differ from the published protocol, and how a published value was made.
+    """
+    groups, tasks = by_group(study), by_task(study)
+    rows: list[dict[str, Any]] = []
+    for group in study.groups:
+        rows += _beside(study, group, "", groups[groups["group"] == group])
+        for task, here in tasks[tasks["group"] == group].groupby("task", sort=False):
+            rows += _beside(study, group, str(task), here)
+    return pd.DataFrame(rows, columns=BESIDE)
+
+
+def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dict[str, Any]]:
+    values = {row["series"]: row for row in data.to_dict("records") if row["series"] in settings.rivals(study)}
+    place = {"group": group, "task": task}
+    ours = settings.plain(study, SUBJECT, list(values))
+    best = max(values, key=lambda key: values[key]["mean"], default=None)
+    found = []
+    for what, key in (("ours", ours), ("best", best)):
+        if key is not None:
+            protocol = "; ".join(protocol_differences(study, key, group, task))
+            value = {name: values[key][name] for name in ("mean", "low", "high")}
+            found.append({**place, "what": what, "by": settings.titles(study)[key], **value, "protocol": protocol})
+    figure = None if task else reference.published(AGENTS[SUBJECT], group)
+    if figure:
+        value = {"mean": figure.mean, "low": figure.low, "high": figure.high}
+        source = f"{figure.source}: {figure.protocol}"
+        found.append({**place, "what": "figure", "by": AGENTS[SUBJECT].title, **value, "protocol": source})
+    return found + [{**place, **asdict(record)} for record in reference.records(group, task)]
 
 
 def is_short(study: Study, series: str, group: str) -> bool:

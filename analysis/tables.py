@@ -18,6 +18,8 @@ from analysis.agents import AVERAGE, agents_of, group_key
 from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
 
+DOUBLE_DAGGER = "‡"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -115,6 +117,46 @@ def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     if known.empty:
         notes.append("No published number is known for these agents and groups.")
     return [note for note in notes if note]
+
+
+def published(study: Study) -> Table:
+    """LPS here and the best agent here against LPS's figure and the best published number of any method, by group and
+    by task, with what each of them was made with."""
+    data = summaries.beside_published(study)
+    letters: dict[str, str] = {}
+    rows = []
+    for (group, task), here in data.groupby(["group", "task"], sort=False):
+        cells = dict.fromkeys(("ours", "best", "figure", "record"), "")
+        for value in here.to_dict("records"):
+            marks = [value["protocol"]] if value["what"] in ("figure", "record", "second-hand") else []
+            marks = marks or [phrase for phrase in value["protocol"].split("; ") if phrase]
+            own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in marks)
+            alone = value["what"] in (
+                "ours",
+                "best",
+            )  # a value of ours without an interval: some task has a single seed
+            number = interval(value["mean"], value["low"], value["high"], alone=alone) + (f" ({own})" if own else "")
+            if value["what"] in ("ours", "figure"):
+                cells[value["what"]] = number
+            else:
+                key = "record" if value["what"] == "second-hand" else value["what"]
+                second = DOUBLE_DAGGER if value["what"] == "second-hand" else ""
+                cells[key] = "; ".join(filter(None, [cells[key], f"{value['by']}{second} {number}"]))
+        rows.append([group, task or "all", *cells.values()])
+        rows[-1][5] = rows[-1][5] or "none known"
+    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    if data["what"].isin(["record", "second-hand"]).any():
+        notes.append(
+            "Best published: the highest number of any method on the same tasks, with the same reward and size of "
+            "dataset. The highest of many is a maximum, and so is the best here: both flatter. LPS's figure has no "
+            "numbers by task, and protocols differ in what the marks say: a higher number is not yet a better method."
+        )
+    else:
+        notes.append("There is no overlap with what is published: no number is known of these groups.")
+    if (data["what"] == "second-hand").any():
+        notes.append(f"{DOUBLE_DAGGER} second-hand: higher than the next one, but not read in its source.")
+    header = ["Group", "Tasks", "LPS %", "Best here %", "LPS's figure %", "Best published %"]
+    return Table("Beside the published numbers", header, rows, data, notes)
 
 
 def tasks(study: Study) -> Table:
@@ -253,6 +295,7 @@ def gaps(study: Study) -> Table:
 TABLES: dict[str, Callable[[Study], Table]] = {
     "claims": claims,
     "success": success,
+    "published": published,
     "tasks": tasks,
     "differences": differences,
     "robustness": robustness,
@@ -298,6 +341,7 @@ _LATEX = {c: "\\" + c for c in "%&#$_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     DAGGER: r"\textdagger{}",
+    DOUBLE_DAGGER: r"\textdaggerdbl{}",
 }
 
 

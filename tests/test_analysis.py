@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,56 @@ def test_published_numbers():
     assert reference.published(AGENTS["lps"], "scene").mean == 0.7905, "our scene tasks are the sparse ones"
     assert reference.published(AGENTS["best_of_n"], "cube-double").mean == pytest.approx(0.664)
     assert reference.published(AGENTS["flow_bc"], "cube-single") is None
+
+
+def test_the_best_published_number_is_of_the_same_problem():
+    """The same tasks, reward and size of dataset, at the end of training; whoever is higher at second hand is named."""
+    (single,) = reference.records("cube-single")
+    assert (single.what, single.by, single.mean) == ("record", "DSRL", 0.9931)
+    higher, first = reference.records("cube-double")
+    assert [(one.what, one.by, one.mean) for one in (higher, first)] == [
+        ("second-hand", "VINE", 0.74),
+        ("record", "PCBF", 0.71),
+    ]
+    assert "reproduces only 53" in first.protocol and first.low == pytest.approx(0.66)
+    (task,) = reference.records("scene", "task1")
+    assert "Q-chunking" in task.protocol, "FQL's scene has another reward"
+    assert "one evaluation at the end" in reference.records("scene")[-1].protocol
+    idql = next(
+        r for r in reference._rows("other_papers.csv") if (r["method"], r["env_group"]) == ("IDQL", "puzzle-4x4")
+    )
+    assert "3M updates instead of 1M" in reference._record(idql).protocol
+    assert reference.records("cube-quadruple") == [], "known on 100M transitions only"
+    assert " more" in reference.records("puzzle-3x3", "task1")[-1].by, "not the only one at 100 %"
+    assert reference.records("ring") == reference.records("puzzle-4x5", "task1") == []
+
+
+def test_ours_stand_beside_the_best_published_number(tmp_path):
+    fill(tmp_path, ("lps", "dsrl", "flow_bc"), ("cube-single", "puzzle-4x5"))
+    here = studied(tmp_path)
+    table = tables.published(here)
+    rows = {(row[0], row[1]): row for row in table.rows}
+    assert list(rows) == [(g, t) for g in ("cube-single", "puzzle-4x5") for t in ("all", "task1", "task2")]
+    ours = summaries.by_group(here).set_index(["series", "group"]).loc[("lps", "cube-single"), "mean"]
+    group, task = rows["cube-single", "all"], rows["cube-single", "task1"]
+    assert group[2].startswith(f"{100 * ours:.1f} [") and group[3].startswith(f"LPS {100 * ours:.1f} [")
+    assert group[4].startswith("95.0 [92.8, 97.0]") and group[5].startswith("DSRL 99.3 [98.3, 99.8]")
+    assert task[4] == "" and task[5].startswith("FQL 97.0 [95.0, 99.0]"), "LPS's figure has no tasks"
+    assert rows["puzzle-4x5", "all"][4:] == ["", "none known"]
+    marks = {note.split(")")[0][1:]: note for note in table.notes if re.match(r"\([a-z]\)", note)}
+    own = [marks[letter] for letter in re.search(r"\(([a-z,]+)\)", group[2])[1].split(",")]
+    assert any("4,000 updates" in note for note in own) and any("2 of 5 tasks of cube-single" in note for note in own)
+    assert not any("of 5 tasks" in marks[letter] for letter in re.search(r"\(([a-z,]+)\)", task[2])[1].split(","))
+    assert "Table 3" in marks[task[5][-2]] and "number of seeds" in marks[group[5][-2]]
+    assert list(table.data.columns) == summaries.BESIDE and table.data["mean"].between(0, 1).all()
+
+
+def test_where_nothing_is_published_the_table_says_so(tmp_path):
+    fill(tmp_path, ("dsrl", "flow_bc"), ("ring",))
+    table = tables.published(studied(tmp_path))
+    assert {tuple(row[4:]) for row in table.rows} == {("", "none known")}
+    assert {row[2] for row in table.rows} == {""}, "no LPS here"
+    assert any("no overlap" in note for note in table.notes)
 
 
 @pytest.mark.parametrize("agent", [agent for agent in AGENTS.values() if agent.published], ids=lambda agent: agent.name)
