@@ -42,6 +42,9 @@ ENVIRONMENT = {
 """Settings of Ray that a sweep relies on; what the user has set stays. `pack.py` repeats them where the driver is
 elsewhere than its trials."""
 
+HEAD = "node:__internal_head__"
+"""A resource that the head node has, and no other."""
+
 
 def apply_environment() -> None:
     for name, value in ENVIRONMENT.items():
@@ -136,8 +139,15 @@ def nodes() -> list[dict[str, float]]:
         config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
     except OSError:
         return alive
-    head = [resources for resources in alive if "node:__internal_head__" in resources]
+    head = [resources for resources in alive if HEAD in resources]
     return head + _workers(config)
+
+
+def has_head() -> bool:
+    """Whether the machine lives that all trials are on."""
+    import ray
+
+    return any(node["Alive"] and HEAD in node["Resources"] for node in ray.nodes())
 
 
 def _workers(config: dict[str, Any]) -> list[dict[str, float]]:

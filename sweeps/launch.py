@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from sweeps.resources import Limits, Share, split
 
 ATTEMPTS = 3
 """How often Ray is started over when Tune itself breaks, as it does when the system kills a trial for memory."""
+
+LOOK = 10.0
+"""Seconds between two looks at whether the head node lives."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
     import ray
     from ray import tune
 
-    from sweeps.pack import HEAD, Board, drive, mark_failed, release
+    from sweeps.pack import ON_HEAD, Board, drive, mark_failed, release
 
     board: Any = Board.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)
@@ -173,7 +177,15 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
     def pack(config: dict[str, Any]) -> dict[str, Any]:
         return drive(config["pack"], packs[config["pack"]], plan, share, board, scratch)
 
-    class Free(tune.Callback):
+    class Watch(tune.Callback):
+        looked = 0.0
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            if time.monotonic() - self.looked > LOOK:
+                self.looked = time.monotonic()
+                if not cluster.has_head():  # Tune would wait for its trials' machine for ever
+                    raise ConnectionError("the head node of Ray is gone")
+
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             release(scratch, trial.config["pack"])
 
@@ -185,7 +197,7 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
             pass
 
     tuner = tune.Tuner(
-        tune.with_resources(pack, HEAD),  # a trial only watches, so it must not take a CPU from a learner
+        tune.with_resources(pack, ON_HEAD),  # a trial only watches, so it must not take a CPU from a learner
         param_space={"pack": tune.grid_search(list(range(len(packs))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -193,7 +205,7 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
             storage_path=scratch,
             verbose=0,
             progress_reporter=Silent(),
-            callbacks=[Free()],
+            callbacks=[Watch()],
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )

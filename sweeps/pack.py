@@ -19,14 +19,14 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from lps.errors import UserError
 from lps.results import Store, versions
 from lps.run import Run
-from sweeps.cluster import apply_environment
+from sweeps.cluster import HEAD, apply_environment
 from sweeps.resources import Share
 
 if TYPE_CHECKING:
     from lps.train import Progress
     from sweeps.launch import Plan
 
-HEAD = {"node:__internal_head__": 0.001}
+ON_HEAD = {HEAD: 0.001}
 """Books a place on the head node and no CPU."""
 PATIENCE = 2
 """How often the worker of several runs that died is brought back before these are halved; of one run, it is the
@@ -196,7 +196,7 @@ def _teller(number: int, board: Any, every: float = 1.0) -> Callable[["Progress"
 # --- the board ---
 
 
-@ray.remote(num_cpus=0, resources=HEAD, max_restarts=-1)
+@ray.remote(num_cpus=0, resources=ON_HEAD, max_restarts=-1)
 class Board:
     """What every pack said last. If it is lost, no more than that is."""
 
