@@ -3,8 +3,9 @@
     make test-long
 
 Every time: each run is done exactly once, with the rows of an undisturbed sweep; MLflow has one child for each run; no
-process of Ray's is left. The moments are random but seeded (LPS_LONG_SEED), spread over all that a sweep does: imports,
-Ray's start, training, the end. LPS_LONG_KILLS says how many. Run as a script, this file is such a sweep:
+process of Ray's is left. The moments are random but seeded (LPS_LONG_SEED): every other one falls into the first half
+of the time that a sweep takes, which is imports and Ray's start, the others into its training and its end, by the steps
+that are done. LPS_LONG_KILLS says how many. Run as a script, this file is such a sweep:
 python tests/long/kills.py RESULTS.
 """
 
@@ -82,6 +83,11 @@ def steps(results: Path) -> dict[str, str]:
     return {doc["id"]: f"{doc['status']} {doc['step']}" for doc in docs}
 
 
+def done_steps(results: Path) -> int:
+    """Of all runs together, as the store has them; 0 as long as it has none."""
+    return sum(int(found.split()[1]) for found in steps(results).values())
+
+
 @dataclass
 class Undisturbed:
     rows: list[dict[str, Any]]
@@ -102,14 +108,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 @pytest.mark.parametrize("kill", range(KILLS))
 def test_a_driver_killed_at_a_random_moment(kill: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    # Stratified: kill k falls into the k-th part of the sweep, so that few kills still meet all of it.
-    moment = (kill + random.Random(f"{SEED} {kill}").random()) / KILLS * undisturbed.seconds
     results, marks = tmp_path / "results", [f"{tmp_path}-killed", f"{tmp_path}-again"]
     driver = start(results, marks[0])
-    time.sleep(moment)
-    early = driver.poll() is not None  # it was faster than the undisturbed one
+    began = time.monotonic()
+    # Stratified, so that few kills still meet all of a sweep.
+    part = (kill // 2 + random.Random(f"{SEED} {kill}").random()) / ((KILLS + 1) // 2)
+    if kill % 2:
+        due = lambda: done_steps(results) >= part * len(runs()) * PROTOCOL["steps"]  # noqa: E731
+    else:
+        due = lambda: time.monotonic() - began >= part * undisturbed.seconds / 2  # noqa: E731
+    while driver.poll() is None and not due():
+        time.sleep(0.02)
+    early = driver.poll() is not None  # it was faster than we are
     driver.kill()
     driver.wait()
+    moment = time.monotonic() - began
     at = steps(results)
     print(f"\nkill {kill} of seed {SEED} after {moment:.1f} s: {', '.join(at.values()) or 'nothing yet'}", flush=True)
     done = [run.id for run in runs() if at.get(run.id, "").startswith("done")]
