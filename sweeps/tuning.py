@@ -5,14 +5,16 @@
     python sweeps/tuning.py --storage postgresql://head/optuna --results s3://bucket/tuning
 
 A trial is one configuration from sweeps/spaces.py; its value is the mean score (the last three evaluations of a run) on
-all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one program.
-At the end the best configuration and the default train with seeds that no trial has seen (`--held-out`): only these
-numbers may be reported. The study lives in a database beside the results, or in `--storage`; run again, the same
-command goes on with what is left. quick is the ring bandit: machinery, no evidence about robots.
+all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one program;
+with `--asha` only the best third of them goes on from each rung of the budget (sweeps/halving.py). At the end the best
+configuration and the default train with seeds that no trial has seen (`--held-out`): only these numbers may be
+reported. The study lives in a database beside the results, or in `--storage`; run again, the same command goes on with
+what is left. quick is the ring bandit: machinery, no evidence about robots.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +28,7 @@ from lps.errors import UserError, guarded
 from lps.results import Store
 from lps.run import Run
 from lps.scores import scores
-from sweeps import cli, scale, spaces
+from sweeps import cli, halving, scale, spaces
 from sweeps.ogbench_all import EVERYONE
 from sweeps.scale import Scale
 from sweeps.sensitivity import PRESETS as SENSITIVITY_PRESETS
@@ -75,6 +77,30 @@ def tell(study: optuna.Study, number: int, runs: Sequence[Run], known: Mapping[s
         study.tell(number, sum(found) / len(found))
 
 
+def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) -> list[int]:
+    """Those of the trials that are among the best 1 / eta of all that the study has seen on a rung, at least one; the
+    others are told to be pruned. What they scored there has been reported."""
+    known = {trial.number: trial.intermediate_values.get(rung) for trial in study.get_trials(deepcopy=False)}
+    ranked = sorted((-value, number) for number, value in known.items() if value is not None)
+    best = {number for _, number in ranked[: math.ceil(len(ranked) / eta)]}
+    for number in numbers:
+        if number not in best:
+            study.tell(number, state=TrialState.PRUNED)
+    return [number for number in numbers if number in best]
+
+
+def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Run], known: Mapping[str, float]) -> bool:
+    """Gives a trial the mean score of its runs on a rung. False if one of them has none: then the trial has failed."""
+    found = [known[run.id] for run in runs if run.id in known]
+    if len(found) < len(runs):
+        study.tell(number, state=TrialState.FAIL)
+        return False
+    (trial,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    if rung not in trial.intermediate_values:
+        optuna.trial.Trial(study, trial._trial_id).report(sum(found) / len(found), rung)
+    return True
+
+
 def importances(study: optuna.Study) -> dict[str, float]:
     """Share of the variance of success that each hyperparameter explains (fANOVA: Hutter, Hoos and Leyton-Brown, ICML
     2014); empty with fewer than four finished trials, or where all of them are equal."""
@@ -104,6 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale.add_arguments(parser, PRESETS)
     parser.add_argument("--trials", type=int, metavar="N", help="of each agent (default: 32; quick: 12)")
     parser.add_argument("--at-once", type=int, metavar="N", help="trials that are asked for together (default: 8)")
+    parser.add_argument(
+        "--asha",
+        nargs="?",
+        type=int,
+        const=halving.ETA,
+        metavar="ETA",
+        help=f"successive halving: only one trial of ETA goes on from each rung (default: {halving.ETA})",
+    )
     parser.add_argument("--held-out", nargs="+", type=int, metavar="N", help="seeds for the final comparison")
     parser.add_argument("--storage", metavar="URL", help="of the study (default: a sqlite file beside the results)")
     cli.add_arguments(parser)
@@ -116,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
     if trials < 1 or at_once < 1:
         raise UserError("--trials and --at-once must be at least 1")
+    if arguments.asha is not None and arguments.asha < 2:
+        raise UserError("--asha must be at least 2: of so many trials one goes on")
+    rungs = halving.rungs(where.steps, where.eval_interval, arguments.asha) if arguments.asha else []
     held_out = replace(where, seeds=arguments.held_out or HELD_OUT[arguments.preset])
     if shared := set(held_out.seeds) & set(where.seeds):
         raise UserError(f"seeds {', '.join(map(str, sorted(shared)))} are used for tuning: they are not held out")
@@ -124,33 +161,77 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if arguments.dry_run:
         print(f"{trials} trials of each agent, {at_once} at once; one round, and the comparison at the end:")
+        if rungs:
+            at = ", ".join(f"{rung:,}" for rung in rungs)
+            print(f"(without what --asha saves: of the trials, one in {arguments.asha} goes on after {at} updates)")
         first = [run for agent in agents for run in where.runs(agent)] * min(at_once, trials)
         return cli.go([*first, *(run for agent in agents for run in held_out.runs(agent))], arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = arguments.storage or _beside(arguments.results)
     studies = {agent: open_study(storage, agent) for agent in agents}
-    code = tune(studies, where, arguments, trials, at_once)
+    code = tune(studies, where, arguments, trials, at_once, rungs)
     return compare(studies, held_out, arguments) or code
 
 
+Trials = dict[tuple[str, int], Mapping[str, Any]]  # {(agent, number): settings}
+
+
 def tune(
-    studies: Mapping[str, optuna.Study], where: Scale, arguments: argparse.Namespace, trials: int, at_once: int
+    studies: Mapping[str, optuna.Study],
+    where: Scale,
+    arguments: argparse.Namespace,
+    trials: int,
+    at_once: int,
+    rungs: Sequence[int] = (),
 ) -> int:
-    """Rounds until every study has its trials; 1 if any run failed."""
+    """Rounds until every study has its trials; 1 if any run failed. `rungs` are the budgets after which trials are
+    pruned; their runs have a results folder of their own, so that no figure takes them for whole ones."""
     code = 0
+    beside = argparse.Namespace(**{**vars(arguments), "results": f"{arguments.results.rstrip('/')}/rungs"})
     while True:
-        asked = {agent: next_round(study, agent, trials, at_once) for agent, study in studies.items()}
-        runs = {
-            (agent, number): where.runs(agent, **settings)
-            for agent, found in asked.items()
-            for number, settings in found
+        asked: Trials = {
+            (agent, number): settings
+            for agent, study in studies.items()
+            for number, settings in next_round(study, agent, trials, at_once)
         }
-        if not runs:
+        if not asked:
             return code
-        code = max(code, cli.go([run for of_trial in runs.values() for run in of_trial], arguments))
-        known = scores(Store(arguments.results, create=False), [run for found in runs.values() for run in found])
-        for (agent, number), of_trial in runs.items():
-            tell(studies[agent], number, of_trial, known)
+        for steps, before in zip([*rungs, where.steps], [None, *rungs], strict=True):
+            here = arguments if steps == where.steps else beside
+            runs = {(agent, n): replace(where, steps=steps).runs(agent, **own) for (agent, n), own in asked.items()}
+            if before:
+                shorter = [
+                    run for (agent, _), own in asked.items() for run in replace(where, steps=before).runs(agent, **own)
+                ]
+                store, rung = Store(here.results), Store(beside.results, create=False)
+                for run, start in zip([run for found in runs.values() for run in found], shorter, strict=True):
+                    halving.go_on(run, start, rung, store)
+            code = max(code, cli.go([run for found in runs.values() for run in found], here))
+            known = scores(Store(here.results, create=False), [run for found in runs.values() for run in found])
+            if steps < where.steps:
+                asked = prune(studies, asked, runs, known, steps, arguments.asha)
+            else:
+                for (agent, number), found in runs.items():
+                    tell(studies[agent], number, found, known)
+            if not asked:
+                break
+
+
+def prune(
+    studies: Mapping[str, optuna.Study],
+    asked: Trials,
+    runs: Mapping[tuple[str, int], Sequence[Run]],
+    known: Mapping[str, float],
+    rung: int,
+    eta: int,
+) -> Trials:
+    """Tells the studies what the trials scored on a rung; those that go on."""
+    left: Trials = {}
+    for agent, study in studies.items():
+        own = [number for of, number in asked if of == agent]
+        scored = [number for number in own if report(study, number, rung, runs[agent, number], known)]
+        left |= {(agent, number): asked[agent, number] for number in survivors(study, scored, rung, eta)}
+    return left
 
 
 def compare(studies: Mapping[str, optuna.Study], held_out: Scale, arguments: argparse.Namespace) -> int:

@@ -172,8 +172,9 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     put(tmp_path, "qcfql")
     assert "importances" not in drawn(studied(tmp_path))
     store = Store(tmp_path)
+    trials = [{"state": "COMPLETE"}] * 9 + [{"state": "PRUNED"}] * 3
     for agent, shares in {"lps": {"lr": 0.9, "tau": 0.1}, "qcfql": {"alpha": 0.7, "lr": 0.3}}.items():
-        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": shares, "trials": [{}] * 9})
+        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": shares, "trials": trials})
     with style.styled():
         plot = PLOTS["importances"](studied(tmp_path))
     assert dict(zip(plot.data["hyperparameter"] + plot.data["agent"], plot.data["importance"], strict=True)) == {
@@ -182,6 +183,7 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     }
     colours = {to_rgb(patch.get_facecolor()) for patch in plot.figure.get_axes()[0].patches}
     assert len(colours) == 2
+    assert set(plot.data["trials"]) == {9}, "what was pruned has no part in it"
 
 
 def test_the_dataset_is_an_axis_of_its_own(tmp_path):

@@ -9,16 +9,18 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
+from lps.checkpoint import Checkpoint
 from lps.errors import UserError
 from lps.presets import PANELS, VARIANTS
 from lps.results import Episode, Store
 from lps.run import Run, pack
 from lps.scores import scores
-from lps.train import train
-from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, spaces, tuning
+from lps.train import checkpoint_path, train
+from sweeps import ablations, compute, data_scaling, halving, ogbench_all, ring, sensitivity, spaces, tuning
 from sweeps.scale import RING_SCALE, STUDY_SCALES
 
 STUDIES: dict[ModuleType, Sequence[str]] = {
@@ -57,6 +59,8 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (sensitivity, "--axes lrr", "unknown axis 'lrr'; did you mean 'lr'"),
         (sensitivity, "--points 0", "--points must be at least 1"),
         (tuning, "--trials 0 --at-once 0", "must be at least 1"),
+        (tuning, "--asha 1", "--asha must be at least 2"),
+        (tuning, "--asha --eval-interval 3000", "ask for a smaller --eval-interval"),
         (tuning, "--seeds 100", "seeds 100 are used for tuning"),
         (tuning, "--storage nothing://here", "cannot open the study database nothing://here"),
         (tuning, "--results s3://bucket/tuning", "say with --storage"),
@@ -166,6 +170,101 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
     assert tuning.main([*command, str(tmp_path / "cut")]) == 0
     whole, cut = (Store(tmp_path / name, create=False).studies()[0] for name in ("whole", "cut"))
     assert whole == cut, "the same trials, the same values, the same end"
+
+
+def ring_run(steps: int, **changes: Any) -> Run:
+    small = {"batch_size": 8, "base_hidden": [8], "critic_hidden": [8], "latent_actor_hidden": [8]}
+    return Run.create("lps", "ring-bandit-v0", 3, steps=steps, eval_interval=2, eval_episodes=4, **(small | changes))
+
+
+def test_rungs_are_where_runs_are_evaluated() -> None:
+    assert halving.rungs(1_000_000, 100_000) == [100_000, 300_000]
+    assert halving.rungs(3000, 750, 2) == [750, 1500]
+    with pytest.raises(UserError, match="smaller --eval-interval"):
+        halving.rungs(3000, 1500)
+
+
+def test_a_run_that_goes_on_from_a_rung_is_the_run_itself(tmp_path: Path) -> None:
+    """Over two rungs; interrupted in between, and asked for twice."""
+    whole, rung, store = (Store(tmp_path / name) for name in ("whole", "rungs", "store"))
+    first, second, run = ring_run(2), ring_run(4), ring_run(8)
+    train([run], whole, log_interval=2)
+    train([first], rung, log_interval=2)
+    halving.go_on(second, first, rung, rung)
+    assert (rung.read_run(second.id) or {})["status"] == "queued" and rung.episode_steps(second.id) == {2}
+    train([second], rung, log_interval=2)
+    store.write_episodes(run.id, 2, rung.read_episodes(second.id).slice(0, 1).to_pylist())  # a copy that was cut off
+    halving.go_on(run, second, rung, store)
+    told: list[int] = []
+    train([run], store, log_interval=2, callback=lambda progress: told.append(progress.step))
+    assert min(told) == 4, "it began where the shorter one ended"
+    halving.go_on(run, second, rung, store)  # what is done stays done
+    assert store.finished(run.id) and store.read_episodes().equals(whole.read_episodes())
+    assert store.read_metrics().equals(whole.read_metrics())
+    ours, theirs = (Checkpoint.from_bytes(of.read_bytes(checkpoint_path(run)), "").params for of in (store, whole))
+    assert all(torch.equal(ours[net][name], theirs[net][name]) for net in ours for name in ours[net])
+    with pytest.raises(ValueError, match="is not the beginning of"):
+        halving.go_on(run, ring_run(4, lr=1e-3), rung, store)
+
+
+ASHA = "--agents lps flow_bc --trials 5 --at-once 3 --held-out 7 --steps 8 --eval-interval 2 --asha 2 --results".split()
+
+
+def test_of_the_trials_on_a_rung_the_best_go_on(without_ray: Any, tmp_path: Path) -> None:
+    assert tuning.main([*TINY.split(), *ASHA, str(tmp_path)]) == 0
+    steps = [[run.steps for run in runs] for runs in without_ray]
+    assert all(len(set(of_round)) == 1 for of_round in steps)
+    assert [of_round[0] for of_round in steps[:3]] == [2, 4, 8] and len(steps[0]) == 6
+    store = Store(tmp_path, create=False)
+    assert {document["run"]["steps"] for document in store.runs()} == {8}, "the rungs are kept apart"
+    for document in store.studies():
+        states = [trial["state"] for trial in document["trials"]]
+        assert len(states) == 5 and set(states) == {"COMPLETE", "PRUNED"}
+        trained = [doc for doc in store.runs() if doc["run"]["agent"] == document["agent"] and doc["run"]["seed"] == 0]
+        assert len(trained) == states.count("COMPLETE"), "only these trained to the end"
+        study = optuna.load_study(study_name=document["agent"], storage=f"sqlite:///{tmp_path}/tuning.db")
+        seen = [set(trial.intermediate_values) for trial in study.trials]
+        assert {2, 4} in seen and all(2 in rungs for rungs in seen)
+        assert all(state == "PRUNED" or rungs == {2, 4} for state, rungs in zip(states, seen, strict=True))
+
+
+def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tmp_path: Path) -> None:
+    command = [*TINY.split(), *ASHA]
+    assert tuning.main([*command, str(tmp_path / "whole")]) == 0
+    go, calls = tuning.cli.go, 0
+
+    def interrupted(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+        nonlocal calls
+        calls += 1
+        if calls in (1, 3, 6, 10):  # on a rung of its own each: on the first, the second, at the end, in a later round
+            go(list(runs)[:1], arguments)  # the first of them was finished
+            raise KeyboardInterrupt
+        return int(go(runs, arguments))
+
+    codes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning.cli, "go", interrupted)
+        for _ in range(5):
+            codes.append(tuning.main([*command, str(tmp_path / "cut")]))
+    assert codes == [130] * 4 + [0]
+    whole, cut = (Store(tmp_path / name, create=False).studies() for name in ("whole", "cut"))
+    assert whole == cut, "the same trials, pruned at the same rungs, the same end"
+
+
+def test_the_best_of_a_rung_are_among_all_that_were_on_it() -> None:
+    study = optuna.create_study(direction="maximize")
+    for number, value in enumerate([0.5, 0.9, 0.1]):
+        trial = study.ask(spaces.ranges("lps"))
+        trial.report(value, 100)
+        assert trial.number == number
+    assert tuning.survivors(study, [0, 1, 2], 100, 3) == [1]
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "RUNNING", "PRUNED"]
+    for value in (0.6, 0.8):
+        study.ask(spaces.ranges("lps")).report(value, 100)
+    assert tuning.survivors(study, [3, 4], 100, 3) == [4], "two of five go on, and trial 1 is the other"
+    runs = [ring_run(4)]
+    study.ask(spaces.ranges("lps"))
+    assert not tuning.report(study, 5, 100, runs, {}) and study.trials[5].state.name == "FAIL"
 
 
 def test_importances_find_what_matters() -> None:

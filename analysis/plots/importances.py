@@ -1,5 +1,7 @@
 """Which hyperparameters matter: the share of the variance of success that each explains in a tuning study."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,7 +16,7 @@ def draw(study: Study) -> style.Plot | None:
         return None
     agents = agents_of(found)
     rows = [
-        {"agent": name, "hyperparameter": key, "importance": value, "trials": len(found[name]["trials"])}
+        {"agent": name, "hyperparameter": key, "importance": value, "trials": _finished(found[name]["trials"])}
         for name in agents
         for key, value in found[name]["importances"].items()
     ]
@@ -39,3 +41,8 @@ def draw(study: Study) -> style.Plot | None:
         f"2014), from {data['trials'].min()} trials or more. TPE looks where it is good: a tuner's view."
     )
     return style.Plot(figure, data, "Importance of hyperparameters", caption)
+
+
+def _finished(trials: list[dict[str, Any]]) -> int:
+    """How many trials trained to their end: fANOVA is asked about these, and not about what was pruned on the way."""
+    return sum(trial["state"] == "COMPLETE" for trial in trials)
