@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Mirror:
         self._store, self._sweep, self._runs = store, sweep, list(runs)
         self._mlflow: _Mlflow | None = None
         self._stop = threading.Event()
+        self._moved = time.monotonic()
         # MLflow would try for minutes otherwise.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -62,13 +63,18 @@ class Mirror:
         if not self.problem:
             self._thread.start()
 
-    def close(self, timeout: float = 60.0) -> None:
-        """Has a last look at the store and ends; gives up on MLflow after `timeout` seconds."""
+    def close(self, patience: float = 60.0) -> None:
+        """Has a last look at the store and ends; gives up on an MLflow that has taken no run for `patience` seconds."""
         self._stop.set()
+        self._moved = time.monotonic()
         if self._thread.ident:
-            self._thread.join(timeout)
+            self._thread.join(min(EVERY, patience))
             if self._thread.is_alive():
-                self.problem = f"MLflow was still busy after {timeout:g} s"
+                print("MLflow is catching up with the results", flush=True)
+            while self._thread.is_alive() and time.monotonic() - self._moved < patience:
+                self._thread.join(0.1)
+            if self._thread.is_alive():
+                self.problem = f"MLflow has taken nothing for {patience:g} s"
 
     def _loop(self) -> None:
         pause = 0.0
@@ -77,11 +83,17 @@ class Mirror:
         self._look(last=True)
 
     def _look(self, last: bool = False) -> float:
+        """Seconds that the documents took, which are many requests where the store is far away."""
         start = time.monotonic()
         try:
             self._mlflow = self._mlflow or _Mlflow(self.uri, self._store, self._sweep)
-            self._mlflow.update(self._runs, last)
+            start = time.monotonic()
+            docs = {doc["id"]: doc for doc in self._store.runs()}
+            took = time.monotonic() - start
+            for _ in self._mlflow.update(self._runs, docs, last):
+                self._moved = time.monotonic()
             self.problem = None
+            return took
         except Exception as error:  # whatever it is, the sweep has nothing to do with it
             self._mlflow = None  # what was logged is unknown now, so ask again
             self.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -104,14 +116,15 @@ class _Mlflow:
         self.status = {i: run.info.status for i, run in self.children.items()}
         self.settled = {i: run.data.tags.get("updated") for i, run in self.children.items()}
 
-    def update(self, runs: Sequence[Run], last: bool) -> None:
-        docs = {doc["id"]: doc for doc in self.store.runs()}
+    def update(self, runs: Sequence[Run], docs: Mapping[str, dict[str, Any]], last: bool) -> Iterator[None]:
+        """Brings MLflow up to the documents, by run id, and what the store has beside them; yields after each run."""
         for run in runs:
             doc = docs.get(run.id)
             if doc and self.settled.get(run.id) != doc["updated"]:
                 self._child(run, doc)
                 self._metrics(run.id)
                 self._settle(run.id, doc)
+                yield
         if last:
             states = [docs[run.id]["status"] if run.id in docs else "waiting" for run in runs]
             for state in ("done", "failed"):

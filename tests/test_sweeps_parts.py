@@ -5,7 +5,9 @@ import itertools
 import math
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,29 @@ def test_mlflow_that_is_away_is_a_remark(uri: str, tmp_path: Path, monkeypatch: 
     mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
     mirror.close()
     assert mirror.uri == uri and mirror.problem
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_mlflow_is_waited_for_as_long_as_it_gets_on(
+    stuck: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience, go_on = 0.5, threading.Event()
+
+    class Slow:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def update(self, *_: Any) -> Iterator[None]:
+            for _ in range(6):
+                go_on.wait(60 * patience if stuck else patience / 3)
+                yield
+
+    monkeypatch.setattr("sweeps.mirror._Mlflow", Slow)
+    mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
+    mirror.close(patience)
+    assert bool(mirror.problem) is stuck and mirror._thread.is_alive() is stuck
+    go_on.set()
+    mirror._thread.join()
 
 
 def test_a_driver_killed_while_mlflows_database_is_made_leaves_none_that_is_half_made(tmp_path: Path) -> None:
