@@ -52,7 +52,7 @@ def agents_of(names: Iterable[str]) -> dict[str, Agent]:
 
 
 def alpha_without_effect(names: Iterable[str]) -> str:
-    """The titles of those agents whose alpha does nothing (lps.presets), 'LPS, DSRL'; '' if there are none."""
+    """The titles of those agents whose alpha does nothing (lps.presets), 'DSRL, LPS'; '' if there are none."""
     return ", ".join(agent.title for agent in agents_of(set(names) & set(ALPHA_WITHOUT_EFFECT)).values())
 
 

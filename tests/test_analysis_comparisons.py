@@ -83,7 +83,7 @@ def test_sensitivity_figure_marks_the_default_and_says_what_alpha_is(tmp_path):
         rings = [line for line in panels["lr"].lines if line.get_markerfacecolor() == "none"]
         assert [ring.get_xdata().tolist() for ring in rings] == [[3e-4]] * 3
         note = text_of(plot.figure)
-        assert "alpha of LPS, DSRL:" in note and "QC-FQL" not in note and "no evidence" in note
+        assert "alpha of DSRL, LPS:" in note and "QC-FQL" not in note and "no evidence" in note
         style.save(plot, tmp_path / "out", "sensitivity")
 
 
