@@ -1,8 +1,8 @@
 """What tuning at random buys: the joint design of a sensitivity study, read as a budget.
 
-A *configuration* departs from the common setting in two or more numbers at once, and in nothing else. Half of its
-seeds choose (the first ones), the other half judge: the best of k configurations by the first half is reported with
-the score of the second, so that no luck is counted as skill.
+A *configuration* departs from the common setting in two or more numbers at once, and in nothing else; what a tuner
+chose (analysis/tuning.py) is none. Half of its seeds choose (the first ones), the other half judge: the best of k
+configurations by the first half is reported with the score of the second, so that no luck is counted as skill.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import settings, stats
+from analysis import settings, stats, tuning
 from analysis.scores import PROTOCOL, Study, records
 
 FEWEST = 4
@@ -29,8 +29,9 @@ def configurations(study: Study) -> pd.DataFrame:
     settings (dict), chosen_by and judged_by (scores 0..1, mean over tasks of the mean over half of the seeds; judged_by
     NaN with a single seed), score (over all seeds), choosing_seeds, judging_seeds."""
     own = settings.departures(study)
+    drawn = study.runs[study.runs["scored"] & ~study.runs.index.isin(tuning.tried(study))]
     found: dict[tuple[str, str], dict[str, dict[tuple[str, int], float]]] = {}
-    for run in records(study.runs[study.runs["scored"]]):
+    for run in records(drawn):
         apart = own[run["run_id"]]
         if len(apart) > 1 and all(settings.is_number(v) and k not in PROTOCOL for k, v in apart.items()):
             place = found.setdefault((run["agent"], run["group"]), {})

@@ -6,7 +6,7 @@ anything but task and seed are shown as series of their own, never averaged.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -91,7 +91,8 @@ def study(results: Results, include_unfinished: bool = False) -> Study:
     verdicts = [_judge(run, by_run.get(run["run_id"], []), include_unfinished) for run in records(runs)]
     verdict = pd.DataFrame(verdicts, index=runs.index)
     runs = pd.concat([runs, verdict], axis=1)
-    return Study(results, series, runs, find_gaps(runs, series), include_unfinished)
+    apart = {run_id for document in results.studies for ids in document.get("held_out", {}).values() for run_id in ids}
+    return Study(results, series, runs, find_gaps(runs, series, apart), include_unfinished)
 
 
 def records(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -189,15 +190,17 @@ def _plain(value: Any) -> str:
 GAP_COLUMNS = ["series", "group", "task", "seeds", "state", "step", "steps", "reason", "run_id", "scored", "runs"]
 
 
-def find_gaps(runs: pd.DataFrame, series: Mapping[str, Series]) -> pd.DataFrame:
+def find_gaps(runs: pd.DataFrame, series: Mapping[str, Series], apart: Collection[str] = ()) -> pd.DataFrame:
     """Runs that failed, are unfinished or lack evaluations, and runs that a series lacks where another has them
     (state 'absent', one row per task with all its seeds). Columns: GAP_COLUMNS; `runs` is how many a row stands for.
+
+    apart: runs with seeds of their own (a tuning study's held-out ones), which nobody else lacks, nor they the others'.
     """
     rows: list[dict[str, Any]] = []
     for run in records(runs[runs["state"] != "done"]):
         row = {key: run[key] for key in ("series", "group", "state", "step", "steps", "reason", "scored")}
         rows.append({**row, "task": run["short"], "seeds": str(run["seed"]), "run_id": run["run_id"], "runs": 1})
-    for group, here in runs.groupby("group"):
+    for (group, _), here in runs.groupby(["group", runs.index.isin(list(apart))]):
         everyone = set(zip(here["short"], here["seed"], strict=True))
         for key, own in here.groupby("series"):
             lacking = sorted(everyone - set(zip(own["short"], own["seed"], strict=True)))

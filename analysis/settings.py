@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 import lps
-from analysis import stats
+from analysis import stats, tuning
 from analysis.scores import PROTOCOL, Study, records, setting
 from lps.presets import ADDED, VARIANTS, group_settings
 
@@ -50,9 +50,12 @@ def declared(agent: str) -> Setting:
 def common(study: Study) -> Mapping[tuple[str, str], Setting]:
     """The common setting of every agent on every group; a key of which no value is the common one is left out."""
     found = {}
+    default = tuning.held_out(study.results, "default")
     for (agent, group), runs in study.runs.groupby(["agent", "group"]):
         settings = list({_same(own): own for own in map(_setting, records(runs))}.values())
         known = {**declared(str(agent)), **group_settings(str(agent), str(group))}
+        for run in records(runs[runs.index.isin(default)]):
+            known |= _setting(run)  # what a tuning study was held against
         keys = {key for own in settings for key in own}
         values = {key: _most([own[key] for own in settings if key in own], known.get(key)) for key in keys}
         found[str(agent), str(group)] = {key: value for key, value in values.items() if value is not None}

@@ -4,6 +4,7 @@ A `Table` holds its cells as people read them, and the numbers behind them for t
 and one line in TABLES.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import budgets, summaries
+from analysis import budgets, summaries, tuning
 from analysis.agents import AVERAGE, agents_of, group_key
 from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
@@ -255,6 +256,32 @@ def robustness(study: Study) -> Table:
     return Table("Robustness to hyperparameters (%)", header, rows, data, notes)
 
 
+def tuned(study: Study) -> Table:
+    """What tuning bought, on seeds that no trial has seen."""
+    data = tuning.bought(study)
+    rows = []
+    for row in data.to_dict("records"):
+        agent, _, variant = row["agent"].partition(":")
+        title = agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
+        alone = row["n_seeds_min"] == 1
+        values = [interval(*(row[f"{side}_{end}"] for end in ("mean", "low", "high")), alone=alone) for side in SIDES]
+        gap = interval(row["difference"], row["low"], row["high"], signed=True)
+        best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
+        trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
+        rows.append([title, best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])])
+    notes = [
+        "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, together. "
+        "The best setting is that of the trial with the highest score on the tuning seeds, which flatter it."
+    ]
+    if data.empty:
+        notes = ["Nothing was tuned: this needs a tuning study."]
+    elif few := summaries.interval_note(data, "n_seeds_min"):
+        notes.append(few)
+    header = ["Agent", "Best setting", "Default %", "Best %", "Difference", "Trials", "Tasks", "Seeds"]
+    return Table("What tuning bought", header, rows, data, notes)
+
+
+SIDES = ("default", "best")
 STATES = ("done", "running", "failed", "incomplete", "absent")
 
 
@@ -299,6 +326,7 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "tasks": tasks,
     "differences": differences,
     "robustness": robustness,
+    "tuned": tuned,
     "coverage": coverage,
     "missing_runs": gaps,
 }

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_analysis import put, studied
 
-from analysis import ablations, budgets, settings, style, tables
+from analysis import ablations, budgets, settings, style, tables, tuning
 from analysis.plots import PLOTS
 from analysis.plots.landscape import strongest
 from lps.presets import PANELS, VARIANTS
@@ -184,6 +184,45 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     colours = {to_rgb(patch.get_facecolor()) for patch in plot.figure.get_axes()[0].patches}
     assert len(colours) == 2
     assert set(plot.data["trials"]) == {9}, "what was pruned has no part in it"
+
+
+def test_a_tuning_study_is_its_held_out_comparison_and_no_crowd_of_rivals(tmp_path):
+    """Five trials of two agents on two seeds; on two others the best, and a default that is not the declared one."""
+    store = Store(tmp_path)
+    for agent, gain in (("lps", 0.2), ("dsrl", -0.1)):
+        trials = [{"lr": 1e-4 * (i + 1), "tau": 0.01 + 0.001 * i} for i in range(5)]
+        for i, params in enumerate(trials):
+            for seed in range(2):
+                put(tmp_path, agent, seed=seed, curve=(0.1 * i,) * 4, hyperparameters={**params, "batch_size": 64})
+        ids = {
+            name: [
+                put(tmp_path, agent, seed=100 + k, curve=(score + 0.1 * k,) * 4, hyperparameters=own) for k in range(2)
+            ]
+            for name, score, own in (
+                ("default", 0.5, {"lr": 1e-3, "tau": 0.005, "batch_size": 64}),
+                ("best", 0.5 + gain, {**trials[4], "batch_size": 64}),
+            )
+        }
+        told = [{"number": i, "params": p, "value": 0.1 * i, "state": "COMPLETE"} for i, p in enumerate(trials)]
+        told.append({"number": 5, "params": {"lr": 0.1, "tau": 0.1}, "value": 0.9, "state": "PRUNED"})
+        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": {}, "trials": told, "held_out": ids})
+    here = studied(tmp_path)
+    assert set(settings.rivals(here)) == {f"{agent} (lr=0.001, tau=0.005)" for agent in ("lps", "dsrl")}
+    assert here.gaps.empty, "no trial lacks the held-out seeds"
+    assert len(tuning.tried(here)) == 2 * (5 * 2 + 2) and budgets.configurations(here).empty
+    assert not {"budget", "landscape"} & drawn(here), "where a tuner looked is no draw at random"
+    table = tables.tuned(here)
+    rows = {row["agent"]: row for row in table.data.to_dict("records")}
+    assert rows["lps"]["difference"] == pytest.approx(0.2) and rows["dsrl"]["difference"] == pytest.approx(-0.1)
+    assert rows["lps"]["default_mean"] == pytest.approx(0.55) and rows["lps"]["best_mean"] == pytest.approx(0.75)
+    assert table.rows[0][1] == "lr 0.0005, tau 0.014" and table.rows[0][5] == "6 (1 pruned)"
+    assert "flatter" in table.notes[0]
+    assert tables.tuned(studied_without(tmp_path / "none")).notes == ["Nothing was tuned: this needs a tuning study."]
+
+
+def studied_without(path):
+    put(path, "lps")
+    return studied(path)
 
 
 def test_the_dataset_is_an_axis_of_its_own(tmp_path):
