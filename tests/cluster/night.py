@@ -1,12 +1,15 @@
-"""One night of a sweep on the project's own cluster.yaml, from `ray up` to `ray down`, in a cloud on this machine.
+"""A night and a morning of a sweep on the project's own cluster.yaml, in a cloud on this machine.
 
     make test-cluster
 
-The head boots, the autoscaler brings spot workers, a sweep of LPS and a baseline runs on them with its results in S3,
-one worker is reclaimed in the middle, the idle ones are ended. What is left must be what an undisturbed training on
-this machine leaves. It takes minutes and root, so it is not part of `make test`: hence this file's name.
+`ray up` boots the head, the autoscaler brings spot workers, a sweep of LPS and a baseline runs on them with its results
+in S3, one worker is reclaimed, its pack goes on elsewhere, and in the middle of that comes `ray down`. In the morning
+`ray up` and the same command bring it to its end, and the idle workers are ended. What is left must be what an
+undisturbed training on this machine leaves. It takes minutes and root, so it is not part of `make test`: hence this
+file's name.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -33,14 +36,15 @@ from lps.run import Run  # noqa: E402
 from lps.train import checkpoint_path, train  # noqa: E402
 from sweeps import ogbench_all  # noqa: E402
 
-if reason := unavailable():
-    pytest.skip(reason, allow_module_level=True)
+REASON = unavailable()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUCKET = "lps-results"
 RESULTS = f"s3://{BUCKET}/night"
+STEPS = 6000
 TINY = (
-    "--agents lps flow_bc --groups cube-single --tasks 1 --seeds 0 1 --steps 6000 --eval-interval 3000 "
+    f"--agents lps flow_bc --groups cube-single --tasks 1 --seeds 0 1 --steps {STEPS} --eval-interval {STEPS // 2} "
     "--eval-episodes 2 --set batch_size=16 horizon=2 base_hidden=[16,16] critic_hidden=[16,16] "
     "latent_actor_hidden=[16,16]"
 ).split()
@@ -68,10 +72,15 @@ class Night:
 
     workers: list[dict[str, Any]] = field(default_factory=list)
     """The instances while the sweep ran, before one was reclaimed."""
-    steps: dict[str, int] = field(default_factory=dict)
-    """Step of each run's checkpoint when the worker was reclaimed."""
-    output: str = ""
+    reclaimed: dict[str, int] = field(default_factory=dict)
+    """Step of each run's checkpoint when the worker was gone and Ray had not noticed yet."""
+    down: dict[str, int] = field(default_factory=dict)
+    """The same when `ray down` was typed."""
+    evening: str = ""
+    morning: str = ""
+    """What the command printed before `ray down`, and after the second `ray up`."""
     code: int = -1
+    """Of the command in the morning."""
     idle_after: float = 0.0
     """Seconds from the end of the sweep to that of the last worker."""
     answer: dict[str, Any] = field(default_factory=dict)
@@ -128,27 +137,23 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
     group = cloud.ec2.create_security_group(GroupName="lps", Description="lps")["GroupId"]
     file.write_text(yaml.safe_dump(overlay(yaml.safe_load((ROOT / "cluster.yaml").read_text()), group)))
     try:
-        cloud.say("ray up")
-        ray("up", "--yes", "--no-config-cache", str(file))
-        cloud.say("ray up is done")
+        up(cloud, file)
         seen.refused = without_token(cloud.head()["PrivateIpAddress"], file)
-        command = " ".join(["cd lps && python sweeps/ogbench_all.py", *TINY, *SWEEP])
-        with (file.parent / "sweep.log").open("w") as log:
-            sweep = subprocess.Popen(
-                ["ray", "exec", "--no-config-cache", str(file), command],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
-        try:
-            wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), sweep)
-            seen.workers, seen.steps = cloud.workers(), checkpoints()
+        with sweep(file, "evening") as (process, output):
+            wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process)
+            seen.workers = cloud.workers()
             cloud.reclaim(seen.workers[0])
-            cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.steps.values())}")
-            seen.code = sweep.wait(PATIENCE)
-        finally:
-            sweep.kill()
-            seen.output = (file.parent / "sweep.log").read_text()
+            time.sleep(5)  # a checkpoint that was under way
+            seen.reclaimed = checkpoints()
+            cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
+            wait_for(lambda: all(step > seen.reclaimed[run] for run, step in checkpoints().items()), process)
+            seen.down, seen.evening = checkpoints(), output.read_text()
+            down(cloud, file)
+            cloud.say(f"ray down at steps {sorted(seen.down.values())}")
+        up(cloud, file)
+        with sweep(file, "morning") as (process, output):
+            seen.code = process.wait(PATIENCE)
+            seen.morning = output.read_text()
         cloud.say(f"the sweep is done: {seen.code}")
         answer = ray("exec", "--no-config-cache", str(file), "cd lps && python tests/cluster/ask.py")
         seen.answer = json.loads(answer.partition("ANSWER ")[2].splitlines()[0])
@@ -157,9 +162,34 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         seen.idle_after = time.monotonic() - began
         cloud.say("idle workers are gone")
     finally:
-        subprocess.run(["ray", "down", "--yes", str(file)], capture_output=True, timeout=PATIENCE)
-        cloud.say("ray down is done")
+        down(cloud, file)
         seen.left = [i["InstanceId"] for i in cloud.instances("pending", "running", "stopping", "stopped")]
+
+
+def up(cloud: Cloud, file: Path) -> None:
+    cloud.say("ray up")
+    ray("up", "--yes", "--no-config-cache", str(file))
+    cloud.say("ray up is done")
+
+
+def down(cloud: Cloud, file: Path) -> None:
+    subprocess.run(["ray", "down", "--yes", str(file)], capture_output=True, timeout=PATIENCE)
+    cloud.say("ray down is done")
+
+
+@contextlib.contextmanager
+def sweep(file: Path, when: str) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """The user's command on the head, and the file of what it prints."""
+    command = " ".join(["cd lps && python sweeps/ogbench_all.py", *TINY, *SWEEP])
+    output = file.parent / f"{when}.log"
+    with output.open("w") as log:
+        words = ["ray", "exec", "--no-config-cache", str(file), command]
+        process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        yield process, output
+    finally:
+        process.kill()
+        process.wait()
 
 
 def prepare_account() -> None:
@@ -231,9 +261,14 @@ def test_the_workers_were_spot_instances_with_encrypted_disks_and_their_own_role
 
 
 def test_the_sweep_survived_the_reclaim_from_its_checkpoints(night: Night) -> None:
-    assert night.code == 0, night.output[-3000:]
-    assert "restarted" in night.output and "4 of 4 runs are done" in night.output
-    assert 0 < min(night.steps.values()) and min(night.steps.values()) < 6000
+    assert "restarted" in night.evening
+    assert 0 < min(night.reclaimed.values()) < min(night.down.values())
+
+
+def test_in_the_morning_the_same_command_went_on_from_the_checkpoints(night: Night) -> None:
+    assert min(night.down.values()) < STEPS and "runs are done" not in night.evening
+    assert night.code == 0, night.morning[-3000:]
+    assert "4 of 4 runs are done" in night.morning
 
 
 def test_every_run_is_done_once_with_the_rows_of_an_undisturbed_training(
