@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--preset", default="paper", help=f"one of {', '.join(PRESETS)} (default: paper)")
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=f"of {', '.join(AGENTS)}")
-    parser.add_argument("--results", default="results/compute", help="folder or s3://bucket/folder")
+    parser.add_argument("--results", default="results/compute", help="of the sweep whose report is to show it")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured, and stop")
     arguments = parser.parse_args(argv)
     check_known([arguments.preset], PRESETS, "preset")
@@ -69,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     about = next(iter(updates.values()))
     store.write_study("compute", {"rows": rows, **{key: about[key] for key in ("device", "torch", "threads")}})
-    print(f"kept in {arguments.results}: `python -m analysis report {arguments.results}` shows it beside its runs")
+    print(f"kept in {arguments.results}")
+    if store.runs():
+        print(f"`python -m analysis report {arguments.results}` shows it beside the runs")
+    else:
+        print("a report is of runs, and here are none yet: with the --results of a sweep, that sweep's report shows it")
     return 0
 
 
