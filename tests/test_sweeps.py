@@ -214,7 +214,7 @@ def mlflow_content(results: Path) -> dict[str, Any]:
     """What MLflow has: the parent's name, and of each child by run id its status, parameters and metric histories."""
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
     [experiment] = client.search_experiments(filter_string="name = 'lps'")
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([experiment.experiment_id], max_results=50_000)
     [parent] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(found) - 1 == len({run.data.tags["run_id"] for run in children})
