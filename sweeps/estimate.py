@@ -38,7 +38,8 @@ def hours(runs: Sequence[Run], device: str) -> float | None:
         return None
     length = get_task(runs[0].task).max_episode_steps
     evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * length * SECONDS_PER_ENVIRONMENT_STEP
-    updates = sum(run.steps * (OVERHEAD + (1 - OVERHEAD) * _size(run)) for run in runs)
+    fixed = OVERHEAD / vars(make_config(runs[0].agent, {})).get("num_samples", 1)  # samples are rows, not operations
+    updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
     return (SECONDS_PER_PACK + updates * rate + evaluation) / 3600
 
 
@@ -49,11 +50,13 @@ def cost(runs: Sequence[Run]) -> float:
 
 
 def _size(run: Run) -> float:
-    """Multiplications of one update, relative to the paper's networks and batch; hidden layers only."""
+    """Multiplications of one update, relative to the paper's networks and batch; hidden layers only. Of an agent that
+    chooses among samples nearly all of them are the samples'."""
 
     def work(hyperparameters: Mapping[str, Any]) -> float:
         layers = [widths for name, widths in hyperparameters.items() if name.endswith("_hidden")]
-        return hyperparameters["batch_size"] * sum(a * b for widths in layers for a, b in pairwise(widths))
+        rows = hyperparameters["batch_size"] * hyperparameters.get("num_samples", 1)
+        return rows * sum(a * b for widths in layers for a, b in pairwise(widths))
 
     default = make_config(run.agent, {})
     return work(run.hyperparameters) / work(vars(default))

@@ -60,6 +60,7 @@ RING_SCALE = Scale(
     hyperparameters={
         "lr": 1e-3,  # few updates want larger steps
         "flow_steps": 5,
+        "num_samples": 8,
         "base_hidden": [64, 64, 64],
         "critic_hidden": [64, 64],
         "actor_hidden": [64, 64, 64],
