@@ -1,6 +1,7 @@
 """The Ray cluster that a sweep runs on: the one that is there, or one started on this machine for the time it takes."""
 
 import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -90,6 +91,7 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
             _start(noise)
         yield address
     finally:
+        gc.collect()  # Handles of Ray's in cycles: freed after the shutdown, by whatever thread, they end the process.
         ray.shutdown()
 
 
