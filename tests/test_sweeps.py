@@ -251,8 +251,10 @@ def title_of(process: psutil.Process) -> str:
 
 
 def files(results: Path) -> list[Path]:
-    """All files but MLflow's."""
-    return [path for path in results.rglob("*") if path.is_file() and "mlflow" not in str(path.relative_to(results))]
+    """All files but MLflow's and what Ray writes for itself."""
+    own = ("mlflow", ".ray")
+    found = [path for path in results.rglob("*") if path.is_file()]
+    return [path for path in found if not any(word in str(path.relative_to(results)) for word in own)]
 
 
 def checkpoint_step(results: Path, run: Run) -> int:
