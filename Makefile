@@ -44,7 +44,7 @@ test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 
 test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
-	@$(BIN)/python -m pytest -q tests/cluster/night.py
+	@$(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/cluster/night.py
 
 test-long: $(VENV)/.dev  ## an hour: 20 drivers killed (KILLS=, SEED=), raylets killed, no memory, 1,000 runs in 100 packs (PACKS=)
 	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) \
