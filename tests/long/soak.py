@@ -46,7 +46,7 @@ SERVICE = "_AutoscalingCoordinatorActor"
 GROWTH = {"driver_mb": (10.0, 0.5), "driver_files": (5.0, 0.0), "driver_threads": (5.0, 0.0), "ray_files": (30.0, 0.5)}
 """What may be more in the last quarter of the sweep than in the first: so much, and so much more with every pack. The
 driver keeps a trial of Tune's and ten children of MLflow's for each pack, so its memory does grow; Ray's own services
-keep a file for every third pack or so."""
+keep a file for every other pack or so."""
 
 
 def runs(packs: int) -> list[Run]:
