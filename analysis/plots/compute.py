@@ -23,7 +23,8 @@ def draw(study: Study) -> style.Plot | None:
     for axes, (key, title) in zip(grid, panels.items(), strict=True):
         axes.barh(range(len(data)), data[key], 0.7, color=[agent.colour for agent in agents.values()], zorder=2)
         for place, value in enumerate(data[key]):
-            axes.annotate(f"{value:.3g}", (value, place), (2, 0), textcoords="offset points", va="center", fontsize=6)
+            label = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            axes.annotate(label, (value, place), (2, 0), textcoords="offset points", va="center", fontsize=6)
         axes.set_yticks(range(len(data)), [agent.title for agent in agents.values()])
         axes.set_xlabel(title)
         axes.margins(x=0.18)
