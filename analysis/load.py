@@ -51,6 +51,12 @@ class Results:
     studies: list[dict[str, Any]]
     problems: list[str]
 
+    def held_out(self, *names: str) -> set[str]:
+        """The ids of the runs of tuning studies with seeds that no trial has seen: of the 'best' setting, of the
+        'default', or of both."""
+        kept = (document.get("held_out", {}) for document in self.studies)
+        return {run_id for own in kept for name in names or own for run_id in own.get(name, ())}
+
 
 def load(path: str) -> Results:
     """The results in `path`, a local folder or a URI such as s3://bucket/results.

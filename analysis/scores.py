@@ -91,8 +91,7 @@ def study(results: Results, include_unfinished: bool = False) -> Study:
     verdicts = [_judge(run, by_run.get(run["run_id"], []), include_unfinished) for run in records(runs)]
     verdict = pd.DataFrame(verdicts, index=runs.index)
     runs = pd.concat([runs, verdict], axis=1)
-    apart = {run_id for document in results.studies for ids in document.get("held_out", {}).values() for run_id in ids}
-    return Study(results, series, runs, find_gaps(runs, series, apart), include_unfinished)
+    return Study(results, series, runs, find_gaps(runs, series, results.held_out()), include_unfinished)
 
 
 def records(runs: pd.DataFrame) -> list[dict[str, Any]]:

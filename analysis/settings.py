@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 import lps
-from analysis import stats, tuning
+from analysis import stats
 from analysis.scores import PROTOCOL, Study, records, setting
 from lps.presets import ADDED, VARIANTS, group_settings
 
@@ -50,7 +50,7 @@ def declared(agent: str) -> Setting:
 def common(study: Study) -> Mapping[tuple[str, str], Setting]:
     """The common setting of every agent on every group; a key of which no value is the common one is left out."""
     found = {}
-    default = tuning.held_out(study.results, "default")
+    default = study.results.held_out("default")
     for (agent, group), runs in study.runs.groupby(["agent", "group"]):
         settings = list({_same(own): own for own in map(_setting, records(runs))}.values())
         known = {**declared(str(agent)), **group_settings(str(agent), str(group))}

@@ -129,22 +129,16 @@ def published(study: Study) -> Table:
     for (group, task), here in data.groupby(["group", "task"], sort=False):
         cells = dict.fromkeys(("ours", "best", "figure", "record"), "")
         for value in here.to_dict("records"):
-            marks = [value["protocol"]] if value["what"] in ("figure", "record", "second-hand") else []
-            marks = marks or [phrase for phrase in value["protocol"].split("; ") if phrase]
-            own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in marks)
-            alone = value["what"] in (
-                "ours",
-                "best",
-            )  # a value of ours without an interval: some task has a single seed
-            number = interval(value["mean"], value["low"], value["high"], alone=alone) + (f" ({own})" if own else "")
-            if value["what"] in ("ours", "figure"):
-                cells[value["what"]] = number
-            else:
-                key = "record" if value["what"] == "second-hand" else value["what"]
-                second = DOUBLE_DAGGER if value["what"] == "second-hand" else ""
-                cells[key] = "; ".join(filter(None, [cells[key], f"{value['by']}{second} {number}"]))
+            what, own = value["what"], value["what"] in ("ours", "best")
+            phrases = value["protocol"].split("; ") if own else [value["protocol"]]
+            marks = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases if phrase)
+            # A value of ours without an interval has a task with a single seed.
+            number = interval(value["mean"], value["low"], value["high"], alone=own) + (f" ({marks})" if marks else "")
+            column, dagger = ("record", DOUBLE_DAGGER) if what == "second-hand" else (what, "")
+            by = "" if what in ("ours", "figure") else f"{value['by']}{dagger} "
+            cells[column] = "; ".join(filter(None, [cells[column], by + number]))
         rows.append([group, task or "all", *cells.values()])
-        rows[-1][5] = rows[-1][5] or "none known"
+        rows[-1][-1] = rows[-1][-1] or "none known"
     notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
     if data["what"].isin(["record", "second-hand"]).any():
         notes.append(

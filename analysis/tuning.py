@@ -26,12 +26,6 @@ def documents(results: Results) -> list[dict[str, Any]]:
     return [document for document in results.studies if document.get("held_out")]
 
 
-def held_out(results: Results, *names: str) -> set[str]:
-    """The ids of the runs with seeds that no trial has seen: of the 'best' setting, the 'default', or of both."""
-    kept = (document["held_out"] for document in documents(results))
-    return {run_id for own in kept for name in names or own for run_id in own.get(name, ())}
-
-
 def tried(study: Study) -> set[str]:
     """The ids of the runs whose setting a tuner chose: those of all trials, and of the best on its held-out seeds."""
     found = set()

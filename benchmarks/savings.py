@@ -78,7 +78,8 @@ def joint_actions() -> AbstractContextManager[Any]:
 
     def losses(self: page.LPS, batch: Any, noise: Any) -> Any:
         c, s, x = self.config, batch.observations, batch.actions
-        both = self.act(torch.cat([batch.next_observations, s], 1), base=frozen(self.params["base"]))
+        rows = torch.cat([batch.next_observations, s], 1)
+        both = self._steered(rows, self._latent(rows), frozen(self.params["base"]))
         critic_loss, info = self.td_loss(batch, both[:, : s.shape[1]].detach(), c.critic_agg)
         e, times = latent_noise(noise["e_normal"], c.latent_dist), (noise["t_normal"], noise["r_normal"])
         ratio, params = self.values["flow_ratio"], self.params["base"]

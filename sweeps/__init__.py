@@ -7,6 +7,7 @@ decides what is left to do, so the same command again is how a sweep goes on.
     ablations.py    LPS's ablations, and every method matched to it
     sensitivity.py  one hyperparameter at a time, and all at once
     tuning.py       Optuna's TPE, agent by agent
+    halving.py      its --asha: rungs, and how a run goes on from one
     data_scaling.py the dataset's size and noise
     compute.py      what an agent costs
     ring.py         the ring bandit, as a picture

@@ -30,14 +30,16 @@ def rungs(steps: int, eval_interval: int, eta: int = ETA) -> list[int]:
     return sorted(found)
 
 
-def go_on(run: Run, shorter: Run, rung: Store, store: Store) -> None:
-    """Lets a run, which `store` does not know yet, begin where a shorter one ended, which is finished in `rung`.
+def go_on(run: Run, steps: int, rung: Store, store: Store) -> None:
+    """Lets a run, which `store` does not know yet, begin where the one of so many `steps` ended, which is finished in
+    `rung`.
 
     Its evaluations, metrics and checkpoint become those of the run, in this order: whatever is interrupted can be
     repeated, and what has begun is left alone.
     """
-    if replace(shorter, steps=run.steps) != run or shorter.steps not in run.eval_steps:
-        raise ValueError(f"{shorter} is not the beginning of {run}")
+    if steps not in run.eval_steps:
+        raise ValueError(f"no run of {steps} updates is the beginning of {run}")
+    shorter = replace(run, steps=steps)
     document = rung.read_run(shorter.id)
     if document is None or document["status"] != "done" or store.read_run(run.id):
         return

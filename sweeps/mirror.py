@@ -86,10 +86,9 @@ class Mirror:
         """Seconds that the documents took, which are many requests where the store is far away."""
         start = time.monotonic()
         try:
-            self._mlflow = self._mlflow or _Mlflow(self.uri, self._store, self._sweep)
-            start = time.monotonic()
             docs = {doc["id"]: doc for doc in self._store.runs()}
             took = time.monotonic() - start
+            self._mlflow = self._mlflow or _Mlflow(self.uri, self._store, self._sweep)
             for _ in self._mlflow.update(self._runs, docs, last):
                 self._moved = time.monotonic()
             self.problem = None

@@ -70,11 +70,8 @@ def next_round(study: optuna.Study, agent: str, trials: int, at_once: int) -> li
 
 def tell(study: optuna.Study, number: int, runs: Sequence[Run], known: Mapping[str, float]) -> None:
     """Gives a trial the mean score of its runs; it has failed if one of them has none."""
-    found = [known[run.id] for run in runs if run.id in known]
-    if len(found) < len(runs):
-        study.tell(number, state=TrialState.FAIL)
-    else:
-        study.tell(number, sum(found) / len(found))
+    value = _mean(runs, known)
+    study.tell(number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
 
 
 def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) -> list[int]:
@@ -91,14 +88,20 @@ def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) 
 
 def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Run], known: Mapping[str, float]) -> bool:
     """Gives a trial the mean score of its runs on a rung. False if one of them has none: then the trial has failed."""
-    found = [known[run.id] for run in runs if run.id in known]
-    if len(found) < len(runs):
+    value = _mean(runs, known)
+    if value is None:
         study.tell(number, state=TrialState.FAIL)
         return False
     (trial,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
     if rung not in trial.intermediate_values:
-        optuna.trial.Trial(study, trial._trial_id).report(sum(found) / len(found), rung)
+        optuna.trial.Trial(study, trial._trial_id).report(value, rung)
     return True
+
+
+def _mean(runs: Sequence[Run], known: Mapping[str, float]) -> float | None:
+    """The mean score of the runs; None where one has none."""
+    found = [known[run.id] for run in runs if run.id in known]
+    return sum(found) / len(found) if len(found) == len(runs) else None
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -199,15 +202,13 @@ def tune(
         for steps, before in zip([*rungs, where.steps], [None, *rungs], strict=True):
             here = arguments if steps == where.steps else beside
             runs = {(agent, n): replace(where, steps=steps).runs(agent, **own) for (agent, n), own in asked.items()}
+            every = [run for found in runs.values() for run in found]
             if before:
-                shorter = [
-                    run for (agent, _), own in asked.items() for run in replace(where, steps=before).runs(agent, **own)
-                ]
                 store, rung = Store(here.results), Store(beside.results, create=False)
-                for run, start in zip([run for found in runs.values() for run in found], shorter, strict=True):
-                    halving.go_on(run, start, rung, store)
-            code = max(code, cli.go([run for found in runs.values() for run in found], here))
-            known = scores(Store(here.results, create=False), [run for found in runs.values() for run in found])
+                for run in every:
+                    halving.go_on(run, before, rung, store)
+            code = max(code, cli.go(every, here))
+            known = scores(Store(here.results, create=False), every)
             if steps < where.steps:
                 asked = prune(studies, asked, runs, known, steps, arguments.asha)
             else:

@@ -10,7 +10,7 @@ from analysis.plots.curves import updates
 from analysis.scores import Study
 from lps.tasks import RING
 
-LINES = {"": "-", "sphere": "-", "normal": (0, (5, 1.5)), "truncated_normal": (0, (1.2, 1.2))}
+LINES = {"normal": (0, (5, 1.5)), "truncated_normal": (0, (1.2, 1.2))}  # the sphere, LPS itself, is drawn through
 SHADES = {"normal": 0.3, "truncated_normal": 0.55}  # towards white
 
 

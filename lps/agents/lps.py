@@ -91,8 +91,8 @@ class LPS(Agent):
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}
         return losses, info | {"latent_size": latent_size(z)}
 
-    def act(self, observations: Tensor, e: Tensor | None = None, base: Params | None = None) -> Tensor:
-        return self._steered(observations, self._latent(observations), base or self.params["base"])
+    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+        return self._steered(observations, self._latent(observations), self.params["base"])
 
     def _latent(self, s: Tensor) -> Tensor:
         return project_latent(self.nets["latent_actor"](self.params["latent_actor"], s), self.config.latent_dist)

@@ -148,7 +148,7 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
             cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
             wait_for(lambda: all(step > seen.reclaimed[run] for run, step in checkpoints().items()), process)
             seen.down, seen.evening = checkpoints(), output.read_text()
-            down(cloud, file)
+            assert down(cloud, file) == []
             cloud.say(f"ray down at steps {sorted(seen.down.values())}")
         up(cloud, file)
         with sweep(file, "morning") as (process, output):
@@ -162,8 +162,7 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         seen.idle_after = time.monotonic() - began
         cloud.say("idle workers are gone")
     finally:
-        down(cloud, file)
-        seen.left = [i["InstanceId"] for i in cloud.instances("pending", "running", "stopping", "stopped")]
+        seen.left = down(cloud, file)
 
 
 def up(cloud: Cloud, file: Path) -> None:
@@ -172,9 +171,11 @@ def up(cloud: Cloud, file: Path) -> None:
     cloud.say("ray up is done")
 
 
-def down(cloud: Cloud, file: Path) -> None:
+def down(cloud: Cloud, file: Path) -> list[str]:
+    """`ray down`; the instances that it has left."""
     subprocess.run(["ray", "down", "--yes", str(file)], capture_output=True, timeout=PATIENCE)
     cloud.say("ray down is done")
+    return [i["InstanceId"] for i in cloud.instances("pending", "running", "stopping", "stopped")]
 
 
 @contextlib.contextmanager

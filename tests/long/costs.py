@@ -245,9 +245,10 @@ def mlflow(folder: Path, runs: int, server: bool) -> None:
 
 def mirror(store: Store, uri: str, runs: list[Run], folder: Path) -> None:
     connection = _Mlflow(uri, store, "costs")
-    connection.update(runs[:1], last=False)  # what is loaded once
+    docs = {doc["id"]: doc for doc in store.runs()}
+    list(connection.update(runs[:1], docs, last=False))  # what is loaded once
     before, began, cpu = memory(), time.monotonic(), time.process_time()
-    connection.update(runs, last=True)
+    list(connection.update(runs, docs, last=True))
     seconds, count = time.monotonic() - began, len(runs) - 1
     each = len(METRICS) * LOGGED + 3 * len(runs[0].eval_steps)
     print(f"{count} runs of {each} numbers: {seconds:.1f} s, {time.process_time() - cpu:.1f} s of a core here")

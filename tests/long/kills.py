@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where it is run as a script
 
 import pytest
-from leftovers import MARK, marked, title, wait_until
+from leftovers import MARK, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
@@ -54,12 +54,10 @@ def sweep(results: str) -> int:
 
 def start(results: Path, mark: str) -> subprocess.Popen:
     """The command, as a process that leads a session of its own."""
-    root = Path(__file__).resolve().parent.parent.parent
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, MARK: mark}
+    own = {**environment(), MARK: mark}
     with results.with_suffix(".output").open("a") as file:
         command = [sys.executable, __file__, str(results)]
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=own, start_new_session=True)
 
 
 def finish(process: subprocess.Popen, results: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a sweep leaves behind: processes, found by a mark in their environment, which all of Ray's inherit."""
+"""Sweeps as processes, and what they leave behind: others, found by a mark in their environment, which all of Ray's
+inherit."""
 
 import os
 import time
@@ -12,6 +13,13 @@ import psutil  # isort: skip
 MARK = "LPS_LONG_TEST"
 OUT = Path(os.environ.get("LPS_LONG_OUT") or "build/long")
 """Where figures go, as CSV."""
+
+
+def environment() -> dict[str, str]:
+    """This process's, for a file of ours that is run as a script: it finds the project."""
+    root = Path(__file__).resolve().parent.parent.parent
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where it is r
 
 import pytest
 import ray
-from leftovers import MARK, marked, title, wait_until
+from leftovers import MARK, environment, marked, title, wait_until
 from small import small_hyperparameters
 
 from lps.results import Store
@@ -76,10 +76,9 @@ def address() -> Iterator[str]:
 
 
 def test_a_worker_that_takes_more_memory_than_there_is(address: str, tmp_path: Path) -> None:
-    results, root = tmp_path / "results", Path(__file__).resolve().parent.parent.parent
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    results = tmp_path / "results"
     command = [sys.executable, __file__, str(results), address]
-    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode == 1
+    assert subprocess.run(command, env=environment()).returncode == 1
 
     store = Store(results, create=False)
     docs = {doc["id"]: doc for doc in store.runs()}

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where it is r
 import kills
 import pytest
 from kills import finish, rows
-from leftovers import MARK, marked, title, wait_until
+from leftovers import MARK, environment, marked, title, wait_until
 from ray.cluster_utils import Cluster
 from test_sweeps import checkpoint_step
 
@@ -47,11 +47,9 @@ def sweep(results: str, address: str) -> int:
 
 
 def start(results: Path, address: str) -> subprocess.Popen:
-    root = Path(__file__).resolve().parent.parent.parent
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with results.with_suffix(".output").open("a") as file:
         command = [sys.executable, __file__, str(results), address]
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path})
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
 
 
 def wait_for_checkpoints(results: Path, driver: subprocess.Popen) -> dict[str, int]:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where it is r
 import numpy as np
 import pytest
 import ray
-from leftovers import MARK, OUT, marked, title, wait_until
+from leftovers import MARK, OUT, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
@@ -167,13 +167,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_thousand_runs(address: str, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parent.parent.parent
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     results, output = tmp_path / "results", tmp_path / "output"
     before = len(ray._private.state.actors())
     with output.open("w") as file:
         command = [sys.executable, __file__, str(results), address, str(PACKS)]
-        driver = psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path})
+        driver = psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
     watch = Watch(driver, results, "soak")
     while driver.poll() is None:
         try:
