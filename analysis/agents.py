@@ -1,12 +1,18 @@
-"""What the analysis knows about agents and groups: titles, colours, order, and their names in published tables.
+"""What the analysis knows about agents and groups: titles, colours, order, defaults, and their names in
+published tables.
 
 An agent that is not in the table is shown all the same: under its own name, in the next spare colour.
 """
 
+import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import lps
 from lps.presets import ALPHA_WITHOUT_EFFECT
 
 
@@ -54,6 +60,27 @@ def agents_of(names: Iterable[str]) -> dict[str, Agent]:
 def alpha_without_effect(names: Iterable[str]) -> str:
     """The titles of those agents whose alpha does nothing (lps.presets), 'DSRL, LPS'; '' if there are none."""
     return ", ".join(agent.title for agent in agents_of(set(names) & set(ALPHA_WITHOUT_EFFECT)).values())
+
+
+@cache
+def declared(agent: str) -> Mapping[str, Any]:
+    """The defaults in the Config of an agent's page; empty for an agent that has none there.
+
+    Read from the text: importing it would import torch, which no analysis needs.
+    """
+    page = Path(lps.__file__).parent / "agents" / f"{agent}.py"
+    if not page.is_file():
+        return {}
+    tree = ast.parse(page.read_text(encoding="utf-8"))
+    body = [
+        field for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config" for field in node.body
+    ]
+    values = {
+        field.target.id: ast.literal_eval(field.value)
+        for field in body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value
+    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 # Groups in the order of LPS's main figure, then by size.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.agents import declared
 from analysis.scores import PROTOCOL, Study, records
-from analysis.settings import declared
 from lps.presets import group_settings
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.agents import Agent, agents_of, group_key
+from analysis.agents import Agent, agents_of, declared, group_key
 from analysis.load import Results
-from lps.presets import ADDED
+from lps.presets import ADDED, group_settings
 from lps.scores import LAST
 from lps.tasks import RING
 
@@ -154,11 +154,19 @@ def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
     keys = [
         f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
     ]
+    # The default, or what departs least from it, comes first and has the agent's colour undiluted.
+    apart: dict[tuple[str, str, str], int] = {}
+    for agent, group, variant, key, own in zip(runs["agent"], runs["group"], variants, keys, settings, strict=True):
+        known = {**declared(agent), **group_settings(agent, group)}
+        departs = sum(
+            _plain(own[name]) != _plain(known[name]) for name in varying[agent] if name in own and name in known
+        )
+        apart[agent, variant, key] = min(departs, apart.get((agent, variant, key), departs))
     series: dict[str, Series] = {}
     for name, agent in agents.items():
-        own = sorted({(v, k) for v, k, a in zip(variants, keys, runs["agent"], strict=True) if a == name})
-        for i, (variant, key) in enumerate(own):
-            series[key] = Series(key, agent, variant, shade=0.7 * i / len(own))
+        ordered = sorted((departs, variant, key) for (of, variant, key), departs in apart.items() if of == name)
+        for i, (_, variant, key) in enumerate(ordered):
+            series[key] = Series(key, agent, variant, shade=0.7 * i / len(ordered))
     return series, keys
 
 

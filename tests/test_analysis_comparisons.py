@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from test_analysis import put, studied
 
 from analysis import comparisons, settings, stats, style
+from analysis.agents import declared
 from analysis.plots import PLOTS
 
 
@@ -18,8 +19,8 @@ def test_declared_defaults_are_those_of_the_agents():
     from lps.run import make_config
 
     for name, agent in AGENTS.items():
-        assert make_config(name, settings.declared(name)) == agent.Config()
-    assert settings.declared("mine") == {}
+        assert make_config(name, declared(name)) == agent.Config()
+    assert declared("mine") == {}
 
 
 def one_at_a_time(path, agents=("lps", "dsrl", "qcfql"), values=(1e-4, 3e-4, 1e-3), alphas=(1.0, 30.0)):
@@ -53,6 +54,17 @@ def test_among_equals_the_declared_default_is_the_common_one(tmp_path):
     here = studied(tmp_path)
     assert "lr" not in settings.common(here)["mine", "cube-single"], "nothing says which"
     assert [key for key in settings.rivals(here) if key.startswith("mine")] == ["mine (lr=0.0003)", "mine (lr=0.001)"]
+
+
+def test_of_the_series_of_an_agent_the_default_is_first_and_has_its_colour(tmp_path):
+    for lr in (1e-5, 3e-4, 1e-3):
+        put(tmp_path, "lps", hyperparameters={"lr": lr})
+    series = list(studied(tmp_path).series.values())
+    assert [(one.variant, one.shade == 0) for one in series] == [
+        ("lr=0.0003", True),
+        ("lr=0.001", False),
+        ("lr=1e-05", False),
+    ]
 
 
 def test_variants_in_words_are_rivals_and_numbers_are_not(tmp_path):
