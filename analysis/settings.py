@@ -6,53 +6,31 @@ every part of the protocol the value of most settings; among equals, and of word
 default that the agent's page declares.
 """
 
-import ast
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
-import lps
-from analysis import stats
+from analysis import stats, tuning
+from analysis.agents import declared
 from analysis.scores import PROTOCOL, Study, records, setting
 from lps.presets import ADDED, VARIANTS, group_settings
 
 Setting = Mapping[str, Any]
 
 
-@cache
-def declared(agent: str) -> Setting:
-    """The defaults in the Config of an agent's page; empty for an agent that has none there.
-
-    Read from the text: importing it would import torch, which no analysis needs.
-    """
-    page = Path(lps.__file__).parent / "agents" / f"{agent}.py"
-    if not page.is_file():
-        return {}
-    tree = ast.parse(page.read_text(encoding="utf-8"))
-    body = [
-        field for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config" for field in node.body
-    ]
-    values = {
-        field.target.id: ast.literal_eval(field.value)
-        for field in body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value
-    }
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
 @lru_cache(maxsize=2)
 def common(study: Study) -> Mapping[tuple[str, str], Setting]:
     """The common setting of every agent on every group; a key of which no value is the common one is left out."""
     found = {}
-    default = study.results.held_out("default")
+    default, tried = study.results.held_out("default"), tuning.tried(study)
     for (agent, group), runs in study.runs.groupby(["agent", "group"]):
-        settings = list({_same(own): own for own in map(_setting, records(runs))}.values())
+        free = runs[~runs.index.isin(list(tried))]  # what a tuner tried is no vote
+        settings = list({_same(own): own for own in map(_setting, records(runs if free.empty else free))}.values())
         known = {**declared(str(agent)), **group_settings(str(agent), str(group))}
         for run in records(runs[runs.index.isin(default)]):
             known |= _setting(run)  # what a tuning study was held against
@@ -96,10 +74,10 @@ def variants(study: Study) -> Mapping[str, str]:
 def rivals(study: Study) -> list[str]:
     """The series that are compared with each other, in showing order: of every agent its common setting, its variants
     and what departs from it in words. What else departs, in a number or in the protocol, is a point of another study,
-    unless the agent has nothing else.
+    unless the agent has nothing else. What a tuner tried is none.
     """
     own, known = departures(study), variants(study)
-    scored = study.runs[study.runs["scored"]]
+    scored = study.runs[study.runs["scored"] & ~study.runs.index.isin(list(tuning.tried(study)))]
     plain = {
         key
         for key, runs in scored.groupby("series")

@@ -255,24 +255,38 @@ def tuned(study: Study) -> Table:
     data = tuning.bought(study)
     rows = []
     for row in data.to_dict("records"):
-        agent, _, variant = row["agent"].partition(":")
-        title = agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
         alone = row["n_seeds_min"] == 1
         values = [interval(*(row[f"{side}_{end}"] for end in ("mean", "low", "high")), alone=alone) for side in SIDES]
         gap = interval(row["difference"], row["low"], row["high"], signed=True)
         best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
         trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
-        rows.append([title, best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])])
+        rows.append(
+            [_variant_title(row["agent"]), best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
+        )
     notes = [
         "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, together. "
         "The best setting is that of the trial with the highest score on the tuning seeds, which flatter it."
     ]
     if data.empty:
-        notes = ["Nothing was tuned: this needs a tuning study."]
+        notes = []
     elif few := summaries.interval_note(data, "n_seeds_min"):
         notes.append(few)
+    told = tuning.documents(study.results)
+    for document in (document for document in told if document["agent"] not in set(data["agent"])):
+        finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
+        notes.append(
+            f"{_variant_title(document['agent'])}: under way, {finished} of the {len(document['trials'])} trials so "
+            "far are finished. The comparison on held-out seeds comes last; until then its trials are compared with nothing."
+        )
+    notes = notes or ["Nothing was tuned: this needs a tuning study."]
     header = ["Agent", "Best setting", "Default %", "Best %", "Difference", "Trials", "Tasks", "Seeds"]
     return Table("What tuning bought", header, rows, data, notes)
+
+
+def _variant_title(name: str) -> str:
+    """'DSRL (matched)' of 'dsrl:matched'."""
+    agent, _, variant = name.partition(":")
+    return agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
 
 
 SIDES = ("default", "best")

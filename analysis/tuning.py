@@ -22,20 +22,20 @@ TUNING = [
 
 
 def documents(results: Results) -> list[dict[str, Any]]:
-    """What the tuning studies wrote down."""
-    return [document for document in results.studies if document.get("held_out")]
+    """What the tuning studies wrote down, in their midst too: then nothing is held out yet."""
+    return [document for document in results.studies if "trials" in document]
 
 
 def tried(study: Study) -> set[str]:
     """The ids of the runs whose setting a tuner chose: those of all trials, and of the best on its held-out seeds."""
-    found = set()
+    found: set[str] = set()
     for document in documents(study.results):
         names = sorted({name for trial in document["trials"] for name in trial["params"]})
         chosen = {_key(trial["params"], names) for trial in document["trials"]}
         agent = document["agent"].partition(":")[0]
         runs = study.runs[study.runs["agent"] == agent] if names else study.runs.iloc[:0]
         found |= {run["run_id"] for run in records(runs) if _key(run["hyperparameters"], names) in chosen}
-    return found
+    return found - study.results.held_out("default")
 
 
 def bought(study: Study) -> pd.DataFrame:

@@ -199,6 +199,9 @@ def tune(
         }
         if not asked:
             return code
+        write_down(
+            studies, Store(arguments.results)
+        )  # so that no figure takes a trial of an unfinished study for a rival
         for steps, before in zip([*rungs, where.steps], [None, *rungs], strict=True):
             here = arguments if steps == where.steps else beside
             runs = {(agent, n): replace(where, steps=steps).runs(agent, **own) for (agent, n), own in asked.items()}
@@ -248,14 +251,30 @@ def compare(studies: Mapping[str, optuna.Study], held_out: Scale, arguments: arg
     code = cli.go([run for found in runs.values() for run in found], arguments)
     store = Store(arguments.results, create=False)
     known = scores(store, [run for found in runs.values() for run in found])
+    ids = {
+        agent: {name: [run.id for run in runs[agent, name]] for name in settings[agent] if (agent, name) in runs}
+        for agent in studies
+    }
+    write_down(studies, store, ids)
     print("on seeds that no trial has seen:")
-    for agent, study in studies.items():
-        ids = {name: [run.id for run in found] for (of, name), found in runs.items() if of == agent}
-        store.write_study(f"tuning-{agent.replace(':', '-')}", document(study, agent, ids))
-        means = {name: [known[run_id] for run_id in of_name if run_id in known] for name, of_name in ids.items()}
+    for agent in studies:
+        means = {name: [known[run_id] for run_id in of_name if run_id in known] for name, of_name in ids[agent].items()}
         shown = (f"{name} {100 * sum(found) / len(found):.0f} %" for name, found in means.items() if found)
         print(f"  {agent}: {', '.join(shown)}; best: {json.dumps(best[agent])}")
     return code
+
+
+def write_down(
+    studies: Mapping[str, optuna.Study],
+    store: Store,
+    held_out: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+) -> None:
+    """The documents of the studies, into the results store; without `held_out` with what was held out before."""
+    before = {doc["study"]: doc.get("held_out", {}) for doc in store.studies()}
+    for agent, study in studies.items():
+        name = f"tuning-{agent.replace(':', '-')}"
+        ids = before.get(name, {}) if held_out is None else held_out[agent]
+        store.write_study(name, document(study, agent, ids))
 
 
 def _best(study: optuna.Study) -> dict[str, Any] | None:

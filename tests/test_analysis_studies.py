@@ -9,6 +9,8 @@ from matplotlib.colors import to_rgb
 from test_analysis import put, studied
 
 from analysis import ablations, budgets, settings, style, tables, tuning
+from analysis.__main__ import main
+from analysis.agents import declared
 from analysis.plots import PLOTS
 from analysis.plots.landscape import strongest
 from lps.presets import PANELS, VARIANTS
@@ -19,7 +21,7 @@ BASE = {"lr": 3e-4, "critic_agg": "min", "latent_dist": "sphere", "meanflow_form
 
 def put_bar(path, bar, success, **changes):
     agent, _, variant = bar.partition(":")
-    base = {key: value for key, value in settings.declared(agent).items()}
+    base = {key: value for key, value in declared(agent).items()}
     hyperparameters = {**base, **(VARIANTS[agent][variant] if variant else {})}
     for seed in range(2):
         put(path, agent, seed=seed, curve=(success,) * 4, hyperparameters=hyperparameters, **changes)
@@ -218,6 +220,23 @@ def test_a_tuning_study_is_its_held_out_comparison_and_no_crowd_of_rivals(tmp_pa
     assert table.rows[0][1] == "lr 0.0005, tau 0.014" and table.rows[0][5] == "6 (1 pruned)"
     assert "flatter" in table.notes[0]
     assert tables.tuned(studied_without(tmp_path / "none")).notes == ["Nothing was tuned: this needs a tuning study."]
+
+
+def test_a_tuning_study_in_its_midst_has_nothing_to_compare(tmp_path):
+    trials = [{"lr": 1e-4 * (i + 1), "tau": 0.01 + 0.001 * i} for i in range(5)]
+    for i, seed in itertools.product(range(4), range(2)):
+        put(tmp_path, "lps", seed=seed, curve=(0.1 * i,) * 4, hyperparameters=trials[i])
+    told = [{"number": i, "params": p, "value": None, "state": "RUNNING"} for i, p in enumerate(trials)]
+    Store(tmp_path).write_study("tuning-lps", {"agent": "lps", "importances": {}, "trials": told, "held_out": {}})
+    here = studied(tmp_path)
+    assert settings.rivals(here) == [] and tables.tuned(here).data.empty and budgets.configurations(here).empty
+    assert not {"success", "curves", "budget", "landscape"} & drawn(here)
+    assert "LPS: under way, 0 of the 5 trials so far" in tables.tuned(here).notes[0]
+    assert main(["report", str(tmp_path)]) == 0 and main(["compare", str(tmp_path)]) == 0
+    put(tmp_path, "lps", curve=(0.5,) * 4, hyperparameters={"lr": 3e-4, "tau": 0.005})
+    here = studied(tmp_path)
+    assert settings.rivals(here) == ["lps (lr=0.0003, tau=0.005)"], "an ordinary run among them is what it is"
+    assert here.series["lps (lr=0.0003, tau=0.005)"].shade == 0.0
 
 
 def studied_without(path):

@@ -159,6 +159,10 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
 
     def interrupted(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         calls.append(runs)
+        (doc,) = Store(arguments.results, create=False).studies()
+        states = [trial["state"] for trial in doc["trials"]]
+        assert states == ["COMPLETE"] * (2 * len(calls) - 2) + ["RUNNING"] * 2, "known before they are trained"
+        assert doc["held_out"] == {}
         if len(calls) == 2:
             raise KeyboardInterrupt
         return int(go(runs, arguments))

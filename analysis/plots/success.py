@@ -22,6 +22,8 @@ FEW_RUNS = 6  # up to here, per bar, the runs are shown as dots
 
 def draw(study: Study) -> style.Plot | None:
     data = summaries.of_rivals(study, summaries.by_group(study))
+    if data.empty:
+        return None
     groups = list(dict.fromkeys(data["group"]))
     shown = [series for key, series in study.series.items() if key in set(data["series"])]
     slots = len(groups) * (len(shown) + GROUP_GAP)
