@@ -2,6 +2,9 @@
 
 import difflib
 import functools
+import io
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 from typing import ParamSpec
@@ -40,13 +43,20 @@ def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
 
 def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command line, so that it returns an exit code and shows no traceback for
-    what is the user's to put right: a `UserError` is printed as `error: ...` (exit code 2), Ctrl-C is one line (130).
+    what is the user's to put right: a `UserError` is printed as `error: ...` (exit code 2), Ctrl-C is one line (130),
+    and a reader who has seen enough (`| head`) is none at all (141).
     """
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs) or 0
+            code = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            if not _nobody_reads():
+                raise
+            return 141
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -55,3 +65,16 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
             return 130
 
     return wrapped
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe closed at its other end; what Python has not written yet is dropped then."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    except io.UnsupportedOperation:
+        return False  # not a file at all
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

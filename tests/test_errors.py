@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from lps.errors import UserError, guarded, suggest
@@ -43,3 +46,19 @@ def test_guarded_turns_an_interrupt_into_one_line(capsys):
 def test_guarded_lets_bugs_through():
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: 1 // 0)()
+
+
+@pytest.mark.parametrize("lines", [2, 100_000])
+def test_a_reader_who_has_seen_enough_is_no_error(lines):
+    code = f"from lps.errors import guarded; raise SystemExit(guarded(lambda: print('line\\n' * {lines}))())"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
+def test_a_pipe_that_breaks_elsewhere_is_not_hidden():
+    def main():
+        raise BrokenPipeError("of a server")
+
+    with pytest.raises(BrokenPipeError):
+        guarded(main)()
