@@ -6,6 +6,7 @@ anything but task and seed are shown as series of their own, never averaged.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,13 @@ import pandas as pd
 
 from analysis.agents import Agent, agents_of, declared, group_key
 from analysis.load import Results
+from analysis.plays import standard
 from lps.presets import ADDED, group_settings
 from lps.scores import LAST
 from lps.tasks import RING
 
 DAGGER = "†"
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
 
 
@@ -84,7 +87,7 @@ class Study:
 def study(results: Results, include_unfinished: bool = False) -> Study:
     """Scores all runs; those that are not finished count only with `include_unfinished`."""
     runs = results.runs.copy()
-    series, runs["series"] = _assign_series(runs)
+    series, runs["series"] = _assign_series(runs, results)
     by_run: dict[str, list[Evaluation]] = {}
     for run_id, *evaluation in results.evaluations[["run_id", *Evaluation._fields]].itertuples(index=False):
         by_run.setdefault(run_id, []).append(Evaluation(*evaluation))
@@ -138,7 +141,7 @@ def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfini
     }
 
 
-def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
+def _assign_series(runs: pd.DataFrame, results: Results) -> tuple[dict[str, Series], list[str]]:
     """The series by key in showing order, and the key of every run."""
     settings = [setting(run) for run in records(runs)]
     frame = runs[["agent", "group"]].assign(setting=settings)
@@ -155,19 +158,27 @@ def _assign_series(runs: pd.DataFrame) -> tuple[dict[str, Series], list[str]]:
         f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
     ]
     # The default, or what departs least from it, comes first and has the agent's colour undiluted.
+    datasets = {group: standard(results, group, set(here)) for group, here in runs.groupby("group")["dataset"]}
     apart: dict[tuple[str, str, str], int] = {}
     for agent, group, variant, key, own in zip(runs["agent"], runs["group"], variants, keys, settings, strict=True):
-        known = {**declared(agent), **group_settings(agent, group)}
+        known = {**declared(agent), **group_settings(agent, group), "dataset": datasets[group]}
         departs = sum(
             _plain(own[name]) != _plain(known[name]) for name in varying[agent] if name in own and name in known
         )
         apart[agent, variant, key] = min(departs, apart.get((agent, variant, key), departs))
     series: dict[str, Series] = {}
     for name, agent in agents.items():
-        ordered = sorted((departs, variant, key) for (of, variant, key), departs in apart.items() if of == name)
-        for i, (_, variant, key) in enumerate(ordered):
+        ordered = [
+            (departs, _natural(variant), variant, key) for (of, variant, key), departs in apart.items() if of == name
+        ]
+        for i, (_, _, variant, key) in enumerate(sorted(ordered)):
             series[key] = Series(key, agent, variant, shade=0.7 * i / len(ordered))
     return series, keys
+
+
+def _natural(text: str) -> list[str | float]:
+    """A sort key that takes numbers as numbers: lr=1e-05 is before lr=0.001, and play-30 before play-100."""
+    return [float(part) if i % 2 else part for i, part in enumerate(_NUMBER.split(text))]
 
 
 def setting(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import stats, tuning
 from analysis.agents import declared
+from analysis.plays import standard
 from analysis.scores import PROTOCOL, Study, records, setting
 from lps.presets import ADDED, VARIANTS, group_settings
 
@@ -34,6 +35,7 @@ def common(study: Study) -> Mapping[tuple[str, str], Setting]:
         known = {**declared(str(agent)), **group_settings(str(agent), str(group))}
         for run in records(runs[runs.index.isin(default)]):
             known |= _setting(run)  # what a tuning study was held against
+        known |= {"dataset": standard(study.results, str(group), {own["dataset"] for own in settings})}
         keys = {key for own in settings for key in own}
         values = {key: _most([own[key] for own in settings if key in own], known.get(key)) for key in keys}
         found[str(agent), str(group)] = {key: value for key, value in values.items() if value is not None}

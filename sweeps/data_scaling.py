@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lps.data import collect
 from lps.data.collect import NOISE
@@ -35,6 +36,8 @@ PRESETS = {
 SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
 """Episodes of 1001 observations."""
 NOISES = {"paper": [0.0, 0.1, 0.3], "quick": [0.1]}
+STUDY = "data-scaling"
+"""The name of its document in the results."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 noise=play.noise,
                 workers=cores,
             )
-    code = cli.go(runs, arguments)
-    # The analysis reads results alone: what a dataset's name stands for is part of them.
-    known = {play.name: asdict(play) for play in plays}
-    Store(arguments.results, create=False).write_study("data-scaling", {"datasets": known})
-    return code
+    # The analysis reads results alone: what a dataset's name stands for is part of them, before the first run is done.
+    store = Store(arguments.results)
+    before: dict[str, Any] = next((doc["datasets"] for doc in store.studies() if doc["study"] == STUDY), {})
+    store.write_study(STUDY, {"datasets": before | {play.name: asdict(play) for play in plays}})
+    return cli.go(runs, arguments)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def test_of_the_series_of_an_agent_the_default_is_first_and_has_its_colour(tmp_p
     series = list(studied(tmp_path).series.values())
     assert [(one.variant, one.shade == 0) for one in series] == [
         ("lr=0.0003", True),
-        ("lr=0.001", False),
         ("lr=1e-05", False),
+        ("lr=0.001", False),
     ]
 
 

@@ -260,6 +260,18 @@ def test_the_dataset_is_an_axis_of_its_own(tmp_path):
         {("episodes", 10): 0.2, ("episodes", 100): 0.6, ("noise", 0.1): 0.6, ("noise", 0.3): 0.8}
     )
     assert [axes.get_xlabel() for axes in plot.figure.get_axes()] == ["episodes of play", "noise of play"]
+    here = studied(tmp_path)
+    rivals = [here.series[key].variant for key in settings.rivals(here)]
+    assert rivals == ["dataset=cube-single-play-100-0.1"] * 2, "elsewhere the largest at the usual noise stands for all"
+    assert [(series.variant[8:], series.shade == 0) for series in here.series.values()][:3] == [
+        ("cube-single-play-100-0.1", True),
+        ("cube-single-play-10-0.1", False),
+        ("cube-single-play-100-0.3", False),
+    ]
+    put(tmp_path, "lps", dataset="cube-single-play-v0")
+    here = studied(tmp_path)
+    rivals = {here.series[key].variant for key in settings.rivals(here) if here.series[key].agent.name == "lps"}
+    assert rivals == {"dataset=cube-single-play-v0"}, "unless OGBench's own is there"
 
 
 def test_compute_is_shown_where_it_was_measured(tmp_path):

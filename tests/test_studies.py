@@ -304,13 +304,15 @@ def test_datasets_are_collected_once_and_named_in_the_results(without_ray: Any, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_scaling, "collect", collect)
         patch.setattr(data_scaling.cli, "go", lambda runs, arguments: without_ray.append(runs) or 0)
-        Store(tmp_path / "results")
         for _ in range(2):
             assert data_scaling.main(command.split()) == 0
+        assert data_scaling.main(command.replace("5 9", "5").split()) == 0
     names = ["cube-single-play-5", "cube-single-play-9", "cube-single-play-9-noise0.3"]
-    assert collected == [(names[0], 5, 0.1), (names[1], 9, 0.1), (names[2], 9, 0.3)], "once"
+    assert collected[:3] == [(names[0], 5, 0.1), (names[1], 9, 0.1), (names[2], 9, 0.3)]
+    assert collected[3:] == [("cube-single-play-5-noise0.3", 5, 0.3)], "each once"
     assert list(dict.fromkeys(run.dataset for run in without_ray[0])) == names
     (document,) = Store(tmp_path / "results").studies()
+    assert set(document["datasets"]) == {*names, collected[3][0]}, "of both commands"
     assert document["datasets"][names[2]] == {"group": "cube-single", "episodes": 9, "noise": 0.3}
 
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from analysis import stats, style, summaries
 from analysis.agents import agents_of, group_key
+from analysis.plays import corner, plays
 from analysis.scores import Study, records
 
 AXES = {"episodes": "episodes of play", "noise": "noise of play"}
@@ -53,24 +54,20 @@ def draw(study: Study) -> style.Plot | None:
 
 def table(study: Study) -> pd.DataFrame:
     """One row per group, agent, axis (AXES) and value: mean, low, high (0..1), n_tasks, n_seeds_min."""
-    plays: dict[str, dict[str, Any]] = {}
-    for document in study.results.studies:
-        if document["study"] == "data-scaling":
-            plays |= document["datasets"]
-    runs = [run for run in records(study.runs[study.runs["scored"]]) if run["dataset"] in plays]
+    varied = plays(study.results)
+    runs = [run for run in records(study.runs[study.runs["scored"]]) if run["dataset"] in varied]
     rows: list[dict[str, Any]] = []
-    for group in {run["group"] for run in runs}:
-        own = [play for play in plays.values() if play["group"] == group]
-        usual = pd.Series([play["noise"] for play in own]).mode().iloc[0]
-        largest = max(play["episodes"] for play in own)
-        for axis, (name, value) in {"episodes": ("noise", usual), "noise": ("episodes", largest)}.items():
+    for group in sorted({run["group"] for run in runs}, key=group_key):
+        here = corner(study.results, group) or {}
+        for axis, name in (("episodes", "noise"), ("noise", "episodes")):
+            value = here[name]
             cells: dict[tuple[str, float], dict[str, list[float]]] = {}
             for run in runs:
-                play = plays[run["dataset"]]
+                play = varied[run["dataset"]]
                 if run["group"] == group and play[name] == value:
                     cell = cells.setdefault((run["agent"], play[axis]), {})
                     cell.setdefault(run["short"], []).append(run["score"])
-            for (agent, at), tasks in cells.items():
+            for (agent, at), tasks in sorted(cells.items()):
                 counts = {"n_tasks": len(tasks), "n_seeds_min": min(map(len, tasks.values()))}
                 found = asdict(stats.estimate(list(tasks.values())))
                 rows.append({"group": group, "agent": agent, "axis": axis, "value": at, **found, **counts})
