@@ -59,7 +59,7 @@ def field(study: Study) -> Field:
     """The series that are compared, with their scores on the tasks that all of them have."""
     found = {
         key: {(group, task): seeds for group in study.groups for task, seeds in study.scores(key, group).items()}
-        for key in settings.rivals(study)
+        for key in settings.shown(study)
     }
     everywhere = {task for own in found.values() for task in own}
     enough = {key: own for key, own in found.items() if 2 * len(own) >= len(everywhere)}

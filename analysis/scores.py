@@ -158,22 +158,29 @@ def _assign_series(runs: pd.DataFrame, results: Results) -> tuple[dict[str, Seri
         f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
     ]
     # The default, or what departs least from it, comes first and has the agent's colour undiluted.
-    datasets = {group: standard(results, group, set(here)) for group, here in runs.groupby("group")["dataset"]}
-    apart: dict[tuple[str, str, str], int] = {}
-    for agent, group, variant, key, own in zip(runs["agent"], runs["group"], variants, keys, settings, strict=True):
-        known = {**declared(agent), **group_settings(agent, group), "dataset": datasets[group]}
-        departs = sum(
-            _plain(own[name]) != _plain(known[name]) for name in varying[agent] if name in own and name in known
-        )
-        apart[agent, variant, key] = min(departs, apart.get((agent, variant, key), departs))
+    rows = frame.assign(variant=variants, key=keys, apart=_apart(frame, varying, results))
     series: dict[str, Series] = {}
     for name, agent in agents.items():
-        ordered = [
-            (departs, _natural(variant), variant, key) for (of, variant, key), departs in apart.items() if of == name
-        ]
-        for i, (_, _, variant, key) in enumerate(sorted(ordered)):
-            series[key] = Series(key, agent, variant, shade=0.7 * i / len(ordered))
+        own = rows[rows["agent"] == name].groupby("variant").agg({"key": "first", "apart": "min"})
+        ordered = sorted(own.itertuples(), key=lambda row: (row.apart, _natural(str(row.Index))))
+        for i, row in enumerate(ordered):
+            series[str(row.key)] = Series(str(row.key), agent, str(row.Index), shade=0.7 * i / len(ordered))
     return series, keys
+
+
+def _apart(frame: pd.DataFrame, varying: Mapping[Any, list[str]], results: Results) -> pd.Series:
+    """Of how many of the keys that vary every run has not the default: the declared value, or that of most runs of its
+    agent on its group where none of them has the declared one."""
+    found = pd.Series(0, index=frame.index)
+    for (agent, group), rows in frame.groupby(["agent", "group"]):
+        datasets = {setting["dataset"] for setting in rows["setting"]}
+        known = {**declared(agent), **group_settings(agent, group), "dataset": standard(results, group, datasets)}
+        for name in varying[agent]:
+            values = rows["setting"].map(lambda setting, name=name: _plain(setting.get(name, ADDED.get(name))))
+            default = _plain(known.get(name))
+            usual = default if default in set(values) else values.mode().iloc[0]
+            found[rows.index] += values != usual
+    return found
 
 
 def _natural(text: str) -> list[str | float]:

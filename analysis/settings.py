@@ -21,6 +21,9 @@ from analysis.plays import standard
 from analysis.scores import PROTOCOL, Study, records, setting
 from lps.presets import ADDED, VARIANTS, group_settings
 
+MANY = 10
+"""Series beyond which a figure of rivals shows one of every agent."""
+
 Setting = Mapping[str, Any]
 
 
@@ -93,6 +96,18 @@ def rivals(study: Study) -> list[str]:
     ]
 
 
+@lru_cache(maxsize=2)
+def shown(study: Study) -> list[str]:
+    """The rivals that a figure has room for: all of them, or of every agent its common setting where there are more
+    than MANY."""
+    found = rivals(study)
+    if len(found) <= MANY:
+        return found
+    agents = dict.fromkeys(study.series[key].agent.name for key in found)
+    usual = {agent: plain(study, agent, found) for agent in agents}
+    return [key for key in found if usual[study.series[key].agent.name] in (key, None)]
+
+
 def plain(study: Study, agent: str, among: Collection[str]) -> str | None:
     """The series among the given ones in which an agent has its common setting; None where it is not there."""
     own = departures(study)
@@ -105,12 +120,17 @@ def plain(study: Study, agent: str, among: Collection[str]) -> str | None:
 
 @lru_cache(maxsize=2)
 def titles(study: Study) -> Mapping[str, str]:
-    """Titles of the series that say only what departs from the common setting: 'LPS', 'LPS (latent_dist=normal)'."""
-    own = departures(study)
+    """Titles of the series that say only what departs from the common setting, by its name if it has one: 'LPS',
+    'LPS (normal)', 'LPS (lr=0.001)'."""
+    own, known = departures(study), variants(study)
     found = {}
     for key, series in study.series.items():
         runs = study.runs.index[study.runs["series"] == key]
-        apart = ", ".join(f"{k}={v}" for k, v in {k: word(v) for run in runs for k, v in own[run].items()}.items())
+        names = {known.get(run) for run in runs}
+        named = names.pop() if len(names) == 1 else None
+        apart = (named or "").replace("_", " ") or ", ".join(
+            f"{k}={v}" for k, v in {k: word(v) for run in runs for k, v in own[run].items()}.items()
+        )
         found[key] = f"{series.agent.title} ({apart})" if apart else series.agent.title
     counts = Counter(found.values())
     return {key: title if counts[title] == 1 else study.series[key].title for key, title in found.items()}

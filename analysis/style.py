@@ -5,6 +5,7 @@ two-column paper page, in inches. A plot returns a `Plot`; `save` writes it as P
 """
 
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from analysis.scores import Series
 
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
+LETTER, LINE = 0.058, 0.145  # inches that a letter and a line of a legend take
 INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
 
 _RC: dict[Any, Any] = {
@@ -109,7 +111,11 @@ def whisker(axes: Axes, x: float, low: float, high: float, *, caps: float = 2.0,
 
 
 def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
-    """One legend for all panels, above them."""
+    """One legend for all panels, above them: in as many columns as have room, in a figure that grows with its rows."""
+    wide = 0.42 + LETTER * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(columns, int(figure.get_figwidth() / wide)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=1.3, columnspacing=1.4)
 
 

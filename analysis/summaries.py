@@ -106,13 +106,14 @@ DIFFERENCES = ["series", "versus", "group", "difference", "low", "high", "paired
 
 @lru_cache(maxsize=2)
 def differences(study: Study) -> pd.DataFrame:
-    """Every other rival minus every imitation rival, on the tasks they share: one row per pair and group. Columns:
-    DIFFERENCES (`paired` over the seeds they share), n_tasks, n_seeds, n_seeds_versus, n_pairs (per task, at least).
+    """Every other rival that is shown minus every imitation one, on the tasks they share: one row per pair and group.
+    Columns: DIFFERENCES (`paired` over the seeds they share), n_tasks, n_seeds, n_seeds_versus, n_pairs (per task, at
+    least).
     """
     rows = []
-    rivals = [study.series[key] for key in settings.rivals(study)]
-    baselines = [series for series in rivals if series.agent.imitation]
-    others = [series for series in rivals if not series.agent.imitation]
+    shown = [study.series[key] for key in settings.shown(study)]
+    baselines = [series for series in shown if series.agent.imitation]
+    others = [series for series in shown if not series.agent.imitation]
     for group in study.groups:
         for series in others:
             for versus in baselines:
@@ -232,16 +233,16 @@ def shortfall(study: Study) -> str:
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""
 
 
-def of_rivals(study: Study, data: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the series that are compared with each other (`settings.rivals`): what a figure has room for."""
-    return data[data["series"].isin(settings.rivals(study))]
+def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the series that are compared with each other and that a figure has room for (`settings.shown`)."""
+    return data[data["series"].isin(settings.shown(study))]
 
 
 def others_note(study: Study) -> str:
     """Where the series are that a figure does not show, '' if it shows all."""
-    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.rivals(study)))
+    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.shown(study)))
     some = "One other setting is" if count == 1 else f"{count} other settings are"
-    return f"{some} in the tables and the figure of sensitivity." if count else ""
+    return f"{some} in the tables and the figures of ablations and sensitivity." if count else ""
 
 
 def sources(known: pd.DataFrame) -> list[tuple[str, str]]:

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from analysis import compare, reference, style, summaries, tables
-from analysis.agents import AGENTS, SPARE_COLOURS, agents_of, split_task
+from analysis.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_task
 from analysis.load import load
 from analysis.plots import PLOTS
 from analysis.scores import Study, planned_steps, spans, study
+from lps.presets import VARIANTS
 from lps.results import Episode, Store
 from lps.run import Run
 
@@ -298,6 +299,8 @@ CASES = {
     "one task, two seeds": {"tasks": (1,), "seeds": 2},
     "no spread": {"tasks": (1,), "seeds": 1, "extra": [("lps", 2, 0.7)]},
     "one agent": {"agents": ("lps",)},
+    "many variants": {"agents": (), "variants": True},
+    "not everyone everywhere": {"groups": ("cube-single", "scene"), "missing": ("flow_bc", "scene")},
     "unknown agents and groups": {"agents": ("mine", "other_bc"), "groups": ("kitchen-mixed", "cube-double")},
 }
 
@@ -309,13 +312,22 @@ EMPTY = {"ablations", "sensitivity", "landscape", "latents", "budget", "importan
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory) -> Study:
     options = dict(CASES[request.param])
-    extra = options.pop("extra", [])
+    extra, variants, missing = (options.pop(name, ()) for name in ("extra", "variants", "missing"))
     path = fill(tmp_path_factory.mktemp("case"), **options)
+    if variants:
+        for agent, seed in itertools.product(sorted(VARIANTS), range(2)):
+            own = {**declared(agent), "meanflow_form": "noise_to_action"}
+            for settings in ({}, *VARIANTS[agent].values()):
+                put(path, agent, seed=seed, hyperparameters={**own, **settings})
+    for document in list((path / "runs").iterdir()) if missing else []:
+        if all(name in document.read_text() for name in missing):
+            document.unlink()
     for agent, seed, success in extra:
         put(path, agent, seed=seed, curve=(success,) * 4)
     return studied(path)
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib's way to say that something has no room
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_plot_can_be_drawn(case, name, tmp_path):
     with style.styled():

@@ -15,7 +15,7 @@ def draw(study: Study) -> style.Plot | None:
         return None
     field = comparisons.field(study)
     shown = [study.series[key] for key in field.scores]
-    figure = Figure(figsize=(style.PAGE, 0.62 + ROW * len(shown)))
+    figure = Figure(figsize=(style.PAGE, 0.74 + ROW * len(shown)))
     grid = figure.subplots(1, len(comparisons.STATISTICS), squeeze=False, sharey=True)
     for axes, (name, (title, _)) in zip(grid.flat, comparisons.STATISTICS.items(), strict=True):
         here = data[data["statistic"] == name].set_index("series")
@@ -25,7 +25,7 @@ def draw(study: Study) -> style.Plot | None:
             if np.isfinite(low):
                 axes.hlines(y, low, high, color=colour, linewidth=5, alpha=0.45, zorder=3)
             axes.plot(value, y, marker="|", color=colour, ms=9, mew=2.2, zorder=4, clip_on=False)
-        axes.set_title(title + (" (lower is better)" if name == "optimality_gap" else ""), pad=4)
+        axes.set_title(title + ("\n(lower is better)" if name == "optimality_gap" else ""), pad=4)
         axes.set_xlabel("%")
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")

@@ -1,5 +1,6 @@
 """Success against the budget of tuning: the best of k configurations tried at random."""
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -22,9 +23,9 @@ def draw(study: Study) -> style.Plot | None:
             line = data[(data["group"] == group) & (data["agent"] == agent.name)]
             axes.plot(line["k"], 100 * line["mean"], color=agent.colour, zorder=3)
             axes.fill_between(line["k"], 100 * line["low"], 100 * line["high"], color=agent.colour, alpha=0.14, lw=0)
-            if (agent.name, group) in robust.index:
-                default = 100 * float(robust.loc[(agent.name, group), "default"])
-                axes.plot(0, default, agent.marker, color=agent.colour, ms=5, zorder=4, clip_on=False)
+            default = robust["default"].get((agent.name, group), np.nan)
+            if np.isfinite(default):
+                axes.plot(0, 100 * default, agent.marker, color=agent.colour, ms=5, zorder=4, clip_on=False)
         style.success_axis(axes, "success rate (%)" if group == groups[0] else "")
         axes.set_xlabel("configurations tried")
         axes.set_title(group)

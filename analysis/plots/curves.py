@@ -15,7 +15,7 @@ MANY_POINTS = 25  # beyond it, markers would hide the line
 
 
 def draw(study: Study) -> style.Plot | None:
-    data = summaries.of_rivals(study, summaries.curves(study))
+    data = summaries.of_shown(study, summaries.curves(study))
     if data.empty:
         return None
     groups = [group for group in study.groups if group in set(data["group"])]
@@ -31,6 +31,8 @@ def draw(study: Study) -> style.Plot | None:
         here = data[data["group"] == group]
         for series in shown:
             line = here[here["series"] == series.key]
+            if line.empty:
+                continue  # a line without points would still take room, at the figure's corner
             marker = series.agent.marker if len(line) <= MANY_POINTS else None
             colour = style.colour(series)
             axes.plot(line["step"], 100 * line["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)

@@ -30,6 +30,8 @@ def draw(study: Study) -> style.Plot | None:
         here = data[(data["group"] == group) & (data["axis"] == axis)]
         for agent in agents.values():
             line = here[here["agent"] == agent.name].sort_values("value")
+            if line.empty:
+                continue  # a line without points would still take room, at the figure's corner
             axes.plot(line["value"], 100 * line["mean"], color=agent.colour, marker=agent.marker, mew=0, clip_on=False)
             if np.isfinite(line["low"]).any():
                 ends = (100 * line["low"], 100 * line["high"])

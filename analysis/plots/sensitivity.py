@@ -33,8 +33,15 @@ def draw(study: Study) -> style.Plot | None:
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         here = data[data["hyperparameter"] == name]
         place = _axis(axes, list(here["value"]))
-        for agent in agents.values():
-            _line(axes, here[here["agent"] == agent.name], place, agent.colour, agent.marker)
+        named = any(isinstance(value, str | bool) for value in here["value"])
+        present = [agent for agent in agents.values() if agent.name in set(here["agent"])]
+        for j, agent in enumerate(present):
+            line = here[here["agent"] == agent.name]
+            line = line.assign(x=[place[str(value)] for value in line["value"]])
+            if named:  # between two names there is nothing
+                _points(axes, line.assign(x=line["x"] + 0.1 * (j - (len(present) - 1) / 2)), agent)
+            else:
+                _line(axes, line.sort_values("x"), agent)
             if name == "alpha" and (known := _published(study, agent)):
                 axes.plot(*zip(*known, strict=True), color=agent.colour, ls=(0, (2, 1.5)), lw=0.9, zorder=2)
                 published = True
@@ -50,7 +57,7 @@ def draw(study: Study) -> style.Plot | None:
     caption = (
         "Success against one hyperparameter at a time, the others at the setting that most runs of the agent share: "
         "mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common setting. "
-        "Bands: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
+        "Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
         f"{summaries.interval_note(data)} {invariance}"
     )
     if published:
@@ -75,7 +82,7 @@ def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
     known = {str(value): value for value in values}
     if not all(map(settings.is_number, values)):
         known = dict(sorted(known.items(), key=lambda item: (item[1] if isinstance(item[1], list) else [], item[0])))
-        axes.set_xticks(range(len(known)), [settings.word(value) for value in known.values()])
+        axes.set_xticks(range(len(known)), [settings.word(value).replace("_", "\n") for value in known.values()])
         axes.set_xlim(-0.4, len(known) - 0.6)
         return {text: float(i) for i, text in enumerate(known)}
     places = {text: float(value) for text, value in known.items()}
@@ -97,12 +104,24 @@ def _short(value: float) -> str:
     return text
 
 
-def _line(axes: Axes, line: pd.DataFrame, places: dict[str, float], colour: str, marker: str) -> None:
-    line = line.assign(x=[places[str(value)] for value in line["value"]]).sort_values("x")
-    axes.plot(line["x"], 100 * line["mean"], color=colour, marker=marker, mew=0, zorder=3, clip_on=False)
+def _line(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
+    axes.plot(line["x"], 100 * line["mean"], color=agent.colour, marker=agent.marker, mew=0, zorder=3, clip_on=False)
     if np.isfinite(line["low"]).any():
-        axes.fill_between(line["x"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.16, linewidth=0)
+        axes.fill_between(line["x"], 100 * line["low"], 100 * line["high"], color=agent.colour, alpha=0.16, linewidth=0)
+    _rings(axes, line)
+
+
+def _points(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
+    mean, half = (line["low"] + line["high"]) / 2, (line["high"] - line["low"]) / 2
+    axes.errorbar(line["x"], 100 * mean, 100 * half, fmt="none", ecolor=agent.colour, elinewidth=1.2, zorder=2)
+    axes.plot(line["x"], 100 * line["mean"], agent.marker, color=agent.colour, ms=5, mew=0, zorder=3, clip_on=False)
+    _rings(axes, line)
+
+
+def _rings(axes: Axes, line: pd.DataFrame) -> None:
     usual = line[line["common"].astype(bool)]
+    if usual.empty:
+        return  # a line without points would still take room, at the figure's corner
     axes.plot(usual["x"], 100 * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False)
 
 

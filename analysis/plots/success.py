@@ -21,7 +21,7 @@ FEW_RUNS = 6  # up to here, per bar, the runs are shown as dots
 
 
 def draw(study: Study) -> style.Plot | None:
-    data = summaries.of_rivals(study, summaries.by_group(study))
+    data = summaries.of_shown(study, summaries.by_group(study))
     if data.empty:
         return None
     groups = list(dict.fromkeys(data["group"]))
