@@ -6,9 +6,11 @@
 One group (cube-single), one agent, tasks x seeds runs. Each row is a whole sweep in a process of its own that starts
 and ends its own Ray. `train_s` is the time inside lps.train, summed over packs, as their run documents have it;
 `ideal_s` is that work divided evenly over the workers; `overhead_s` is what the sweep took beyond it: starting Ray,
-starting a worker for every pack, waiting for the last one. By default everything is tiny, so that Ray's part is nearly
-all of it: read the seconds for each pack, not the share. On a machine that does other work too, all times are upper
-bounds. Writes a CSV and a plot.
+starting a worker for every pack, waiting for the last one. `evaluation` is the share of `train_s` in which evaluation
+kept learners from their updates: snapshots, storing what came back, and waiting for that of the last step.
+
+By default everything is tiny, so that Ray's part is nearly all of it: read the seconds for each pack, not the share. On
+a machine that does other work too, all times are upper bounds. Writes a CSV and a plot.
 """
 
 import argparse
@@ -54,8 +56,8 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
             task.name,
             seed,
             steps=arguments.steps,
-            eval_interval=arguments.steps,
-            eval_episodes=1,
+            eval_interval=arguments.eval_interval or arguments.steps,
+            eval_episodes=arguments.eval_episodes,
             dataset=arguments.dataset or DATASET,
             **settings,
         )
@@ -90,6 +92,7 @@ def measure(arguments: argparse.Namespace, members: int, workers: int, data_dir:
         "overhead_s": sweep_s - ideal,
         "overhead_s_per_pack": (sweep_s - ideal) * min(workers, packs) / packs,
         "launch_s": inside,
+        "evaluation": sum(doc["evaluation_s"] for doc in docs if doc["id"] in packs_of) / train_s,
     }
 
 
@@ -124,6 +127,8 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--eval-interval", type=int, metavar="N", help="updates (default: at the end only)")
+    parser.add_argument("--eval-episodes", type=int, default=1, metavar="N", help="of an evaluation (default: 1)")
     parser.add_argument("--size", choices=list(SIZES), default="tiny", help="of the networks")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--dataset", help="in the data folder (default: 3 episodes, collected first)")

@@ -115,8 +115,9 @@ class Store:
         """Writes the document of the run `doc["id"]`, a JSON object with these keys:
 
         id, sweep, run (a Run as a plain dict), status ('queued', 'running', 'done' or 'failed'), step, versions (see
-        `versions`), host, device, precision, started and updated (ISO 8601, UTC), wall_time_s, dataset_fingerprint,
-        error (None or a traceback), checkpoint (a path inside the results folder). The key `schema` is added here.
+        `versions`), host, device, precision, started and updated (ISO 8601, UTC), wall_time_s and, of it, evaluation_s
+        (in which evaluation kept the learner from its updates), dataset_fingerprint, error (None or a traceback),
+        checkpoint (a path inside the results folder). The key `schema` is added here.
         """
         text = json.dumps({"schema": SCHEMA, **doc}, indent=1)
         self.write_bytes(f"runs/{doc['id']}.json", text.encode())

@@ -18,7 +18,8 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -204,6 +205,7 @@ class _Training:
         self.flushed = self.start
         self.waiting: set[tuple[str, int]] = set()
         self.began = time.monotonic()
+        self.evaluation_s = 0.0
         self.previous = {run.id: self.store.read_run(run.id) or {} for run in self.members}
 
     def run(self, checkpoint_seconds: float) -> dict[str, str]:
@@ -266,21 +268,30 @@ class _Training:
 
     def evaluate(self) -> None:
         """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
-        self.drop_diverged()
-        for run in self.alive():
-            if self.step not in self.store.episode_steps(run.id):
-                self.waiting.add((run.id, self.step))
-                policy = Policy.of_member(self.agent, self.member[run.id], run, self.step)
-                self.evaluator.submit(policy, run, self.step)
+        with self.no_update():
+            self.drop_diverged()
+            for run in self.alive():
+                if self.step not in self.store.episode_steps(run.id):
+                    self.waiting.add((run.id, self.step))
+                    policy = Policy.of_member(self.agent, self.member[run.id], run, self.step)
+                    self.evaluator.submit(policy, run, self.step)
         self.collect()
 
     def collect(self, wait: bool = False) -> None:
         """Store the evaluations that are ready (all of them if `wait`)."""
-        for run, step, episodes in self.evaluator.poll(wait):
-            self.store.write_episodes(run.id, step, episodes)
-            self.waiting.discard((run.id, step))
-            self.success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
-            self.report("eval")
+        with self.no_update():
+            for run, step, episodes in self.evaluator.poll(wait):
+                self.store.write_episodes(run.id, step, episodes)
+                self.waiting.discard((run.id, step))
+                self.success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
+                self.report("eval")
+
+    @contextmanager
+    def no_update(self) -> Iterator[None]:
+        """Counts the seconds in which evaluation keeps the learner from its updates."""
+        start = time.monotonic()
+        yield
+        self.evaluation_s += time.monotonic() - start
 
     # --- metrics -----------------------------------------------------------------------------------------------------
 
@@ -381,6 +392,7 @@ class _Training:
             "started": before.get("started", now),
             "updated": now,
             "wall_time_s": before.get("wall_time_s", 0.0) + time.monotonic() - self.began,
+            "evaluation_s": before.get("evaluation_s", 0.0) + self.evaluation_s,
             "dataset_fingerprint": self.fingerprint or before.get("dataset_fingerprint", ""),
             "error": error,
             "checkpoint": checkpoint_path(run),

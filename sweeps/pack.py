@@ -120,6 +120,7 @@ def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> No
             "device": "",
             "started": now,
             "wall_time_s": 0.0,
+            "evaluation_s": 0.0,
             "dataset_fingerprint": "",
             "checkpoint": "",
         }

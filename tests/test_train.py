@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -180,6 +181,22 @@ def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_d
     assert [(r["step"], r["metric"]) for r in metrics_of(killed)] == [
         (r["step"], r["metric"]) for r in metrics_of(whole)
     ]
+
+
+def test_the_time_that_evaluation_takes_from_the_learner_is_counted(tmp_path, tiny_data_dir, monkeypatch):
+    clock, polls = [0.0], []
+
+    class Slow(FakeEvaluator):
+        def poll(self, wait=False):
+            clock[0] += 2.0
+            polls.append(wait)
+            return super().poll(wait)
+
+    monkeypatch.setattr(sys.modules["lps.train"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    store, (run,) = Store(tmp_path / "r"), make_runs("flow_bc", seeds=(0,))
+    run_train([run], store, tiny_data_dir, evaluator=Slow())
+    document = store.read_run(run.id)
+    assert document["evaluation_s"] == 2.0 * len(polls) == document["wall_time_s"] and polls[-1]
 
 
 def test_a_diverged_member_fails_alone(tmp_path, tiny_data_dir):
