@@ -7,10 +7,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
 
+from analysis.plots.landscape import drawn_in_decades
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
 from lps.checkpoint import Checkpoint
@@ -97,6 +99,14 @@ def test_axes_and_ranges_are_the_agents_own_and_the_joint_design_is_one_program(
             assert spaces.RANGES[name].low <= value <= spaces.RANGES[name].high
     runs = sensitivity.build(["joint"], [agent], RING_SCALE, None, 8)
     assert len(runs) == 9 * len(RING_SCALE.seeds) and len(pack(runs)) == 1
+
+
+@pytest.mark.parametrize("points", [12, 32])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_design_is_drawn_on_the_scales_it_was_made_on(agent: str, points: int) -> None:
+    design = sensitivity.joint(agent, points)
+    for name, known in spaces.ranges(agent).items():
+        assert drawn_in_decades(np.array([point[name] for point in design])) == known.log, name
 
 
 def test_every_default_lies_on_its_axes() -> None:

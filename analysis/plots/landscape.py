@@ -37,8 +37,7 @@ def draw(study: Study) -> style.Plot | None:
         x, y = strongest(table, here["score"].to_numpy())
         axes.scatter(table[x], table[y], c=scale.to_rgba(100 * here["score"]), s=26, edgecolors=style.INK, lw=0.4)
         for name, set_scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
-            if table[name].min() > 0 and table[name].max() >= DECADE * table[name].min():
-                set_scale("log")
+            set_scale("log" if drawn_in_decades(table[name].to_numpy()) else "linear")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(f"{agents_of([agent])[agent].title}, {group}")
@@ -50,6 +49,17 @@ def draw(study: Study) -> style.Plot | None:
         "rank of success (Spearman); all others vary too. Colour: success over all seeds."
     )
     return style.Plot(figure, pd.concat(shown, ignore_index=True), "Success over two hyperparameters", caption)
+
+
+def drawn_in_decades(values: np.ndarray) -> bool:
+    """Whether a design drew these values evenly on a log scale: there their mean lies nearer to the middle."""
+    if values.min() <= 0 or values.max() < DECADE * values.min():
+        return False
+
+    def off(scaled: np.ndarray) -> float:
+        return abs(float((scaled.mean() - scaled.min()) / (scaled.max() - scaled.min())) - 0.5)
+
+    return off(np.log(values)) < off(values)
 
 
 def strongest(table: pd.DataFrame, score: np.ndarray) -> tuple[str, str]:
