@@ -22,6 +22,7 @@ VERDICTS = {
     "not compared": "not compared",
 }
 FOLDED = 30  # rows from which on a table is folded away
+FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
 
 
 def write(study: Study, path: Path) -> None:
@@ -47,7 +48,8 @@ def render(study: Study) -> str:
         summary=report.summary(study).replace("**", ""),
         updated=max(study.runs["updated"], default=""),
         verdict=_verdict(made),
-        claims=[(group, list(here)) for group, here in groupby(made, lambda claim: claim.group)],
+        claims=[(group, *_parted(list(here))) for group, here in groupby(made, lambda claim: claim.group)],
+        few_shown=FEW_SHOWN,
         claims_table=tables.pop("claims"),
         coverage=[tables.pop("coverage"), tables.pop("missing_runs")],
         figures=_figures(study),
@@ -76,6 +78,12 @@ def _figures(study: Study) -> list[dict[str, str]]:
 def _table(name: str, table: Table) -> dict[str, Any]:
     links = {"csv": _csv(table.data.to_csv(index=False)), "tex": _data("text/x-tex", table.latex(name).encode())}
     return {"name": name, "table": table, "folded": len(table.rows) >= FOLDED, **links}
+
+
+def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+    """The claims that had enough runs, and those that had not."""
+    few = [claim for claim in made if claim.verdict == "too few"]
+    return [claim for claim in made if claim not in few], few
 
 
 def _verdict(made: Sequence[Claim]) -> str:

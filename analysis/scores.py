@@ -34,7 +34,6 @@ class Series:
     key: str
     agent: Agent
     variant: str = ""  # what sets it apart from other series of the agent: 'lr=0.001'
-    shade: float = 0.0  # 0 is the agent's own colour, towards 1 is lighter
 
     @property
     def title(self) -> str:
@@ -157,14 +156,13 @@ def _assign_series(runs: pd.DataFrame, results: Results) -> tuple[dict[str, Seri
     keys = [
         f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
     ]
-    # The default, or what departs least from it, comes first and has the agent's colour undiluted.
+    # The default, or what departs least from it, comes first.
     rows = frame.assign(variant=variants, key=keys, apart=_apart(frame, varying, results))
     series: dict[str, Series] = {}
     for name, agent in agents.items():
         own = rows[rows["agent"] == name].groupby("variant").agg({"key": "first", "apart": "min"})
         ordered = sorted(own.itertuples(), key=lambda row: (row.apart, _natural(str(row.Index))))
-        for i, row in enumerate(ordered):
-            series[str(row.key)] = Series(str(row.key), agent, str(row.Index), shade=0.7 * i / len(ordered))
+        series |= {str(row.key): Series(str(row.key), agent, str(row.Index)) for row in ordered}
     return series, keys
 
 

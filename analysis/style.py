@@ -21,7 +21,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.scores import Series
+from analysis import settings
+from analysis.scores import Series, Study
 
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
@@ -82,9 +83,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def colour(series: Series) -> str:
-    """The colour of a series: its agent's, mixed with white by its shade."""
-    return lighter(series.agent.colour, series.shade)
+def colour(study: Study, series: Series) -> str:
+    """The colour of a series: its agent's, the lighter the more of the agent's series come before it, those that are
+    shown (`settings.shown`) before all others."""
+    shown = settings.shown(study)
+    own = [key for key, other in study.series.items() if other.agent == series.agent]
+    place = sorted(own, key=lambda key: key not in shown).index(series.key)
+    return lighter(series.agent.colour, 0.75 * place / (1 + place))
 
 
 def lighter(colour: str, mix: float) -> str:

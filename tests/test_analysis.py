@@ -147,7 +147,7 @@ def test_settings_are_never_averaged(tmp_path):
     put(tmp_path, "flow_bc", seed=0)
     here = studied(tmp_path)
     assert list(here.series) == ["flow_bc", "lps (lr=0.0003)", "lps (lr=0.001)"]
-    assert len({style.colour(series) for series in here.series.values()}) == 3
+    assert len({style.colour(here, series) for series in here.series.values()}) == 3
 
 
 def test_a_setting_per_group_is_one_series(tmp_path):

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from test_analysis import put, studied
 
 from analysis import comparisons, settings, stats, style
-from analysis.agents import declared
+from analysis.agents import AGENTS, declared
 from analysis.plots import PLOTS
 
 
@@ -59,8 +59,9 @@ def test_among_equals_the_declared_default_is_the_common_one(tmp_path):
 def test_of_the_series_of_an_agent_the_default_is_first_and_has_its_colour(tmp_path):
     for lr in (1e-5, 3e-4, 1e-3):
         put(tmp_path, "lps", hyperparameters={"lr": lr})
-    series = list(studied(tmp_path).series.values())
-    assert [(one.variant, one.shade == 0) for one in series] == [
+    here = studied(tmp_path)
+    series = list(here.series.values())
+    assert [(one.variant, style.colour(here, one) == AGENTS["lps"].colour.lower()) for one in series] == [
         ("lr=0.0003", True),
         ("lr=1e-05", False),
         ("lr=0.001", False),

@@ -1,6 +1,7 @@
 """The page: one file that holds everything and asks nobody for anything; and the command that writes it."""
 
 import base64
+import itertools
 import shlex
 import shutil
 import sqlite3
@@ -95,6 +96,17 @@ def test_figures_and_numbers_are_inside(written):
     for address in data:
         text = base64.b64decode(address.split(",", 1)[1]).decode()
         assert "<svg" in text if "svg" in address[:20] else len(text) > 1
+
+
+def test_many_claims_without_enough_runs_are_folded_away(tmp_path):
+    for agent, seed in itertools.product(("lps", "dsrl", "qcfql", "cfgrl", "flow_bc"), range(2)):
+        put(tmp_path, agent, seed=seed)
+    made = claims(studied(tmp_path))
+    assert {claim.verdict for claim in made} == {"too few"} and len(made) == 4
+    text = page.render(studied(tmp_path))
+    assert "4 comparisons with too few runs to tell" in text and all(
+        claim.sentence in Page(text).text for claim in made
+    )
 
 
 def test_the_same_results_make_the_same_page(results):

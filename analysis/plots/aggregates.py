@@ -21,7 +21,7 @@ def draw(study: Study) -> style.Plot | None:
         here = data[data["statistic"] == name].set_index("series")
         for y, series in enumerate(shown):
             value, low, high = (100 * here.loc[series.key, column] for column in ("value", "low", "high"))
-            colour = style.colour(series)
+            colour = style.colour(study, series)
             if np.isfinite(low):
                 axes.hlines(y, low, high, color=colour, linewidth=5, alpha=0.45, zorder=3)
             axes.plot(value, y, marker="|", color=colour, ms=9, mew=2.2, zorder=4, clip_on=False)

@@ -34,7 +34,7 @@ def draw(study: Study) -> style.Plot | None:
             if line.empty:
                 continue  # a line without points would still take room, at the figure's corner
             marker = series.agent.marker if len(line) <= MANY_POINTS else None
-            colour = style.colour(series)
+            colour = style.colour(study, series)
             axes.plot(line["step"], 100 * line["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
             if np.isfinite(line["low"]).any():
                 axes.fill_between(
@@ -49,7 +49,12 @@ def draw(study: Study) -> style.Plot | None:
             axes.set_xlabel("updates")
     handles = [
         Line2D(
-            [], [], color=style.colour(s), marker=s.agent.marker, mew=0, label=summaries.marked_title(study, s, groups)
+            [],
+            [],
+            color=style.colour(study, s),
+            marker=s.agent.marker,
+            mew=0,
+            label=summaries.marked_title(study, s, groups),
         )
         for s in shown
     ]

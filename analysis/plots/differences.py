@@ -24,7 +24,7 @@ def draw(study: Study) -> style.Plot | None:
     for axes, versus in zip(grid.flat, baselines, strict=True):
         axes.axvline(0, color=style.INK, linewidth=0.8, zorder=2)
         for row in data[data["versus"] == versus].to_dict("records"):
-            y, colour = places[row["group"], row["series"]], style.colour(study.series[row["series"]])
+            y, colour = places[row["group"], row["series"]], style.colour(study, study.series[row["series"]])
             if np.isfinite(row["low"]):
                 axes.hlines(y, 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.2, zorder=3)
             axes.plot(100 * row["difference"], y, marker="o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4)

@@ -42,7 +42,8 @@ def draw(study: Study) -> style.Plot | None:
                 axes.text(x, y + 0.06, interval, va="top", fontsize=5 if size > 6 else 5.8, **where)
     names = [summaries.marked_title(study, series, study.groups) for series in shown]
     axes.set_yticks(range(size), names)
-    axes.set_xticks(range(size), names, rotation=30 if size > 4 else 0, ha="left" if size > 4 else "center")
+    turned = size > 4 or max(map(len, names)) * style.LETTER > wide / (size + 1)
+    axes.set_xticks(range(size), names, rotation=30 if turned else 0, ha="left" if turned else "center")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(visible=False)

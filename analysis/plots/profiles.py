@@ -20,7 +20,7 @@ def draw(study: Study) -> style.Plot | None:
     axes = figure.subplots()
     for i, series in enumerate(shown):
         line = data[data["series"] == series.key]
-        colour, at = style.colour(series), 100 * line["threshold"]
+        colour, at = style.colour(study, series), 100 * line["threshold"]
         marks = slice(i % MARKS, None, MARKS)  # staggered, so that lines on each other are seen
         axes.plot(
             at, 100 * line["share"], color=colour, marker=series.agent.marker, markevery=marks, mew=0, zorder=3,
@@ -34,7 +34,7 @@ def draw(study: Study) -> style.Plot | None:
     axes.set_xlabel("success rate (%)")
     handles = [
         Line2D(
-            [], [], color=style.colour(s), marker=s.agent.marker, mew=0,
+            [], [], color=style.colour(study, s), marker=s.agent.marker, mew=0,
             label=summaries.marked_title(study, s, study.groups),
         )
         for s in shown

@@ -37,7 +37,7 @@ def draw(study: Study) -> style.Plot | None:
             row = data[(data["series"] == series.key) & (data["group"] == group)]
             if len(row):
                 x = j + (i - (len(shown) - 1) / 2) * width
-                _bar(axes, x, width, style.colour(series), row.iloc[0].to_dict(), labelled=len(data) <= FEW_BARS)
+                _bar(axes, x, width, style.colour(study, series), row.iloc[0].to_dict(), labelled=len(data) <= FEW_BARS)
                 _runs(axes, x, width, row.iloc[0].to_dict(), study)
     if AVERAGE in groups:
         axes.axvline(len(groups) - 1.5, color=style.GRID, linewidth=1.0)
@@ -47,7 +47,7 @@ def draw(study: Study) -> style.Plot | None:
     axes.set_xlim(-0.5 - margin, len(groups) - 0.5 + margin)
     style.success_axis(axes)
     handles: list[Patch | Line2D] = [
-        Patch(color=style.colour(series), label=settings.titles(study)[series.key]) for series in shown
+        Patch(color=style.colour(study, series), label=settings.titles(study)[series.key]) for series in shown
     ]
     if data["published_mean"].notna().any():
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
