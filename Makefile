@@ -40,7 +40,7 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 	@$(BIN)/python -m analysis report $(RESULTS)
 	@echo "every run and curve in MLflow:"
 	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
-	@echo "4,000 updates of small networks with one seed show that all of it works, not which method is better."
+	@echo "So few updates of small networks with one seed show that all of it works, not which method is better."
 
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder

@@ -82,8 +82,7 @@ def _table(name: str, table: Table) -> dict[str, Any]:
 
 def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
     """The claims that had enough runs, and those that had not."""
-    few = [claim for claim in made if claim.verdict == "too few"]
-    return [claim for claim in made if claim not in few], few
+    return [one for one in made if one.verdict != "too few"], [one for one in made if one.verdict == "too few"]
 
 
 def _verdict(made: Sequence[Claim]) -> str:

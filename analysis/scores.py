@@ -7,7 +7,7 @@ anything but task and seed are shown as series of their own, never averaged.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -171,14 +171,20 @@ def _apart(frame: pd.DataFrame, varying: Mapping[Any, list[str]], results: Resul
     agent on its group where none of them has the declared one."""
     found = pd.Series(0, index=frame.index)
     for (agent, group), rows in frame.groupby(["agent", "group"]):
-        datasets = {setting["dataset"] for setting in rows["setting"]}
-        known = {**declared(agent), **group_settings(agent, group), "dataset": standard(results, group, datasets)}
+        known = defaults(results, agent, group, list(rows["setting"]))
         for name in varying[agent]:
             values = rows["setting"].map(lambda setting, name=name: _plain(setting.get(name, ADDED.get(name))))
             default = _plain(known.get(name))
             usual = default if default in set(values) else values.mode().iloc[0]
             found[rows.index] += values != usual
     return found
+
+
+def defaults(results: Results, agent: str, group: str, settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values that an agent has on a group unless told otherwise: its page's, the group's, and of the datasets that
+    these settings have the one that stands for the group (`plays.standard`; None where nothing says which)."""
+    datasets = {setting["dataset"] for setting in settings}
+    return {**declared(agent), **group_settings(agent, group), "dataset": standard(results, group, datasets)}
 
 
 def _natural(text: str) -> list[str | float]:

@@ -17,9 +17,8 @@ import pandas as pd
 
 from analysis import stats, tuning
 from analysis.agents import declared
-from analysis.plays import standard
-from analysis.scores import PROTOCOL, Study, records, setting
-from lps.presets import ADDED, VARIANTS, group_settings
+from analysis.scores import PROTOCOL, Study, defaults, records, setting
+from lps.presets import ADDED, VARIANTS
 
 MANY = 10
 """Series beyond which a figure of rivals shows one of every agent."""
@@ -35,10 +34,9 @@ def common(study: Study) -> Mapping[tuple[str, str], Setting]:
     for (agent, group), runs in study.runs.groupby(["agent", "group"]):
         free = runs[~runs.index.isin(list(tried))]  # what a tuner tried is no vote
         settings = list({_same(own): own for own in map(_setting, records(runs if free.empty else free))}.values())
-        known = {**declared(str(agent)), **group_settings(str(agent), str(group))}
+        known = defaults(study.results, str(agent), str(group), settings)
         for run in records(runs[runs.index.isin(default)]):
             known |= _setting(run)  # what a tuning study was held against
-        known |= {"dataset": standard(study.results, str(group), {own["dataset"] for own in settings})}
         keys = {key for own in settings for key in own}
         values = {key: _most([own[key] for own in settings if key in own], known.get(key)) for key in keys}
         found[str(agent), str(group)] = {key: value for key, value in values.items() if value is not None}

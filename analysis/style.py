@@ -98,6 +98,16 @@ def lighter(colour: str, mix: float) -> str:
     return to_hex((red + (1 - red) * mix, green + (1 - green) * mix, blue + (1 - blue) * mix))
 
 
+def line(axes: Axes, x: pd.Series, data: pd.DataFrame, colour: str, marker: str | None) -> None:
+    """A line of means with a band from `low` to `high`, all of them 0..1 and drawn in percent; no band where there is
+    none. An empty line is left out: matplotlib would give it room, at the figure's corner."""
+    if data.empty:
+        return
+    axes.plot(x, 100 * data["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
+    if data["low"].notna().any():
+        axes.fill_between(x, 100 * data["low"], 100 * data["high"], color=colour, alpha=0.17, linewidth=0)
+
+
 def success_axis(axes: Axes, label: str = "success rate (%)") -> None:
     """A y axis of percentages from 0 to 100, with room for a mark above the top."""
     axes.set_ylim(0, 106)

@@ -263,16 +263,17 @@ def tuned(study: Study) -> Table:
         rows.append(
             [_variant_title(row["agent"]), best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
         )
-    notes = [
-        "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, together. "
-        "The best setting is that of the trial with the highest score on the tuning seeds, which flatter it."
-    ]
-    if data.empty:
-        notes = []
-    elif few := summaries.interval_note(data, "n_seeds_min"):
-        notes.append(few)
-    told = tuning.documents(study.results)
-    for document in (document for document in told if document["agent"] not in set(data["agent"])):
+    notes = []
+    if not data.empty:
+        notes = [
+            "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, "
+            "together. The best setting is that of the trial with the highest score on the tuning seeds, which "
+            "flatter it.",
+            *filter(None, [summaries.interval_note(data, "n_seeds_min")]),
+        ]
+    for document in tuning.documents(study.results):
+        if document["agent"] in set(data["agent"]):
+            continue
         finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
         notes.append(
             f"{_variant_title(document['agent'])}: under way, {finished} of the {len(document['trials'])} trials so "

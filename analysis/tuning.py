@@ -6,6 +6,7 @@ it, and nobody lacks it. The best and the default setting have runs of their own
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def documents(results: Results) -> list[dict[str, Any]]:
     return [document for document in results.studies if "trials" in document]
 
 
+@lru_cache(maxsize=2)
 def tried(study: Study) -> set[str]:
     """The ids of the runs whose setting a tuner chose: those of all trials, and of the best on its held-out seeds."""
     found: set[str] = set()

@@ -41,6 +41,9 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
     known = data.dropna(subset="published_mean").set_index(["panel", "bar"])["published_mean"]
     assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
     assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
+    titles = {settings.titles(here)[key] for key in settings.shown(here)}
+    assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-N", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
+    assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < set(settings.titles(here).values())
     with style.styled():
         plot = PLOTS["ablations"](here)
     titles = [axes.get_title(loc="left") for axes in plot.figure.get_axes() if axes.get_visible()]

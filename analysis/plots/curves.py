@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -31,15 +30,8 @@ def draw(study: Study) -> style.Plot | None:
         here = data[data["group"] == group]
         for series in shown:
             line = here[here["series"] == series.key]
-            if line.empty:
-                continue  # a line without points would still take room, at the figure's corner
             marker = series.agent.marker if len(line) <= MANY_POINTS else None
-            colour = style.colour(study, series)
-            axes.plot(line["step"], 100 * line["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
-            if np.isfinite(line["low"]).any():
-                axes.fill_between(
-                    line["step"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.18, linewidth=0
-                )
+            style.line(axes, line["step"], line, style.colour(study, series), marker)
         style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
         axes.set_title(group, pad=2)
         axes.set_xlim(0, here["step"].max() * 1.02)
@@ -49,15 +41,11 @@ def draw(study: Study) -> style.Plot | None:
             axes.set_xlabel("updates")
     handles = [
         Line2D(
-            [],
-            [],
-            color=style.colour(study, s),
-            marker=s.agent.marker,
-            mew=0,
+            [], [], color=style.colour(study, s), marker=s.agent.marker, mew=0,
             label=summaries.marked_title(study, s, groups),
         )
         for s in shown
-    ]
+    ]  # fmt: skip
     style.note(figure, summaries.shortfall(study))
     style.legend(figure, handles, columns=min(len(shown), 6 if columns > 1 else 3))
     caption = (

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -30,12 +29,7 @@ def draw(study: Study) -> style.Plot | None:
         here = data[(data["group"] == group) & (data["axis"] == axis)]
         for agent in agents.values():
             line = here[here["agent"] == agent.name].sort_values("value")
-            if line.empty:
-                continue  # a line without points would still take room, at the figure's corner
-            axes.plot(line["value"], 100 * line["mean"], color=agent.colour, marker=agent.marker, mew=0, clip_on=False)
-            if np.isfinite(line["low"]).any():
-                ends = (100 * line["low"], 100 * line["high"])
-                axes.fill_between(line["value"], *ends, color=agent.colour, alpha=0.16, lw=0)
+            style.line(axes, line["value"], line, agent.colour, agent.marker)
         values = sorted(set(here["value"]))
         if axis == "episodes":
             axes.set_xscale("log")

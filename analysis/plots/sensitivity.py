@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -105,15 +104,13 @@ def _short(value: float) -> str:
 
 
 def _line(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
-    axes.plot(line["x"], 100 * line["mean"], color=agent.colour, marker=agent.marker, mew=0, zorder=3, clip_on=False)
-    if np.isfinite(line["low"]).any():
-        axes.fill_between(line["x"], 100 * line["low"], 100 * line["high"], color=agent.colour, alpha=0.16, linewidth=0)
+    style.line(axes, line["x"], line, agent.colour, agent.marker)
     _rings(axes, line)
 
 
 def _points(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
-    mean, half = (line["low"] + line["high"]) / 2, (line["high"] - line["low"]) / 2
-    axes.errorbar(line["x"], 100 * mean, 100 * half, fmt="none", ecolor=agent.colour, elinewidth=1.2, zorder=2)
+    middle, half = (line["low"] + line["high"]) / 2, (line["high"] - line["low"]) / 2
+    axes.errorbar(line["x"], 100 * middle, 100 * half, fmt="none", ecolor=agent.colour, elinewidth=1.2, zorder=2)
     axes.plot(line["x"], 100 * line["mean"], agent.marker, color=agent.colour, ms=5, mew=0, zorder=3, clip_on=False)
     _rings(axes, line)
 
@@ -121,7 +118,7 @@ def _points(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
 def _rings(axes: Axes, line: pd.DataFrame) -> None:
     usual = line[line["common"].astype(bool)]
     if usual.empty:
-        return  # a line without points would still take room, at the figure's corner
+        return  # see style.line
     axes.plot(usual["x"], 100 * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False)
 
 
