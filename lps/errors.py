@@ -23,7 +23,7 @@ def suggest(name: str, known: Iterable[str], what: str) -> str:
     "unknown agent 'lsp'; did you mean 'lps'? Known: lps, dsrl"
     """
     names = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, names, n=4)
+    near = difflib.get_close_matches(name, names, n=4) or [known for known in names if name and name in known][:4]
     message = f"unknown {what} {name!r}"
     if near:
         message += "; did you mean " + " or ".join(map(repr, near)) + "?"

@@ -11,6 +11,11 @@ def test_suggest_names_the_nearest():
     assert message.startswith("unknown task 'cube-singel-play'; did you mean 'cube-single-play'?")
 
 
+def test_suggest_knows_a_part_of_a_name():
+    message = suggest("ring", ["cube-single-play-singletask-task1-v0", "ring-bandit-v0"], "task")
+    assert "did you mean 'ring-bandit-v0'?" in message
+
+
 def test_suggest_lists_all_when_nothing_is_near():
     assert suggest("zzz", ["lps", "dsrl"], "agent") == "unknown agent 'zzz'; known: lps, dsrl"
 
