@@ -5,7 +5,7 @@
 #     benchmarks/gpu.sh MINUTES [OUT]
 #     benchmarks/gpu.sh --rehearse [OUT]     # the same on the CPU with everything tiny: about 2 minutes on idle cores
 #
-# 1. updates per second of every agent, and of LPS compiled and in each precision; time of a decision; the CUDA tests,
+# 1. updates per second of every agent, and of LPS compiled and in each precision; time of a decision on CPU and GPU; the CUDA tests,
 #    where pytest is there;
 # 2. data: 250 episodes of cube-single by OGBench's oracles;
 # 3. LPS at the paper's defaults on 5 tasks x 8 seeds, one program of 40 members, for MINUTES (0: not at all);
@@ -65,13 +65,15 @@ print(f"{name}, torch {torch.__version__}, mujoco {mujoco.__version__}, numpy {n
 PY
 
 if "$PYTHON" -c 'import pytest' 2> /dev/null && [ $DEVICE = cuda ]; then
-  stage cuda-tests "$PYTHON" -m pytest -q tests/test_program.py -k captured
+  stage cuda-tests "$PYTHON" -m pytest -q tests/test_program.py -k 'captured or gpu'
 fi
 stage throughput throughput --modes plain --members $MEMBERS ${AGENTS:+--agents $AGENTS} --out "$WORK/bench/all"
 for variant in $VARIANTS; do
   stage "lps-$variant" throughput --agents lps --members ${MEMBERS##* } --modes ${variant%-*} --precision ${variant#*-} --out "$WORK/bench/lps-$variant"
 done
-stage inference "$PYTHON" benchmarks/inference.py --calls $CALLS ${AGENTS:+--agents $AGENTS} --out "$WORK/bench"
+for device in $(printf 'cpu\n%s\n' $DEVICE | sort -u); do
+  stage inference-$device "$PYTHON" benchmarks/inference.py --device $device --calls $CALLS ${AGENTS:+--agents $AGENTS} --out "$WORK/bench"
+done
 stage data "$PYTHON" -m lps collect cube-single-play --episodes $EPISODES --seed 0 --workers "$CORES" \
   --name cube-single-play-gpu --data-dir "$WORK/data"
 

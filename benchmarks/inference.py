@@ -1,9 +1,11 @@
 """How long one decision takes: `policy.act` for one observation, for every agent.
 
     python benchmarks/inference.py
+    python benchmarks/inference.py --device cuda
 
 Networks are the paper's. One decision is a chunk of 5 actions. Median and 99th percentile over the calls, beside a bare
-matrix product chain of the same base network in the same run. Writes a CSV and a plot. No Ray.
+matrix product chain of the same base network in the same run. The observation comes from numpy and the actions go
+back to it, so on a GPU both copies are in the time. Writes a CSV and a plot. No Ray.
 """
 
 import argparse
@@ -19,17 +21,18 @@ from common import device_name, save, table
 from lps.agents import AGENTS
 from lps.errors import check_known, guarded
 from lps.policy import Policy
+from lps.program import chosen_device
 from lps.run import Run
 from lps.tasks import GROUPS
 
 TASK = GROUPS["cube-single"][0]
 
 
-def measure(name: str, calls: int) -> dict[str, Any]:
+def measure(name: str, calls: int, device: str) -> dict[str, Any]:
     """One row of the table: milliseconds."""
     run = Run.create(name, TASK.name)
     agent = AGENTS[name]([run.config], [0], TASK.observation_dim, TASK.action_dim)
-    policy = Policy.of_member(agent, 0, run, 0)
+    policy = Policy.of_member(agent, 0, run, 0).to(device)
     observations = np.random.default_rng(0).standard_normal((calls, TASK.observation_dim)).astype(np.float32)
     for observation in observations[:20]:
         policy.act(observation)
@@ -39,19 +42,19 @@ def measure(name: str, calls: int) -> dict[str, Any]:
         policy.act(observation)
         taken.append((time.perf_counter() - start) * 1e3)
     median, p99 = np.percentile(taken, [50, 99])
-    base = forward_pass(calls)
+    base = forward_pass(calls, device)
     return {"agent": name, "median_ms": median, "p99_ms": p99, "base_pass_ms": base, "ratio": median / base}
 
 
-def forward_pass(calls: int) -> float:
+def forward_pass(calls: int, device: str) -> float:
     """Median milliseconds of one pass through a bare network of the base policy's size, batch 1."""
     sizes = (TASK.observation_dim + 5 * TASK.action_dim + 2, 512, 512, 512, 512, 5 * TASK.action_dim)
     layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
-    net, x, taken = torch.nn.Sequential(*layers), torch.randn(1, sizes[0]), []
+    net, x, taken = torch.nn.Sequential(*layers).to(device), torch.randn(1, sizes[0]), []
     with torch.inference_mode():
         for _ in range(calls):
             start = time.perf_counter()
-            net(x)
+            net(x.to(device)).cpu()
             taken.append((time.perf_counter() - start) * 1e3)
     return float(np.median(taken))
 
@@ -61,17 +64,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
     parser.add_argument("--calls", type=int, default=500, help="decisions measured of each agent")
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="(default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, the fastest for one row)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
+    arguments.device = chosen_device(arguments.device)
     check_known(arguments.agents, AGENTS, "agent")
     torch.set_num_threads(arguments.threads)
-    print(f"{device_name('cpu')}, torch {torch.__version__}, {arguments.threads} threads")
+    print(f"{device_name(arguments.device)}, torch {torch.__version__}, {arguments.threads} threads")
     rows = []
     for name in arguments.agents:
-        rows.append(measure(name, arguments.calls))
+        rows.append(measure(name, arguments.calls, arguments.device))
         print(table(rows[-1:], header=len(rows) == 1), flush=True)
-    for path in save(rows, Path(arguments.out), "inference", "cpu", _draw):
+    for path in save(rows, Path(arguments.out), "inference", arguments.device, _draw):
         print(f"written: {path}")
     return 0
 
@@ -81,6 +86,7 @@ def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.barh(titles, [row["p99_ms"] for row in rows], color="#CCCCCC", label="99th percentile")
     axes.barh(titles, [row["median_ms"] for row in rows], color="#1F4FA3", label="median")
     axes.set(xlabel="milliseconds for one decision (5 actions)")
+    axes.invert_yaxis()
     axes.legend(fontsize=6)
 
 

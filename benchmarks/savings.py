@@ -36,7 +36,7 @@ from lps.errors import check_known, guarded
 from lps.flows import meanflow_loss
 from lps.latents import latent_noise
 from lps.nets import MLP, frozen
-from lps.program import Program
+from lps.program import Program, chosen_device
 
 _times, _forward, _adam = flows.meanflow_times, MLP.__call__, members.adam
 
@@ -168,10 +168,11 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=1, metavar="M")
     parser.add_argument("--rounds", type=int, default=20, help="pairs of neighbours")
     parser.add_argument("--updates", type=int, default=3, help="of each form in a round")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1; idle ones would count)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
+    arguments.device = chosen_device(arguments.device)
     check_known(arguments.savings, SAVINGS, "saving")
     torch.set_num_threads(arguments.threads)
     print(f"{device_name(arguments.device)}, torch {torch.__version__}, {arguments.threads} threads")

@@ -33,6 +33,7 @@ from common import save, table  # noqa: E402
 from lps import data  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
 from lps.errors import UserError, check_known, guarded  # noqa: E402
+from lps.program import chosen_device  # noqa: E402
 from lps.results import Store  # noqa: E402
 from lps.run import Run  # noqa: E402
 from lps.tasks import GROUPS  # noqa: E402
@@ -136,6 +137,7 @@ def main() -> int:
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     check_known([arguments.agent], AGENTS, "agent")
+    arguments.device = chosen_device(arguments.device)
     if arguments.one:
         return one(arguments)
     rows: list[dict[str, Any]] = []
@@ -147,8 +149,7 @@ def main() -> int:
             for members in arguments.members:
                 rows.append(measure(arguments, members, workers, data_dir))
                 print(table(rows[-1:], header=len(rows) == 1), flush=True)
-    device = "cuda" if arguments.device == "cuda" else "cpu"
-    for path in save(rows, Path(arguments.out), "scaling", device, _draw):
+    for path in save(rows, Path(arguments.out), "scaling", arguments.device, _draw):
         print(f"written: {path}")
     return 0
 

@@ -25,7 +25,7 @@ from lps.agents import AGENTS
 from lps.batches import Batches
 from lps.data.dataset import Dataset
 from lps.errors import check_known, guarded
-from lps.program import PRECISIONS, Program
+from lps.program import PRECISIONS, Program, chosen_device
 from lps.tasks import GROUPS
 
 TASK = GROUPS["cube-single"][0]
@@ -117,11 +117,12 @@ def main() -> int:
     parser.add_argument("--members", nargs="+", type=int, default=[1, 8, 40], metavar="M")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: float32)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured for each row")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
     arguments = parser.parse_args()
+    arguments.device = chosen_device(arguments.device)
     check_known(arguments.agents, AGENTS, "agent")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -147,9 +148,12 @@ def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
                 line = axes.plot(
                     [row["members"] for row in own], [row["agent_updates_per_s"] for row in own], style, markersize=3
                 )[0]
-                line.set_label(f"{AGENTS[name].title}, {mode}")
+                line.set_label(AGENTS[name].title if mode == "plain" else f"{AGENTS[name].title}, {mode}")
     axes.set(xscale="log", yscale="log", xlabel="members in one program", ylabel="agent-updates per second")
-    axes.legend(fontsize=6)
+    packs = sorted({row["members"] for row in rows})
+    axes.set_xticks(packs, map(str, packs))
+    axes.set_xticks([], minor=True)
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":

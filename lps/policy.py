@@ -1,4 +1,4 @@
-"""A trained policy on its own: numpy in, numpy out, on the CPU."""
+"""A trained policy on its own: numpy in, numpy out."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ class Policy:
         params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
         return cls(checkpoint.run, checkpoint.step, checkpoint.observation_dim, checkpoint.action_dim, params)
 
+    def to(self, device: str) -> Policy:
+        """The same policy computing on another device; draws stay the same.  On a GPU one decision is usually slower
+        than on the CPU (benchmarks/inference.py); many at once (`sample`) are faster."""
+        params = {net: {k: v.to(device) for k, v in tensors.items()} for net, tensors in self._agent.params.items()}
+        policy = Policy(self.run, self.step, *self._sizes, params)
+        policy._queries = self._queries
+        return policy
+
     def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """(h, action_dim) float32 in [-1, 1], the next h actions for one observation (observation_dim,).
 
@@ -65,21 +73,23 @@ class Policy:
             if self.noise_dim:
                 if noise is None:
                     seed = torch.tensor([self.run.seed])
-                    e = Stream(seed, self._queries, "policy").normal(1, self.noise_dim)
+                    e = Stream(seed, self._queries, "policy").normal(1, self.noise_dim).to(self._agent.device)
                     self._queries += 1
                 else:
-                    e = torch.from_numpy(np.asarray(noise, dtype=np.float32)).view(1, 1, self.noise_dim)
+                    e = torch.tensor(noise, dtype=torch.float32, device=self._agent.device).view(1, 1, self.noise_dim)
             chunk = self._agent.act(s, e)
-        return chunk.view(self.horizon, self.action_dim).numpy()
+        return chunk.view(self.horizon, self.action_dim).cpu().numpy()
 
     def sample(self, observation: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         """(count, h, action_dim) float32 in [-1, 1]: chunks for one observation (observation_dim,), all alike where a
         latent actor decides.  Raises UserError for an observation of another size."""
         s = self._observations(observation, count)
         with torch.inference_mode():
-            e = Stream(torch.tensor([seed]), 0, "sample").normal(count, self.noise_dim) if self.noise_dim else None
+            e = None
+            if self.noise_dim:
+                e = Stream(torch.tensor([seed]), 0, "sample").normal(count, self.noise_dim).to(self._agent.device)
             chunks = self._agent.act(s, e)
-        return chunks.view(count, self.horizon, self.action_dim).numpy()
+        return chunks.view(count, self.horizon, self.action_dim).cpu().numpy()
 
     def _observations(self, observation: np.ndarray, count: int) -> torch.Tensor:
         """(1, count, observation_dim): the same observation `count` times."""
@@ -89,10 +99,12 @@ class Policy:
                 f"this policy was trained on {self.run.task}, whose observations are vectors of "
                 f"{self.observation_dim} numbers; it was given shape {observation.shape}"
             )
-        return torch.from_numpy(observation).expand(1, count, -1)
+        return torch.from_numpy(observation).to(self._agent.device).expand(1, count, -1)
 
     def __getstate__(self) -> dict[str, Any]:
-        params = {net: {name: value.numpy() for name, value in t.items()} for net, t in self._agent.params.items()}
+        params = {
+            net: {name: value.cpu().numpy() for name, value in t.items()} for net, t in self._agent.params.items()
+        }
         return {"run": self.run.to_dict(), "step": self.step, "params": params, "sizes": self._sizes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,7 +118,7 @@ class Policy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """The policy of a checkpoint file, ready to act.
+    """The policy of a checkpoint file, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
 
     Raises UserError where the file is missing, damaged or not a checkpoint.
     """

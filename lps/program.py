@@ -36,6 +36,16 @@ WARM_UP = 3
 """Updates before the capture, so that every kernel has been chosen and every buffer made.  They are real updates."""
 
 
+def chosen_device(device: str) -> str:
+    """The device that "auto" stands for: cuda where there is one.  UserError for a GPU that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        built = "finds no GPU" if torch.version.cuda else "is a build without CUDA"
+        raise UserError(f"there is no device {device!r} here: torch {torch.__version__} {built}; take cpu or auto")
+    return device
+
+
 def check_precision(precision: str, device: str) -> None:
     """UserError for a precision that does not exist, or not on `device` ("cpu" or "cuda")."""
     if precision not in PRECISIONS:

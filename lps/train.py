@@ -34,7 +34,7 @@ from lps.errors import UserError
 from lps.evaluate import Evaluator, InlineEvaluator
 from lps.memory import members_that_fit
 from lps.policy import Policy
-from lps.program import Program, check_precision
+from lps.program import Program, check_precision, chosen_device
 from lps.results import Store, versions
 from lps.run import Run, pack
 from lps.tasks import get_task
@@ -93,11 +93,10 @@ def train(
             none, but noted in its document: a finished run is finished, in whatever precision.
         device_share: the part of a GPU's memory that this training may take, where others train on it too.
     Raises:
-        UserError: for what the caller can mend.  Any other exception marks the unfinished runs as failed, with its
-        traceback, and is raised again.
+        UserError: for what the caller can mend, such as a device that is not there.  Any other exception marks the
+        unfinished runs as failed, with its traceback, and is raised again.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     check_precision(precision, torch.device(device).type)
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]

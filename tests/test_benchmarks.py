@@ -1,5 +1,6 @@
 """Benchmarks compare equal things, and what is carried away can be used. Nothing here is timed."""
 
+import importlib
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -19,13 +20,14 @@ from lps.tasks import GROUPS
 from lps.train import checkpoint_path, train
 
 SEEDS = torch.tensor([0, 1])
+MEASURES = ("inference", "savings", "scaling", "throughput")
 
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     yield
-    for name in ("carry", "common", "savings", "throughput"):
+    for name in ("carry", "common", *MEASURES):
         sys.modules.pop(name, None)
 
 
@@ -42,6 +44,14 @@ def test_an_update_without_a_saving_has_the_same_losses(name, scripts):
                 losses = agent.update(random_batch(agent, SEEDS, 1), noise)
         found.append(torch.stack([losses[key] for key in ("critic_loss", "base_loss", "latent_loss")]))
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_gpu_that_is_not_there_is_one_line(name, scripts, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda"])
+    assert importlib.import_module(name).main() == 2
+    assert "no device 'cuda' here" in capsys.readouterr().err
 
 
 def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_dir, monkeypatch):

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import make_agent, member_params, small_hyperparameters
+from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, small_config, small_hyperparameters
 from test_train import FakeEvaluator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lps.agents import AGENTS
 from lps.batches import Batches
 from lps.data.dataset import Dataset
 from lps.errors import UserError
+from lps.policy import Policy
 from lps.program import Program, _tf32, check_precision
 from lps.results import Store
 from lps.run import Run
@@ -70,6 +73,49 @@ def test_the_compiled_update_is_the_plain_one(dataset, tmp_path, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tmp_path) / "kernels"))
     assert_agree("flow_bc", dataset)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes every operation whose tensors, taken and given, are on more than one device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)}
+        if len(devices) > 1:
+            self.found.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
+    """On torch's device without data, where whatever asks for a value raises: what would wait for a GPU or copy to one,
+    and could not be captured, shows without a GPU."""
+    config = small_config(agent)
+    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION_DIM, ACTION_DIM, "meta")
+    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
+    program, step = Program(subject, batches, SEEDS), torch.tensor(1, device="meta")
+    program._update(step)  # constants are made once
+    with Crossings() as crossings:
+        info = program._update(step)
+        noise = torch.randn(2, 5, subject.noise_dim, device="meta") if subject.noise_dim else None
+        chunks = subject.act(torch.randn(2, 5, OBSERVATION_DIM, device="meta"), noise)
+    assert chunks.shape == (2, 5, subject.chunk_dim)
+    assert {value.device.type for value in (chunks, *info.values(), *subject.trained_tensors())} == {"meta"}
+    assert not crossings.found
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_policy_decides_on_a_gpu_as_on_the_cpu(agent):
+    policy = Policy.of_member(
+        make_agent(agent, SEEDS), 0, Run.create(agent, TASK.name, **small_hyperparameters(agent)), 0
+    )
+    observation = np.linspace(-1, 1, OBSERVATION_DIM, dtype=np.float32)
+    np.testing.assert_allclose(policy.to("cuda").act(observation), policy.act(observation), atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

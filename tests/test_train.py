@@ -284,10 +284,14 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path, tiny_data_dir):
         ["--agent", "lps", "--task", TASK, "--set", "lrr=1"],
         ["--agent", "lps", "--task", TASK, "--dataset", "not-there"],
         ["--agent", "lps", "--task", TASK, "--success-timing", "now"],
+        pytest.param(
+            ["--agent", "lps", "--task", TASK, "--device", "cuda"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ["--agent", "lps", "--task", TASK, "--results", "/proc/nothing/here"],
         ["--agent", "lps", "--task", "cube-double-play-singletask-task1-v0", "--dataset", "cube-single-play-v0"],
     ],
-    ids=["agent", "task", "hyperparameter", "dataset", "timing", "unwritable", "sizes"],
+    ids=["agent", "task", "hyperparameter", "dataset", "timing", "device", "unwritable", "sizes"],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, tiny_data_dir, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

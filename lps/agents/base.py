@@ -98,9 +98,10 @@ class Agent(ABC):
 
     @classmethod
     def for_acting(cls, config: Any, observation_dim: int, action_dim: int, params: dict[str, Params]) -> Agent:
-        """A single member that can only act, with the parameters (1, ...) of its `acting` networks."""
+        """A single member that can only act, where the parameters (1, ...) of its `acting` networks are."""
         agent = cls.__new__(cls)
-        agent.device, agent.params = torch.device("cpu"), params
+        agent.device = next(value for net in params.values() for value in net.values()).device
+        agent.params = params
         agent._take_shape([config], observation_dim, action_dim)
         return agent
 
