@@ -5,11 +5,11 @@
 #     benchmarks/gpu.sh MINUTES [OUT]
 #     benchmarks/gpu.sh --rehearse [OUT]     # the same on the CPU with everything tiny: about 2 minutes on idle cores
 #
-# 1. updates per second of every agent, and of LPS compiled and in each precision; time of a decision on CPU and GPU; the CUDA tests,
-#    where pytest is there;
+# 1. updates per second of every agent, and of LPS compiled and in each precision; time of a decision on CPU and GPU;
 # 2. data: 250 episodes of cube-single by OGBench's oracles;
 # 3. LPS at the paper's defaults on 5 tasks x 8 seeds, one program of 40 members, for MINUTES (0: not at all);
-# 4. OUT (default build/gpu/out): curves, rows, plots, logs and a policy of each task, about 40 MB, no file over 16 MB.
+# 4. the CUDA tests, where pytest is there;
+# 5. OUT (default build/gpu/out): curves, rows, plots, logs and a policy of each task, about 40 MB, no file over 16 MB.
 #
 # Called again it skips what is there and training goes on, as long as $WORK (default build/gpu: data and checkpoints,
 # 1 GB) is still there. Other environment variables: PYTHON, STEPS and EVAL_INTERVAL (part of what a run is: keep them
@@ -34,13 +34,15 @@ else
   DEVICE=cuda MINUTES=$1 WORK=${WORK:-build/gpu} EPISODES=250
   AGENTS="" MEMBERS="1 8 40" BENCH="--seconds 2" CALLS=500
   STEPS=${STEPS:-1000000} EVAL_INTERVAL=${EVAL_INTERVAL:-25000} SEEDS="0 1 2 3 4 5 6 7"
-  TRAIN="--eval-workers $((CORES > 2 ? CORES - 2 : 1)) --checkpoint-seconds 60" SET=""
+  TRAIN="--eval-workers $((CORES > 2 ? CORES - 2 : 1)) --checkpoint-seconds 120" SET=""
   VARIANTS="compiled-float32 plain-tf32 compiled-tf32 plain-bf16 compiled-bf16" COMPILE=${COMPILE:-}
 fi
 PRECISION=${PRECISION:-float32}
 OUT=${2:-$WORK/out}
 RESULTS=$WORK/results
 mkdir -p "$WORK/bench" "$WORK/logs" "$OUT"
+WORK=$(cd "$WORK" && pwd)
+export TORCHINDUCTOR_CACHE_DIR=$WORK/kernels TRITON_CACHE_DIR=$WORK/triton  # what was compiled once stays
 
 say() { echo "[$(date +%T)] $*"; }
 # stage NAME COMMAND...: runs it once; a failure is told, noted in its log, and does not stop the rest.
@@ -64,9 +66,6 @@ name = torch.cuda.get_device_name() if sys.argv[1] == "cuda" else "CPU"
 print(f"{name}, torch {torch.__version__}, mujoco {mujoco.__version__}, numpy {numpy.__version__}")
 PY
 
-if "$PYTHON" -c 'import pytest' 2> /dev/null && [ $DEVICE = cuda ]; then
-  stage cuda-tests "$PYTHON" -m pytest -q tests/test_program.py -k 'captured or gpu'
-fi
 stage throughput throughput --modes plain --members $MEMBERS ${AGENTS:+--agents $AGENTS} --out "$WORK/bench/all"
 for variant in $VARIANTS; do
   stage "lps-$variant" throughput --agents lps --members ${MEMBERS##* } --modes ${variant%-*} --precision ${variant#*-} --out "$WORK/bench/lps-$variant"
@@ -98,6 +97,9 @@ if [ "$MINUTES" -gt 0 ]; then
   tr '\r' '\n' < "$WORK/logs/train.log" | grep -aE 'step/s|s/step' | tail -n 1 || true
 fi
 
+if "$PYTHON" -c 'import pytest' 2> /dev/null && [ $DEVICE = cuda ]; then  # last, for they compile every agent
+  stage cuda-tests "$PYTHON" -m pytest -q tests/test_program.py -k 'captured or gpu'
+fi
 if [ -e "$RESULTS/runs" ]; then "$PYTHON" benchmarks/carry.py "$RESULTS" "$OUT"; fi
 tar czf "$OUT/bench.tar.gz" -C "$WORK" bench logs
 say "carry away: $OUT ($(du -sh "$OUT" | cut -f1))"

@@ -68,7 +68,8 @@ def adam_by_tensor() -> AbstractContextManager[Any]:
     """torch's own choice where no fused kernel is asked for: a loop over tensors, on a GPU over lists of them."""
 
     def adam(*lists: Any, fused: bool, **settings: Any) -> None:
-        _adam(*lists, fused=False, foreach=lists[0][0].is_cuda, **settings)
+        on_gpu = lists[0][0].is_cuda  # capturable: it keeps its step counts there, too
+        _adam(*lists, fused=False, foreach=on_gpu, capturable=on_gpu, **settings)
 
     return patch.object(members, "adam", adam)
 

@@ -83,10 +83,10 @@ def measure(
     configs, seeds = [cls.Config(horizon=TASK.horizon)] * members, list(range(members))
     agent = cls(configs, seeds, TASK.observation_dim, TASK.action_dim, device)
     batches = Batches(dataset, [TASK] * members, [0.99] * members, TASK.horizon, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     with FlopCounterMode(display=False) as flops:
         Program(agent, batches, seeds).update(1)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     program = Program(agent, batches, seeds, compiled=mode == "compiled", precision=precision)
     start = time.perf_counter()
     for step in range(1, 6):

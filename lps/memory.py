@@ -8,6 +8,7 @@ member lies off it: what is copied for several is a mere view of one.)
 from __future__ import annotations
 
 import functools
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,7 @@ def peak(agent: str, config: Any, task: Task, members: int, device: str, precisi
         batches = Batches(dataset, [task] * members, [config.discount] * members, config.horizon, device)
         Program(subject, batches, seeds, precision=precision).update(1)
 
+    gc.collect()  # nothing from before may be freed in between
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

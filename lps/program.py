@@ -16,10 +16,13 @@ A policy acts, and is evaluated, in float32 whatever it was trained in.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
+import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,6 +32,8 @@ from lps.agents.base import Batch, Info, Noise
 from lps.batches import Batches
 from lps.errors import UserError, suggest
 from lps.streams import Stream
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
@@ -40,7 +45,9 @@ def chosen_device(device: str) -> str:
     """The device that "auto" stands for: cuda where there is one.  UserError for a GPU that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if device not in ("cpu", "cuda"):
+        raise UserError(suggest(device, ("auto", "cpu", "cuda"), "device") + " (CUDA_VISIBLE_DEVICES chooses a GPU)")
+    if device == "cuda" and not torch.cuda.is_available():
         built = "finds no GPU" if torch.version.cuda else "is a build without CUDA"
         raise UserError(f"there is no device {device!r} here: torch {torch.__version__} {built}; take cpu or auto")
     return device
@@ -59,10 +66,10 @@ class Program:
 
     Args:
         seeds: run seed of each member.
-        compiled: see above; the first updates are slow then, and the plain ones are not.
+        compiled: see above; the first updates are slow then.
         precision: one of PRECISIONS; see above.
     Raises:
-        UserError: for a precision that the agent's device does not have, and for compiling without a compiler.
+        UserError: for a precision that the agent's device does not have, and on the CPU without a C++ compiler.
     """
 
     def __init__(
@@ -73,41 +80,18 @@ class Program:
         compiled: bool = False,
         precision: str = "float32",
     ):
+        on_gpu = agent.device.type == "cuda"
         check_precision(precision, agent.device.type)
-        if compiled and agent.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-            raise UserError(
-                "compiling for the CPU needs a C++ compiler: install g++, name another in $CXX, or do without"
-            )
         self.agent, self.batches, self.precision = agent, batches, precision
         self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
-        losses = self._losses_in_bf16 if precision == "bf16" else agent.losses
-        self._losses = torch.compile(losses, dynamic=False) if compiled else losses
-        # The compiler looks through the cache of constant row numbers, which is right: they are constants.
-        warnings.filterwarnings("ignore", message=r"Dynamo detected a call to a `functools.lru_cache`")
-        self._warm_up = WARM_UP if compiled and agent.device.type == "cuda" else None
-        self._step = torch.zeros((), dtype=torch.int64, device=agent.device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._info: Info = {}
+        self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
+        if compiled and _can_compile(on_gpu):
+            self._losses = _compiled(self._losses)
+        self._capture = _Capture() if compiled and on_gpu else None
 
     def update(self, step: int) -> Info:
         """The update number `step`, which decides its batch and noise; metrics by name, (M,) each, on the device."""
-        if self._warm_up is None:
-            return self._update(step)
-        self._step.fill_(step)
-        if self._graph is None and self._warm_up:
-            self._warm_up -= 1
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self._info = self._update(self._step)
-            torch.cuda.current_stream().wait_stream(side)
-            return self._info
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._info = self._update(self._step)
-        self._graph.replay()
-        return self._info
+        return self._capture(self._update, step) if self._capture else self._update(step)
 
     def _update(self, step: int | Tensor) -> Info:
         size = self.agent.config.batch_size
@@ -116,11 +100,73 @@ class Program:
         with _tf32() if self.precision == "tf32" else contextlib.nullcontext():
             return self.agent.update(batch, noise, self._losses)
 
-    def _losses_in_bf16(self, batch: Batch, noise: Noise) -> tuple[Info, Info]:
+
+class _Capture:
+    """Updates as replays of one CUDA graph, which is captured after a few ordinary ones."""
+
+    def __init__(self) -> None:
+        self.warm_up = WARM_UP
+        self.side = torch.cuda.Stream()
+        self.step = torch.zeros((), dtype=torch.int64, device="cuda")
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.info: Info = {}
+
+    def __call__(self, update: Callable[[Tensor], Info], step: int) -> Info:
+        self.step.fill_(step)
+        if self.warm_up:
+            self.warm_up -= 1
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
+                self.info = update(self.step)
+            torch.cuda.current_stream().wait_stream(self.side)
+            return self.info
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.side):
+                self.info = update(self.step)
+        self.graph.replay()
+        return self.info
+
+
+Losses = Callable[[Batch, Noise], tuple[Info, Info]]
+
+
+def _in_bf16(agent: Agent) -> Losses:
+    def losses(batch: Batch, noise: Noise) -> tuple[Info, Info]:
         # Autocast's cache of rounded parameters would keep those made under no_grad, which pass no gradient on.
-        with torch.autocast(self.agent.device.type, torch.bfloat16, cache_enabled=False):
-            losses, info = self.agent.losses(batch, noise)
+        with torch.autocast(agent.device.type, torch.bfloat16, cache_enabled=False):
+            losses, info = agent.losses(batch, noise)
         return {k: v.float() for k, v in losses.items()}, {k: v.float() for k, v in info.items()}
+
+    return losses
+
+
+def _compiled(losses: Losses) -> Losses:
+    # Beyond its limit the compiler would run the plain losses without a word; agents, sizes of packs and precisions are
+    # shapes enough to meet the 8 that it allows.
+    torch._dynamo.config.recompile_limit = 64
+    # It looks through the cache of constant row numbers, which is right: they are constants.
+    warnings.filterwarnings("ignore", message=r"Dynamo detected a call to a `functools.lru_cache`")
+    return torch.compile(losses, dynamic=False)
+
+
+def _can_compile(on_gpu: bool) -> bool:
+    """Whether torch finds the compiler it needs: C++ for the CPU, else a UserError; C and Python's headers for a GPU,
+    else a warning, for capturing needs neither and is worth having alone."""
+    if not on_gpu:
+        if not shutil.which(os.environ.get("CXX", "g++")):
+            raise UserError(
+                "compiling for the CPU needs a C++ compiler: install g++, name another in $CXX, or do without"
+            )
+        return True
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
+    found = compiler and (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    if not found:
+        log.warning(
+            "compiling for a GPU needs a C compiler and Python's headers (apt install gcc python3-dev): updates are "
+            "captured as a graph, but not compiled"
+        )
+    return found
 
 
 @contextlib.contextmanager

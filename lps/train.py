@@ -250,9 +250,11 @@ class _Training:
             if self.step % self.log_interval == 0 or self.step == self.steps:
                 self.log(info)
                 self.collect()
+            due = time.monotonic() - saved > checkpoint_seconds
             if self.step in eval_steps:
-                self.evaluate()
-            if time.monotonic() - saved > checkpoint_seconds and self.may_checkpoint() and self.step < self.steps:
+                # A learner faster than its evaluators would never see them done, and so never keep a checkpoint.
+                self.evaluate(after_earlier=due)
+            if due and self.may_checkpoint() and self.step < self.steps:
                 self.checkpoint()
                 saved = time.monotonic()
         self.collect(wait=True)
@@ -265,8 +267,13 @@ class _Training:
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> None:
-        """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
+    def evaluate(self, after_earlier: bool = False) -> None:
+        """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already.
+
+        after_earlier: wait first for what was handed over before.
+        """
+        if after_earlier:
+            self.collect(wait=True)
         with self.no_update():
             self.drop_diverged()
             for run in self.alive():

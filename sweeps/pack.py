@@ -161,12 +161,17 @@ def work(config: dict[str, Any]) -> tuple[str | None, bool]:
         return None, False
     except UserError as error:
         return str(error), False
-    except (MemoryError, torch.OutOfMemoryError):
-        return traceback.format_exc(), True
-    except Exception:
-        return traceback.format_exc(), False
+    except Exception as problem:
+        return traceback.format_exc(), _is_of_memory(problem)
     finally:
         evaluator.close()
+
+
+def _is_of_memory(problem: Exception) -> bool:
+    """Whether a smaller pack may do. Where a neighbour holds a GPU's memory, libraries fail in words of their own."""
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError) and any(word in str(problem) for word in ("out of memory", "ALLOC_FAILED"))
+    )
 
 
 def _teller(number: int, board: Any, every: float = 1.0) -> Callable[["Progress"], None]:

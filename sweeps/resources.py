@@ -90,8 +90,12 @@ def divide(nodes: Nodes, limits: Limits) -> Share:
 
 
 def _fit(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    fit = node.get("CPU", 0) / cpus
-    return int(min(fit, node.get("GPU", 0) / gpus) if gpus else fit)
+    fit = int(node.get("CPU", 0) / cpus)
+    if not gpus:
+        return fit
+    # A part of a GPU is a part of one: two GPUs hold four packs of 0.4, not five.
+    on_gpus = int(node.get("GPU", 0)) * int(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) / gpus)
+    return min(fit, on_gpus)
 
 
 def split(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> tuple[list[list[Run]], Share]:

@@ -184,7 +184,13 @@ def test_a_run_that_no_memory_suffices_for_fails_alone(driven):
 
 @pytest.mark.parametrize(
     ("error", "memory"),
-    [(MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory"), True), (OSError(), False)],
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("a bug"), False),
+        (OSError(), False),
+    ],
 )
 def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatch):
     def train(*_: Any, **__: Any) -> None:

@@ -1,9 +1,12 @@
 """The update as one program: compiled and plain agree, and precisions do as far as they promise."""
 
 import functools
+import gc
 import os
 import shutil
+import weakref
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -99,7 +102,8 @@ def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
     batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
     program, step = Program(subject, batches, SEEDS), torch.tensor(1, device="meta")
     program._update(step)  # constants are made once
-    with Crossings() as crossings:
+    copies = pytest.fail  # of what the host has, which this device would take without a word
+    with Crossings() as crossings, patch.multiple(torch, tensor=copies, as_tensor=copies, from_numpy=copies):
         info = program._update(step)
         noise = torch.randn(2, 5, subject.noise_dim, device="meta") if subject.noise_dim else None
         chunks = subject.act(torch.randn(2, 5, OBSERVATION_DIM, device="meta"), noise)
@@ -131,6 +135,22 @@ def test_the_captured_update_is_the_plain_one(agent, dataset):
         results.append([tensor.detach().cpu() for tensor in subject.trained_tensors()])
     for plain, captured in zip(*results, strict=True):
         torch.testing.assert_close(captured, plain, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_program_leaves_no_cycle_that_keeps_its_pack(precision, dataset):
+    gc.collect()
+    gc.disable()
+    try:
+        subject = make_agent("lps", SEEDS)
+        batches = Batches(dataset, [TASK] * 2, [0.99] * 2, subject.config.horizon)
+        program = Program(subject, batches, SEEDS, precision=precision)
+        program.update(1)
+        kept = weakref.ref(subject)
+        del subject, program
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_compiling_without_a_compiler_says_what_to_do(dataset, monkeypatch):

@@ -172,6 +172,7 @@ def test_fractions_of_a_gpu_are_per_machine() -> None:
     nodes = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 64.0}]
     assert divide(nodes, Limits(gpus=0.25)).at_once == 4 + 2
     assert divide(nodes, Limits(gpus=2)).at_once == 2
+    assert divide([{"CPU": 16.0, "GPU": 2.0}], Limits(gpus=0.4)).at_once == 2 * 2  # a pack's 0.4 is of one GPU
     assert divide(nodes, Limits(device="cpu")).at_once == 16 + 2 + 64
 
 

@@ -50,6 +50,13 @@ class FakeEvaluator:
         pass
 
 
+class SlowEvaluator(FakeEvaluator):
+    """Is done only when waited for."""
+
+    def poll(self, wait=False):
+        return super().poll(wait) if wait else []
+
+
 def make_runs(agent, seeds=(0, 1), steps=30, **settings):
     settings = {"eval_interval": 10, "eval_episodes": 1} | small_hyperparameters(agent) | settings
     return [Run.create(agent, TASK, seed, steps=steps, **settings) for seed in seeds]
@@ -132,6 +139,19 @@ def test_interrupted_anywhere_and_called_again_gives_the_same_rows(agent, tmp_pa
     assert [(r["run_id"], r["step"], r["metric"]) for r in metrics_of(cut)] == [
         (r["run_id"], r["step"], r["metric"]) for r in metrics_of(whole)
     ]
+
+
+def test_a_learner_faster_than_its_evaluators_keeps_checkpoints_too(tmp_path, tiny_data_dir):
+    kept = []
+    run_train(
+        make_runs("flow_bc"),
+        Store(tmp_path / "r"),
+        tiny_data_dir,
+        callback=lambda progress: kept.append(progress.step) if progress.event == "checkpoint" else None,
+        checkpoint_seconds=0.0,
+        evaluator=SlowEvaluator(),
+    )
+    assert kept == [*range(1, 11), 20]  # an evaluation is waited for only when the next one is due
 
 
 @pytest.mark.parametrize("agent", AGENTS)

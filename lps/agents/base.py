@@ -183,7 +183,7 @@ class Agent(ABC):
         discount = (self.discount**self.config.horizon)[:, None, None]
         y = batch.rewards[:, None] + discount * batch.masks[:, None] * v_next
         q = self.q("critic", batch.observations, batch.actions)
-        loss, q = (q - y).square().mean((1, 2)), q.mean(1)
+        loss, q = (q - y).square().mean((1, 2)), q.detach().mean(1)
         return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
 
     def q(self, net: str, observations: Tensor, actions: Tensor, params: Params | None = None) -> Tensor:

@@ -85,7 +85,7 @@ class CFGRL(Agent):
         base_loss = (better * errors[1] + UNCONDITIONAL_WEIGHT * errors[0]).mean(-1)
 
         losses = {"critic_loss": critic_loss, "value_loss": value_loss, "base_loss": base_loss}
-        v = v.flatten(1)
+        v = v.detach().flatten(1)
         info |= {"v_mean": v.mean(-1), "v_min": v.amin(-1), "v_max": v.amax(-1), "better": better.mean(-1)}
         return losses, info
 
