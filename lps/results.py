@@ -75,6 +75,10 @@ class StoreError(UserError):
     """A results folder that cannot be read or written as asked; says which file, why, and what to do."""
 
 
+class NoResults(StoreError):
+    """There are none at this place yet."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One evaluation episode: a row of EPISODES, less its run and step."""
@@ -300,7 +304,7 @@ class Store:
         elif create:
             self._claim("schema.json", json.dumps({"schema": SCHEMA}).encode())
         else:
-            raise StoreError(f"there are no results in {self.path}: check the path, or run something first")
+            raise NoResults(f"there are no results in {self.path}: check the path, or run something first")
 
     def _claim(self, rel: str, data: bytes) -> None:
         """Writes at once or not at all: a person is waiting to hear whether it works."""
