@@ -272,14 +272,21 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="of the oracles' plans (default: OGBench's 0.1)")
-    parser.add_argument("--name", help="file name (default: OGBench's, so that training finds it)")
+    parser.add_argument("--name", help="of the file, for train --dataset (default: such as cube-single-play-1000)")
     parser.add_argument("--data-dir", help="where to put it (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.set_defaults(call=_collect)
 
 
 def _collect(arguments: argparse.Namespace) -> int:
     from lps.data import collect
+    from lps.data.files import plain_name, published
 
+    if arguments.name is not None and published(plain_name(arguments.name, "--name")):
+        raise UserError(
+            f"--name {arguments.name} is a dataset of OGBench's: results on yours would pass for results on theirs. "
+            "Leave --name away, or take another, such as "
+            f"{arguments.dataset.removesuffix('-v0')}-{arguments.episodes}"
+        )
     path = collect(
         arguments.dataset,
         episodes=arguments.episodes,
@@ -289,7 +296,7 @@ def _collect(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
         noise=arguments.noise,
     )
-    print(f"dataset: {path}")
+    print(f"dataset: {path}\nto train on it: --dataset {path.stem}")
     return 0
 
 

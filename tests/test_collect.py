@@ -13,6 +13,7 @@ import numpy as np
 import ogbench
 import pytest
 
+from lps.__main__ import main
 from lps.data import collect
 from lps.errors import UserError
 from lps.tasks import GROUPS
@@ -23,10 +24,10 @@ LENGTH = 12
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_group_makes_files_that_ogbench_reads(group: str, tmp_path: Path):
     path = collect(f"{group}-play", episodes=2, data_dir=tmp_path, episode_length=LENGTH, progress=False)
-    assert path == tmp_path / f"{group}-play-v0.npz"
+    assert path == tmp_path / f"{group}-play-2.npz", "no name of OGBench's"
     assert not list((tmp_path / ".collecting").glob("*.npz")), "the parts are cleared away"
     task = GROUPS[group][0]
-    for file, episodes in ((path, 2), (tmp_path / f"{group}-play-v0-val.npz", 1)):
+    for file, episodes in ((path, 2), (tmp_path / f"{group}-play-2-val.npz", 1)):
         with np.load(file) as arrays:
             data = dict(arrays)
         buttons = {"button_states": np.dtype("int64")} if group.startswith(("scene", "puzzle")) else {}
@@ -51,12 +52,12 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
     for workers in (1, 2):
         directory = tmp_path / str(workers)
         collect("scene-play", episodes=3, workers=workers, data_dir=directory, episode_length=120, progress=False)
-    for name in ("scene-play-v0.npz", "scene-play-v0-val.npz", "scene-play-v0.json"):
+    for name in ("scene-play-3.npz", "scene-play-3-val.npz", "scene-play-3.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     np.testing.assert_equal(np.random.get_state(legacy=False), before, "the caller's random stream is left alone")
     with (
-        np.load(tmp_path / "1" / "scene-play-v0.npz") as train,
-        np.load(tmp_path / "1" / "scene-play-v0-val.npz") as val,
+        np.load(tmp_path / "1" / "scene-play-3.npz") as train,
+        np.load(tmp_path / "1" / "scene-play-3-val.npz") as val,
     ):
         starts = [*train["qpos"][::120], *val["qpos"][::120]]
     assert len(np.unique(starts, axis=0)) == 4, "every episode is another one"
@@ -149,9 +150,18 @@ def test_other_seeds_make_other_episodes(tmp_path: Path):
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"name": "a/b"}, "--data-dir a --name b"),
+        ({"name": ""}, "--name takes the name"),
     ],
 )
 def test_senseless_arguments(arguments: dict, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):
         collect(**({"dataset": "cube-single-play", "episodes": 1, "data_dir": tmp_path} | arguments))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cube-single-play-v0", "scene-play-v0.npz", "cube-single-play-v0-val"])
+def test_the_command_line_gives_no_dataset_the_name_of_ogbenchs(name: str, tmp_path: Path, capsys: Any):
+    assert main(["collect", "cube-single-play", "--episodes", "7", "--name", name, "--data-dir", str(tmp_path)]) == 2
+    assert "OGBench's" in (said := capsys.readouterr().err) and "such as cube-single-play-7" in said
     assert not list(tmp_path.iterdir())

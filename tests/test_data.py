@@ -97,8 +97,8 @@ def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
         _solve(env, arrays, rows)
     _write(path, arrays)
 
-    post = load_dataset(tasks, data_dir=tmp_path, reward_timing="post")
-    pre = load_dataset(tasks, data_dir=tmp_path)
+    post = load_dataset(tasks, dataset=path.stem, data_dir=tmp_path, reward_timing="post")
+    pre = load_dataset(tasks, dataset=path.stem, data_dir=tmp_path)
     assert post.rewards.shape == post.masks.shape == (2, 30)
     assert post.rewards.dtype == post.masks.dtype == np.float32
     for column, (task, env) in enumerate(zip(tasks, envs, strict=True)):
@@ -123,7 +123,7 @@ def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
 @pytest.fixture(scope="module")
 def cube_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cube")
-    collect("cube-single-play", episodes=3, data_dir=directory, episode_length=20, progress=False)
+    collect("cube-single-play", episodes=3, data_dir=directory, name=NAME, episode_length=20, progress=False)
     return directory
 
 
@@ -376,7 +376,8 @@ def test_a_damaged_collected_file_is_kept_aside_and_can_be_collected_again(
         damaged = path.read_bytes()
         with pytest.raises(UserError, match=f"{name}.npz is not as it was.*collected here and is now {aside}") as error:
             load_dataset(CUBE, dataset=name, data_dir=tmp_path)
-        command = f"python -m lps collect cube-single-play-v0 --episodes 2 --seed 3 --name {name} --data-dir {tmp_path}"
+        own = "cube-single-play-2" if name == NAME else name  # the command line takes no name of OGBench's
+        command = f"python -m lps collect cube-single-play-v0 --episodes 2 --seed 3 --name {own} --data-dir {tmp_path}"
         assert str(error.value).endswith(command)
         assert (tmp_path / aside).read_bytes() == damaged
         with pytest.raises(UserError, match="was collected here and is gone"):  # OGBench's is another one
@@ -533,12 +534,22 @@ def test_mirror_directory(cube_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_no_network(server: Server, tmp_path: Path):
-    with pytest.raises(UserError, match="404.*python -m lps collect scene-play "):
+    with pytest.raises(UserError, match="404.*python -m lps collect scene-play .*--dataset scene-play-1000"):
         dataset_path("scene-play-v0", tmp_path)
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match="(?i)refused.*LPS_DATA_MIRROR.*python -m lps collect"):
         dataset_path(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("path", ["data/tiny.npz", "data/tiny", "/data/tiny"])
+def test_a_path_for_a_name_says_where_its_parts_go(path: str, tmp_path: Path):
+    with pytest.raises(UserError, match="--data-dir /?data --dataset tiny$"):
+        dataset_path(path, tmp_path)
+
+
+def test_a_name_may_come_with_its_ending(cube_file: Path):
+    assert dataset_path(f"{NAME}.npz", cube_file.parent) == cube_file
 
 
 def test_unknown_dataset_and_unusable_directory(tmp_path: Path):

@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lps.data.files import data_dir as find_data_dir
-from lps.data.files import locked, make_dir, replacing
+from lps.data.files import locked, make_dir, plain_name, published, replacing
 from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS, RING
@@ -68,15 +68,16 @@ def collect(
 ) -> Path:
     """Collects a play dataset and returns the path of its npz file, which OGBench's loader reads.
 
-    `dataset` is one of OGBench's ('cube-single-play', with or without '-v0'); the file is called `name`.npz, by
-    default OGBench's name. With `val`, `name`-val.npz gets a tenth as many episodes more, at least one. `name`.json
-    says how the files were made, `name`.npz.sha256 what they are checked against (lps.data.integrity). An episode has
-    `episode_length` rows: observations, actions, terminals, qpos, qvel and button_states where there are buttons.
-    `noise` is the standard deviation of what is added to the oracles' plans, times the range of each action.
+    `dataset` is the kind that OGBench has ('cube-single-play', with or without '-v0'); the file is called `name`.npz,
+    by default 'cube-single-play-1000' with 1000 `episodes`: OGBench's own name would pass it off as theirs. With
+    `val`, `name`-val.npz gets a tenth as many episodes more, at least one. `name`.json says how the files were made,
+    `name`.npz.sha256 what they are checked against (lps.data.integrity). An episode has `episode_length` rows:
+    observations, actions, terminals, qpos, qvel and button_states where there are buttons. `noise` is the standard
+    deviation of what is added to the oracles' plans, times the range of each action.
 
     The bytes depend only on dataset, episodes, noise, seed and the versions of OGBench and MuJoCo, not on `workers`.
     Finished episodes are kept: the same call goes on after an interruption, and returns at once when all is there.
-    UserError: unknown dataset, senseless numbers, or a file in the way that was made otherwise.
+    UserError: unknown dataset, senseless numbers or name, or a file in the way that was made otherwise.
     """
     group = _group(dataset)
     for argument, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
@@ -84,7 +85,7 @@ def collect(
             raise UserError(f"collect: {argument} must be at least {least}, not {value}")
     if not 0 <= noise <= 1:
         raise UserError(f"collect: noise must be from 0 to 1, not {noise}")
-    name = name or f"{group}-play-v0"
+    name = plain_name(name, "--name") if name is not None else default_name(group, episodes)
     directory = find_data_dir(data_dir)
     path = directory / f"{name}.npz"
     splits = {"train": episodes} | ({"val": max(1, episodes // 10)} if val else {})
@@ -127,16 +128,23 @@ def collect(
     return path
 
 
+def default_name(group: str, episodes: int) -> str:
+    """What a collected dataset is called unless it is given a name."""
+    return f"{group}-play-{episodes}"
+
+
 def command(path: Path) -> str | None:
     """What collects the npz file `path` once more, to the same bytes where the versions are the same; None if it was
-    not collected."""
+    not collected. One that bears the name of OGBench's gets a name of its own."""
     path = path.with_stem(path.stem.removesuffix("-val"))
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        words = ["python -m lps collect", about["dataset"], "--episodes", about["episodes"]["train"]]
-        words += ["--seed", about["seed"], "--name", path.stem]
+        episodes = about["episodes"]["train"]
+        name = default_name(_group(about["dataset"]), episodes) if published(path.stem) else path.stem
+        words = ["python -m lps collect", about["dataset"], "--episodes", episodes]
+        words += ["--seed", about["seed"], "--name", name]
         words += ["--noise", about["noise"]] if about["noise"] != NOISE else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
     return " ".join(map(str, words)) + ("" if path.parent == find_data_dir() else f" --data-dir {path.parent}")
 

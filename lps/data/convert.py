@@ -18,8 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lps.data.collect import command
-from lps.data.download import published
-from lps.data.files import locked, replacing
+from lps.data.files import locked, published, replacing
 from lps.data.integrity import (
     Damaged,
     arrays_intact,

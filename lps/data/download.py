@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lps.data.collect import command
 from lps.data.files import data_dir as find_data_dir
-from lps.data.files import locked, make_dir, replacing
+from lps.data.files import locked, make_dir, plain_name, published, replacing
 from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS
@@ -33,14 +33,15 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
     such dataset, no network (it says what to do instead), no permission to write, a damaged file at the source, or a
     dataset that was collected here and is gone: OGBench's of the same name is another one.
     """
+    name = plain_name(name, "--dataset")
     directory = find_data_dir(data_dir)
     path = directory / f"{name}.npz"
     if path.exists():
         return path
     if again := command(path):
         raise UserError(
-            f"{path} was collected here and is gone. To make it once more: {again}. "
-            f"To have OGBench's in its place, remove {path.with_suffix('.json')}"
+            f"{path} was collected here and is gone. To make it once more: {again}"
+            + (f". To have OGBench's in its place, remove {path.with_suffix('.json')}" if published(name) else "")
         )
     if not published(name):
         known = [f"{group}-play-v0" for group in GROUPS]
@@ -63,11 +64,6 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
     return path
 
 
-def published(name: str) -> bool:
-    """Whether a dataset of this name is among OGBench's."""
-    return name.removesuffix("-val") in {f"{group}-play-v0" for group in GROUPS}
-
-
 def _source() -> str:
     return os.environ.get("LPS_DATA_MIRROR") or URL
 
@@ -77,7 +73,8 @@ def remedies(name: str) -> str:
     dataset = name.removesuffix("-val").removesuffix("-v0")
     return (
         "Set LPS_DATA_MIRROR to another URL or to a directory that has the file, "
-        f"or make a dataset of your own: python -m lps collect {dataset} --episodes 1000"
+        f"or make a dataset of your own: python -m lps collect {dataset} --episodes 1000, and train on it with "
+        f"--dataset {dataset}-1000"
     )
 
 

@@ -1,4 +1,5 @@
-"""Where data lies on disk, and how files come to be there whole: written aside, renamed when complete."""
+"""Where data lies on disk, under which names, and how files come to be there whole: written aside, renamed when
+complete."""
 
 import hashlib
 import os
@@ -11,11 +12,29 @@ import filelock
 from tqdm import tqdm
 
 from lps.errors import UserError
+from lps.tasks import GROUPS
 
 
 def data_dir(path: str | os.PathLike[str] | None = None) -> Path:
     """The data directory: `path`, else $LPS_DATA_DIR, else OGBench's own ~/.ogbench/data. Not created."""
     return Path(path or os.environ.get("LPS_DATA_DIR") or "~/.ogbench/data").expanduser()
+
+
+def plain_name(text: str, option: str) -> str:
+    """The name of a dataset, without .npz. UserError for a path: `option` takes a name in the data directory."""
+    name = text.removesuffix(".npz")
+    folder, file = os.path.split(name)
+    if folder or file in ("", ".", ".."):
+        raise UserError(
+            f"{option} takes the name of a dataset, not a path such as {text!r}: say --data-dir {folder or 'FOLDER'} "
+            f"{option} {file.strip('.') or 'NAME'}"
+        )
+    return name
+
+
+def published(name: str) -> bool:
+    """Whether a dataset of this name is among OGBench's."""
+    return name.removesuffix("-val") in {f"{group}-play-v0" for group in GROUPS}
 
 
 @contextmanager
