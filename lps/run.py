@@ -6,12 +6,14 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
+from lps.data.files import plain_name
 from lps.errors import UserError, suggest
 from lps.flows import MEANFLOW_FORMS
 from lps.latents import LATENTS
@@ -25,6 +27,40 @@ CHOICES = {
     **dict.fromkeys(("success_timing", "reward_timing"), get_args(SuccessTiming)),
 }
 """Hyperparameters and settings that take one of a few words."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; with `open_low` or `open_high` without the bound itself. Never nan or infinite."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def of(self, name: str) -> str:
+        """As people write it: '0 < discount <= 1', 'lr > 0'."""
+        low, high = ("<" if is_open else "<=" for is_open in (self.open_low, self.open_high))
+        if self.high < math.inf:
+            return f"{self.low:g} {low} {name} {high} {self.high:g}"
+        return f"{name} {low.replace('<', '>')} {self.low:g}" if self.low > -math.inf else f"{name} finite"
+
+
+RANGES = {
+    "lr": Range(0, open_low=True),
+    "discount": Range(0, 1, open_low=True),
+    "tau": Range(0, 1, open_low=True),
+    "alpha": Range(0),
+    "flow_ratio": Range(0, 1),
+    "expectile": Range(0, 1, open_low=True, open_high=True),
+    "guidance": Range(0),
+}
+"""Hyperparameters that are fractions or weights. Others that are whole numbers are counts, of at least 1."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +134,7 @@ class Run:
             seed=seed,
             steps=steps,
             hyperparameters=_plain(dataclasses.asdict(config)),
-            dataset=dataset or known_task.dataset,
+            dataset=plain_name(dataset, "--dataset") if dataset else known_task.dataset,
             eval_interval=eval_interval,
             eval_episodes=eval_episodes,
             success_timing=success_timing,
@@ -136,7 +172,7 @@ class Run:
 
 
 def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
-    """The agent's Config with the given values; unknown names and wrong types are a UserError."""
+    """The agent's Config with the given values; unknown names, wrong types and senseless numbers are a UserError."""
     cls = AGENTS[agent].Config
     defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     values = {}
@@ -145,7 +181,17 @@ def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
             raise UserError(suggest(name, defaults, f"hyperparameter of {agent}"))
         values[name] = _as_type_of(defaults[name], value, f"{agent}'s {name}")
         _check_choice(name, values[name])
+        allowed = range_of(name, defaults[name])
+        if allowed and values[name] not in allowed:
+            raise UserError(f"{agent}'s {name} cannot be {value!r}: {allowed.of(name)} is allowed")
     return cls(**values)
+
+
+def range_of(name: str, default: Any) -> Range | None:
+    """What a hyperparameter with this default may be, where it is a number."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return None
+    return RANGES.get(name, Range() if isinstance(default, float) else Range(1))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -196,12 +242,13 @@ def _as_type_of(default: Any, value: Any, what: str) -> Any:
     if isinstance(default, tuple):
         widths = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not widths or not all(type(width) is int and width > 0 for width in widths):
-            raise wrong
+            raise UserError(f"{what} must be the widths of one layer or more, like {list(default)!r}, not {value!r}")
         return widths
     if isinstance(default, float) and isinstance(value, int | float):
-        return float(value)
-    if isinstance(default, int) and (not isinstance(value, int) or value < 1):
-        raise wrong
+        try:
+            return float(value)
+        except OverflowError:
+            raise wrong from None
     if not isinstance(value, type(default)):
         raise wrong
     return value

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
 from lps.errors import UserError
-from lps.run import Run, pack, parse_settings
+from lps.run import Run, pack, parse_settings, range_of
 from lps.tasks import GROUPS
 
 TASK = "cube-single-play-singletask-task1-v0"
@@ -49,7 +50,15 @@ def test_a_default_said_aloud_is_the_same_run_and_anything_else_is_not(agent):
         ({"lr": "fast"}, "lr"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
-        ({"base_hidden": [64, -1]}, "base_hidden"),
+        ({"base_hidden": [64, -1]}, "base_hidden must be the widths"),
+        ({"base_hidden": []}, "base_hidden must be the widths of one layer or more"),
+        ({"lr": 10**400}, "lr must be like"),
+        ({"discount": 5}, "lps's discount cannot be 5: 0 < discount <= 1 is allowed"),
+        ({"lr": -1}, "lr > 0 is allowed"),
+        ({"alpha": float("inf")}, "alpha >= 0 is allowed"),
+        ({"num_critics": 0}, "num_critics >= 1 is allowed"),
+        ({"agent": "cfgrl", "expectile": 7}, "0 < expectile < 1 is allowed"),
+        ({"dataset": "data/mine.npz"}, "--data-dir data --dataset mine"),
         ({"critic_agg": "max"}, "critic_agg"),
         ({"latent_dist": "spheer"}, "sphere"),
         ({"success_timing": "now"}, "post"),
@@ -62,6 +71,32 @@ def test_what_a_run_refuses_it_names(settings, said):
     values = {"agent": "lps", "task": TASK, "seed": 0} | settings
     with pytest.raises(UserError, match=said):
         Run.create(**values)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_no_agent_takes_a_number_that_makes_no_sense(agent):
+    defaults = dataclasses.asdict(AGENTS[agent].Config())
+    ranges = {name: range_of(name, default) for name, default in defaults.items()}
+    numbers = {name: allowed for name, allowed in ranges.items() if allowed}
+    assert {"lr", "batch_size", "horizon", "discount"} <= set(numbers)
+    for name, allowed in numbers.items():
+        assert defaults[name] in allowed and allowed.low >= 0, f"{name} has no range"
+        senseless = [allowed.low - 1, allowed.high + 1, math.nan, math.inf, -math.inf]
+        senseless += [allowed.low] * allowed.open_low + [allowed.high] * allowed.open_high
+        for value in senseless:
+            with pytest.raises(UserError, match=f"{agent}'s {name} "):
+                Run.create(agent, TASK, **{name: value})
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("name, value", [("discount", 1), ("tau", 1), ("flow_ratio", 0), ("alpha", 0), ("horizon", 1)])
+def test_the_bound_of_a_range_may_belong_to_it(agent, name, value):
+    if hasattr(AGENTS[agent].Config(), name):
+        assert getattr(Run.create(agent, TASK, **{name: value}).config, name) == value
+
+
+def test_a_dataset_may_be_named_with_its_ending():
+    assert Run.create("lps", TASK, dataset="mine.npz") == Run.create("lps", TASK, dataset="mine")
 
 
 def test_unknown_fields_of_a_stored_run_are_named():
