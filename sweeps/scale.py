@@ -33,8 +33,13 @@ class Scale:
 
     def runs(self, agent: str, **settings: Any) -> list[Run]:
         """An agent or variant ("dsrl:matched"), with its own settings, on all tasks with all seeds. UserError for
-        unknown names."""
+        unknown names, and where what was set by hand is what the variant or the study is about."""
         known, (_, variant) = hyperparameters(agent), resolve(agent, AGENTS)
+        if taken := sorted(set(self.settings) & {*variant, *settings}):
+            by = agent if taken[0] in variant else "this study"
+            raise UserError(
+                f"{by} gives {taken[0]} its values: --set {taken[0]} would hide them; leave one of them out"
+            )
         usual = {key: value for key, value in self.hyperparameters.items() if key in known and key not in variant}
         by_hand = {key: value for key, value in self.settings.items() if key in known}
         protocol = {key: getattr(self, key) for key in ("steps", "eval_interval", "eval_episodes", "dataset")}
@@ -104,6 +109,8 @@ def asked_for(arguments: argparse.Namespace, presets: Mapping[str, Scale]) -> Sc
     check_known([arguments.preset], presets, "preset")
     names = ("groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given |= {name: list(dict.fromkeys(given[name])) for name in ("groups", "tasks", "seeds") if name in given}
+    arguments.agents = arguments.agents and list(dict.fromkeys(arguments.agents))  # said twice is meant once
     if set(given.get("groups", ())) == {RING.group} and "tasks" not in given:
         given["tasks"] = [RING.index]
     return replace(presets[arguments.preset], **given, settings=parse_settings(arguments.set))

@@ -8,20 +8,23 @@ A trial is one configuration from sweeps/spaces.py; its value is the mean score 
 all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one program;
 with `--asha` only the best third of them goes on from each rung of the budget (sweeps/halving.py). At the end the best
 configuration and the default train with seeds that no trial has seen (`--held-out`): only these numbers may be
-reported. The study lives in a database beside the results, or in `--storage`; run again, the same command goes on with
-what is left. quick is the ring bandit: machinery, no evidence about robots.
+reported. What is given by `--set` is not tuned. The study lives in a database beside the results, or in `--storage`,
+which may hold those of other tasks too; run again, the same command goes on with what is left. quick is the ring
+bandit: machinery, no evidence about robots.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from lps.errors import UserError, guarded
@@ -41,15 +44,30 @@ STARTUP = 8
 """Trials at random before TPE has something to go by."""
 
 
-def open_study(storage: str, agent: str) -> optuna.Study:
-    """The agent's study in the database. UserError where there is no such database."""
+def open_study(storage: str, agent: str, digest: str) -> optuna.Study:
+    """The agent's study in the database, for trials of the one kind that `digest` stands for (`what_a_trial_is`): a
+    database may hold tunings on other tasks too. UserError where there is no such database."""
     try:
-        return optuna.create_study(study_name=agent, storage=storage, direction="maximize", load_if_exists=True)
+        return optuna.create_study(
+            study_name=f"{agent}-{digest}", storage=storage, direction="maximize", load_if_exists=True
+        )
     except Exception as error:
         raise UserError(f"cannot open the study database {storage}: {str(error).splitlines()[0]}") from None
 
 
-def next_round(study: optuna.Study, agent: str, trials: int, at_once: int) -> list[tuple[int, dict[str, Any]]]:
+def what_a_trial_is(where: Scale, rungs: Sequence[int]) -> str:
+    """A digest of all that must be the same for the trials of one study: tasks, seeds, protocol and settings."""
+    return hashlib.sha256(json.dumps([asdict(where), list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def space_of(agent: str, where: Scale) -> dict[str, BaseDistribution]:
+    """What is tuned of an agent: all of sweeps/spaces.py that was not set by hand."""
+    return {name: known for name, known in spaces.ranges(agent).items() if name not in where.settings}
+
+
+def next_round(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], trials: int, at_once: int
+) -> list[tuple[int, dict[str, Any]]]:
     """(number, settings) of the trials to be trained now: those that an interrupted sweep left open, or new ones;
     none where the study has `trials` finished ones."""
     known = study.get_trials(deepcopy=False)
@@ -63,7 +81,7 @@ def next_round(study: optuna.Study, agent: str, trials: int, at_once: int) -> li
     )
     asked = []
     for _ in range(min(at_once, trials - finished)):
-        trial = study.ask(spaces.ranges(agent))
+        trial = study.ask(dict(space))
         asked.append((trial.number, dict(trial.params)))
     return asked
 
@@ -116,13 +134,29 @@ def importances(study: optuna.Study) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+def check_own(store: Store, agents: Sequence[str], digest: str) -> None:
+    """UserError where the results hold a tuning of one of the agents that was another: a report shows one of each."""
+    for doc in store.studies():
+        if doc.get("agent") in agents and doc.get("of", digest) != digest:
+            raise UserError(
+                f"{store.path} holds a tuning of {doc['agent']} on other tasks or seeds, or with another protocol: "
+                "take another --results"
+            )
+
+
 def document(study: optuna.Study, agent: str, held_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What the results store keeps of a study; `held_out` are the run ids of the 'best' and the 'default' setting."""
     trials = [
         {"number": trial.number, "params": trial.params, "value": trial.value, "state": trial.state.name}
         for trial in study.get_trials(deepcopy=False)
     ]
-    return {"agent": agent, "trials": trials, "importances": importances(study), "held_out": dict(held_out)}
+    return {
+        "agent": agent,
+        "of": study.study_name.removeprefix(f"{agent}-"),
+        "trials": trials,
+        "importances": importances(study),
+        "held_out": dict(held_out),
+    }
 
 
 @guarded
@@ -163,15 +197,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.results = arguments.results or f"results/{arguments.sweep}"
 
     if arguments.dry_run:
-        print(f"{trials} trials of each agent, {at_once} at once; one round, and the comparison at the end:")
+        print(f"{trials} trials of each agent, {at_once} at once, and the comparison at the end:")
         if rungs:
             at = ", ".join(f"{rung:,}" for rung in rungs)
             print(f"(without what --asha saves: of the trials, one in {arguments.asha} goes on after {at} updates)")
-        first = [run for agent in agents for run in where.runs(agent)] * min(at_once, trials)
-        return cli.go([*first, *(run for agent in agents for run in held_out.runs(agent))], arguments)
+        every_trial = [run for agent in agents for run in where.runs(agent)] * trials
+        return cli.go([*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = arguments.storage or _beside(arguments.results)
-    studies = {agent: open_study(storage, agent) for agent in agents}
+    digest = what_a_trial_is(where, rungs)
+    check_own(Store(arguments.results), agents, digest)
+    studies = {agent: open_study(storage, agent, digest) for agent in agents}
     code = tune(studies, where, arguments, trials, at_once, rungs)
     return compare(studies, held_out, arguments) or code
 
@@ -195,13 +231,11 @@ def tune(
         asked: Trials = {
             (agent, number): settings
             for agent, study in studies.items()
-            for number, settings in next_round(study, agent, trials, at_once)
+            for number, settings in next_round(study, space_of(agent, where), trials, at_once)
         }
         if not asked:
             return code
-        write_down(
-            studies, Store(arguments.results)
-        )  # so that no figure takes a trial of an unfinished study for a rival
+        write_down(studies, Store(arguments.results))  # so that no figure takes a trial for a rival
         for steps, before in zip([*rungs, where.steps], [None, *rungs], strict=True):
             here = arguments if steps == where.steps else beside
             runs = {(agent, n): replace(where, steps=steps).runs(agent, **own) for (agent, n), own in asked.items()}

@@ -60,6 +60,11 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (sensitivity, "--parts alhpa", "unknown part 'alhpa'; did you mean 'alpha'"),
         (sensitivity, "--axes lrr", "unknown axis 'lrr'; did you mean 'lr'"),
         (sensitivity, "--points 0", "--points must be at least 1"),
+        (sensitivity, "--set lr=1e-3", "this study gives lr its values: --set lr would hide them"),
+        (ablations, "--panels b --set latent_dist=normal", "gives latent_dist its values"),
+        (ablations, "--panels b --agents dsrl", "nothing to run"),
+        (ablations, "--packs-at-once 0", "packs at once must be at least 1"),
+        (ablations, f"--results {Path(__file__).parent}", "is not a results folder"),
         (tuning, "--trials 0 --at-once 0", "must be at least 1"),
         (tuning, "--asha 1", "--asha must be at least 2"),
         (tuning, "--asha --eval-interval 3000", "ask for a smaller --eval-interval"),
@@ -75,6 +80,13 @@ def test_bad_input_is_a_sentence(study: ModuleType, arguments: str, message: str
     dry = [] if "storage" in message or "storage" in arguments else ["--dry-run"]
     assert study.main(["--preset", "quick", *arguments.split(), "--address", "local", *dry]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
+    command = "--preset quick --agents lps lps --seeds 0 0 1 --dry-run --address local --results nowhere"
+    assert ogbench_all.main(command.replace("quick", "demo").split()) == 0
+    said = capsys.readouterr().out
+    assert "2 runs in " in said and "nowhere is not there yet: all of them are to be trained" in said
 
 
 def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> None:
@@ -186,6 +198,23 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
     assert whole == cut, "the same trials, the same values, the same end"
 
 
+def test_what_is_set_by_hand_is_not_tuned(without_ray: Any, tmp_path: Path) -> None:
+    command = f"{TINY} lr=0.002 --agents lps --trials 2 --at-once 2 --held-out 7 --results {tmp_path}".split()
+    assert tuning.main(command) == 0
+    (doc,) = Store(tmp_path, create=False).studies()
+    assert all("lr" not in trial["params"] and trial["params"] for trial in doc["trials"])
+    assert {doc["run"]["hyperparameters"]["lr"] for doc in Store(tmp_path, create=False).runs()} == {0.002}
+
+
+def test_trials_on_other_tasks_or_seeds_are_another_study(without_ray: Any, tmp_path: Path, capsys: Any) -> None:
+    shared = f"--agents lps --trials 2 --at-once 2 --held-out 7 --storage sqlite:///{tmp_path}/shared.db --results"
+    first, other = f"{TINY} {shared} {tmp_path}/a", f"{TINY} {shared} {tmp_path}/b --seeds 1"
+    assert tuning.main(first.split()) == 0 and tuning.main(other.split()) == 0
+    assert [len(runs) for runs in without_ray] == [2, 2, 2, 2], "the second asked for trials of its own"
+    assert tuning.main(f"{other} --results {tmp_path}/a".split()) == 2, "a report shows one tuning of an agent"
+    assert "take another --results" in capsys.readouterr().err and len(without_ray) == 4
+
+
 def ring_run(steps: int, **changes: Any) -> Run:
     small = {"batch_size": 8, "base_hidden": [8], "critic_hidden": [8], "latent_actor_hidden": [8]}
     return Run.create("lps", "ring-bandit-v0", 3, steps=steps, eval_interval=2, eval_episodes=4, **(small | changes))
@@ -236,7 +265,8 @@ def test_of_the_trials_on_a_rung_the_best_go_on(without_ray: Any, tmp_path: Path
         assert len(states) == 5 and set(states) == {"COMPLETE", "PRUNED"}
         trained = [doc for doc in store.runs() if doc["run"]["agent"] == document["agent"] and doc["run"]["seed"] == 0]
         assert len(trained) == states.count("COMPLETE"), "only these trained to the end"
-        study = optuna.load_study(study_name=document["agent"], storage=f"sqlite:///{tmp_path}/tuning.db")
+        name = f"{document['agent']}-{document['of']}"
+        study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/tuning.db")
         seen = [set(trial.intermediate_values) for trial in study.trials]
         assert {2, 4} in seen and all(2 in rungs for rungs in seen)
         assert all(state == "PRUNED" or rungs == {2, 4} for state, rungs in zip(states, seen, strict=True))
