@@ -13,10 +13,11 @@ from lps.agents import AGENTS
 from lps.errors import UserError
 from lps.presets import resolve
 from lps.program import PRECISIONS, check_precision
+from lps.results import NoResults, Store
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster, estimate
-from sweeps.launch import launch
+from sweeps.launch import launch, unfinished
 from sweeps.resources import Limits, Nodes, Share, split
 
 
@@ -70,12 +71,16 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         raise UserError("--price goes with --dry-run: a sweep does not count money")
     if arguments.price is not None and not arguments.price >= 0:
         raise UserError(f"--price must be a number of at least 0, not {arguments.price:g}")
+    if not runs:
+        raise UserError("there is nothing to run: the filters leave no run")
+    results = arguments.results or f"results/{arguments.sweep}"
     if arguments.dry_run:
         describe(runs, _nodes(arguments.address), limits, arguments.price)
+        print(_standing(runs, results))
         return 0
     return launch(
         runs,
-        arguments.results or f"results/{arguments.sweep}",
+        results,
         sweep=arguments.sweep,
         data_dir=arguments.data_dir,
         limits=limits,
@@ -83,7 +88,7 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         mlflow=not arguments.no_mlflow,
         verbose=arguments.verbose,
         checkpoint_seconds=arguments.checkpoint_seconds,
-        log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)) if runs else 1000,
+        log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)),
         compiled=arguments.compile,
         precision=arguments.precision,
     )
@@ -122,6 +127,16 @@ def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | N
         )
     if price is not None:
         print(_bill(total, share, price))
+
+
+def _standing(runs: Sequence[Run], results: str) -> str:
+    """How many of the runs need no training any more. UserError where the results cannot take them."""
+    try:
+        store = Store(results, create=False)
+    except NoResults:
+        return f"{results} is not there yet: all of them are to be trained"
+    left = len({run.id for run in unfinished(store, runs)})
+    return f"{len({run.id for run in runs}) - left} of them are finished in {results}: {left} are to be trained"
 
 
 def _bill(hours: float | None, share: Share, price: float) -> str:

@@ -14,14 +14,15 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from lps.data import load_dataset
 from lps.errors import UserError
 from lps.program import check_precision
-from lps.results import Store
+from lps.results import Store, versions
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster
@@ -88,11 +89,13 @@ def launch(
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", sweep):
         raise UserError(f"a sweep's name is made of letters, digits, dots, dashes and underscores, unlike {sweep!r}")
     store = Store(results)
-    todo = unfinished(store, runs)
+    done = finished(store)
+    todo = [run for run in runs if run.id not in done]
     if todo:
         note(store, sweep, runs)
     if len(todo) < len(runs):
         print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
+        _tell_of_other_commits([done[run.id] for run in runs if run.id in done])
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, data_dir)
@@ -120,10 +123,32 @@ def note(store: Store, sweep: str, runs: Sequence[Run]) -> None:
     store.write_sweep(f"{sweep}-{digest}", {"sweep": sweep, "command": shlex.join(sys.orig_argv), "runs": wanted})
 
 
+def finished(store: Store) -> dict[str, dict[str, Any]]:
+    """The documents of the runs that are done, by their ids."""
+    return {doc["id"]: doc for doc in store.runs() if doc["status"] == "done"}
+
+
 def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
     """The runs that are not done, those included that failed in an earlier attempt."""
-    done = {doc["id"] for doc in store.runs() if doc["status"] == "done"}
+    done = finished(store)
     return [run for run in runs if run.id not in done]
+
+
+def _tell_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
+    """A run is known by its settings, not by its code: whoever has changed an agent would be shown its old results."""
+    now = versions()["git_commit"]
+    others = Counter(doc["versions"].get("git_commit", "unknown") for doc in done)
+    del others[now]
+    if now != "unknown" and others:
+        commits = ", ".join(f"{count} at {_short(commit)}" for commit, count in others.items())
+        print(
+            f"  (not at this commit, {_short(now)}: {commits}; to train them with this code, take another --results)",
+            flush=True,
+        )
+
+
+def _short(commit: str) -> str:
+    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
 
 
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:

@@ -35,9 +35,9 @@ class Limits:
             raise UserError(f"CPUs per pack must be more than 0, not {self.cpus:g}")
         if self.gpus <= 0 or (self.gpus > 1 and not float(self.gpus).is_integer()):
             raise UserError(f"GPUs per pack must be a fraction of one or a whole number, not {self.gpus:g}")
-        for name in ("at_once", "max_members"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, number in {"packs at once": self.at_once, "members of a pack": self.max_members}.items():
+            if number is not None and number < 1:
+                raise UserError(f"{name} must be at least 1, not {number}")
 
 
 @dataclass(frozen=True)

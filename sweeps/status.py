@@ -36,8 +36,15 @@ class Standing:
 
     @property
     def title(self) -> str:
-        task = get_task(self.task)
-        return f"{self.agent} {task.group} task {task.index} seed {self.seed}"
+        return f"{self.agent} {' task '.join(_place(self.task))} seed {self.seed}"
+
+
+def _place(task: str) -> list[str]:
+    """Group and number of a task; of one that this version does not know its name."""
+    try:
+        return [get_task(task).group, str(get_task(task).index)]
+    except UserError:
+        return [task]
 
 
 def standings(store: Store, now: datetime | None = None) -> list[Standing]:
@@ -68,7 +75,7 @@ def show(store: Store) -> None:
         column.justify = "right"
     rows: dict[tuple[str, str], Counter[str]] = {}
     for run in runs:
-        rows.setdefault((run.agent, get_task(run.task).group), Counter())[run.state] += 1
+        rows.setdefault((run.agent, _place(run.task)[0]), Counter())[run.state] += 1
     for (agent, group), counts in rows.items():
         table.add_row(agent, group, *(str(counts[state] or "-") for state in states))
     Console(highlight=False).print(table)
@@ -125,4 +132,7 @@ def say_retry(runs: Sequence[Standing], store: Store) -> None:
         print("A run that diverged will diverge again: it needs other hyperparameters, and that is another run.")
     wanted = {run.id for run in runs}
     commands = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if wanted & set(sweep["runs"]))
-    print("They are trained by the same command again:", *commands, sep="\n  ")
+    if commands:
+        print("They are trained by the same command again:", *commands, sep="\n  ")
+    else:
+        print("No sweep of these results knows them: give the command that began them again.")
