@@ -39,7 +39,7 @@ PRESETS = {
         },
     ),
     # Every agent at the paper's defaults on one task and a quarter of its data: the smallest run that can tell them
-    # apart. Hours on a GPU, a day on two CPU cores. First:
+    # apart. Two days on two CPU cores, most of it best-of-N's. First:
     #   python -m lps collect cube-single-play --episodes 250 --seed 0 --name cube-single-play-250
     "small": Scale(
         groups=["cube-single"],
