@@ -21,9 +21,10 @@ from typing import Any
 from lps.data import collect
 from lps.data.collect import NOISE
 from lps.data.files import data_dir
-from lps.errors import UserError, guarded
+from lps.errors import UserError, check_known, guarded
 from lps.results import Store
 from lps.run import Run
+from lps.tasks import GROUPS
 from sweeps import cli, scale
 from sweeps.ogbench_all import EVERYONE
 from sweeps.ogbench_all import PRESETS as OGBENCH
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = scale.asked_for(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
+    check_known(where.groups, GROUPS, "group")  # the ring has no oracles
     plays = datasets(
         where.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
     )

@@ -72,6 +72,7 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (tuning, "--storage nothing://here", "cannot open the study database nothing://here"),
         (tuning, "--results s3://bucket/tuning", "say with --storage"),
         (data_scaling, "--sizes 0", "--sizes must be at least 1, and --noises from 0 to 1"),
+        (data_scaling, "--groups ring", "unknown group 'ring'"),
         (data_scaling, "--noises 2", "--sizes must be at least 1, and --noises from 0 to 1"),
         (data_scaling, "--dataset cube-single-play-v0", "say --sizes and --noises"),
     ],
