@@ -93,8 +93,9 @@ class Checkpoint:
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as problem:  # a damaged archive fails in many ways, all of which mean the same
+            # Its message is not shown: torch advises people to load what may run any code.
             raise DamagedCheckpoint(
-                f"{where} is not a whole checkpoint: it is damaged or of another program ({_first_line(problem)})"
+                f"{where} is not a whole checkpoint: it is damaged or of another program"
             ) from problem
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
@@ -112,7 +113,3 @@ class Checkpoint:
             moments=(first, second),
             fingerprint=content["fingerprint"],
         )
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0]

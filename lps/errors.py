@@ -1,5 +1,6 @@
 """Errors for people: what was wrong, where, and what to do about it."""
 
+import argparse
 import difflib
 import functools
 import io
@@ -16,8 +17,9 @@ class UserError(Exception):
     """Something the user can put right. Its message is shown as it is, without a traceback."""
 
 
-def suggest(name: str, known: Iterable[str], what: str) -> str:
-    """The message for an unknown name: it names the nearest known ones, or all of them when there are few.
+def suggest(name: str, known: Iterable[str], what: str, instead: str = "") -> str:
+    """The message for an unknown name: it names the nearest known ones, or all of them when there are few. Where there
+    are many and none is near, it ends with `instead`, or else with the first of them.
 
     >>> suggest("lsp", ["lps", "dsrl"], "agent")
     "unknown agent 'lsp'; did you mean 'lps'? Known: lps, dsrl"
@@ -27,10 +29,27 @@ def suggest(name: str, known: Iterable[str], what: str) -> str:
     message = f"unknown {what} {name!r}"
     if near:
         message += "; did you mean " + " or ".join(map(repr, near)) + "?"
-    if names and (len(names) <= 10 or not near):
+    if instead and not near and len(names) > 10:
+        message += f"; {instead}"
+    elif names and (len(names) <= 10 or not near):
         shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
         message += f" Known: {shown}" if near else f"; known: {shown}"
     return message
+
+
+def at_least(least: int | float) -> Callable[[str], int | float]:
+    """A `type` for argparse's numbers: whole ones where `least` is, from `least` on."""
+    kind, what = (int, "a whole number") if isinstance(least, int) else (float, "a number")
+
+    def number(text: str) -> int | float:
+        try:
+            if (value := kind(text)) >= least:  # nan is not
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be {what} of at least {least:g}, not {text!r}")
+
+    return number
 
 
 def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from lps.agents import AGENTS, Agent
 from lps.checkpoint import Checkpoint
 from lps.errors import UserError
 from lps.nets import Params
+from lps.results import read_file
 from lps.run import Run
 from lps.streams import Stream
 
@@ -120,10 +120,7 @@ class Policy:
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """The policy of a checkpoint file, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
 
-    Raises UserError where the file is missing, damaged or not a checkpoint.
+    path: of a local file, or a URI such as s3://bucket/results/checkpoints/RUN.pt.  Raises UserError where the file is
+    missing, damaged or not a checkpoint.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as problem:
-        raise UserError(f"cannot read the checkpoint {path}: {problem.strerror}") from problem
-    return Policy.of_checkpoint(Checkpoint.from_bytes(data, str(path)))
+    return Policy.of_checkpoint(Checkpoint.from_bytes(read_file(path), str(path)))

@@ -90,9 +90,7 @@ class Episode:
     length: int
 
     def row(self) -> dict[str, Any]:
-        columns = dict(vars(self))
-        columns["return"] = columns.pop("return_")
-        return columns
+        return {name.rstrip("_"): value for name, value in vars(self).items()}
 
 
 class Store:
@@ -399,6 +397,17 @@ class Store:
         self.write_bytes(rel, buffer.getvalue().to_pybytes())
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of any file: at a local path or a URI of a filesystem that pyarrow knows. StoreError if it cannot be
+    read."""
+    shown, fs, full = _open(path)
+    try:
+        with fs.open_input_file(full) as file:
+            return file.read()
+    except OSError as error:
+        raise StoreError(f"cannot read {shown}: {_reason(error)}") from error
+
+
 def _open(path: str | os.PathLike[str]) -> tuple[str, pafs.FileSystem, str]:
     """What to show for a path, its filesystem, and the root in it."""
     text = os.fspath(path)
@@ -408,7 +417,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[str, pafs.FileSystem, str]:
     try:
         fs, root = pafs.FileSystem.from_uri(text)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"cannot open the results in {text}: {_reason(error)}") from error
+        raise StoreError(f"cannot open {text}: {_reason(error)}") from error
     return (root if isinstance(fs, pafs.LocalFileSystem) else text), fs, root
 
 

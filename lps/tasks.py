@@ -99,5 +99,10 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 def get_task(name: str) -> Task:
     """The task called `name`. UserError with the nearest names if there is none."""
     if name not in TASKS:
-        raise UserError(suggest(name, TASKS, "task"))
+        (first, *_, last), *others = GROUPS.values()
+        groups = ", ".join(tasks[0].group for tasks in others)
+        instead = (
+            f"known: {first.name} ... task{last.index}, the same of {groups}, and {RING.name} (see python -m lps tasks)"
+        )
+        raise UserError(suggest(name, TASKS, "task", instead))
     return TASKS[name]

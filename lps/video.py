@@ -47,6 +47,8 @@ def record(
     path = Path(path).expanduser()
     if path.suffix != ".mp4":
         raise UserError(f"cannot write a video to {path}: the name must end in .mp4")
+    if episodes < 1:
+        raise UserError(f"a video shows at least 1 episode, not {episodes}")
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
         raise UserError("videos need two more packages: pip install imageio imageio-ffmpeg")
     job = {"policy": policy, "task": task, "seed": seed, "episodes": episodes, "success_timing": success_timing}

@@ -1,9 +1,10 @@
+import argparse
 import subprocess
 import sys
 
 import pytest
 
-from lps.errors import UserError, guarded, suggest
+from lps.errors import UserError, at_least, guarded, suggest
 
 
 def test_suggest_names_the_nearest():
@@ -24,6 +25,24 @@ def test_suggest_stays_short_with_many_names():
     names = [f"task-number-{i}" for i in range(1000)]
     assert len(suggest("task-number-7x", names, "task")) < 200
     assert len(suggest("?", names, "task")) < 1000
+
+
+def test_suggest_says_something_else_than_many_names():
+    names = [f"task-number-{i}" for i in range(1000)]
+    assert suggest("?", names, "task", "see the list") == "unknown task '?'; see the list"
+    assert "see" not in suggest("task-number-7x", names, "task", "see the list")
+
+
+@pytest.mark.parametrize("least, text, value", [(1, "1", 1), (0, "12", 12), (0.0, "0", 0.0), (0.0, "1e3", 1000.0)])
+def test_at_least_takes(least, text, value):
+    found = at_least(least)(text)
+    assert found == value and type(found) is type(least)
+
+
+@pytest.mark.parametrize("least, text", [(1, "0"), (0, "-1"), (0, "1.0"), (0, "x"), (0.0, "nan"), (0.0, "-0.1")])
+def test_at_least_refuses(least, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"number of at least {least:g}, not '{text}'"):
+        at_least(least)(text)
 
 
 @pytest.mark.parametrize("returned, code", [(None, 0), (0, 0), (1, 1)])

@@ -45,6 +45,12 @@ def test_unknown_task_names_the_nearest(name: str):
         get_task(name)
 
 
+def test_a_name_near_no_task_gets_the_groups_on_a_line():
+    with pytest.raises(UserError, match="task1-v0 ... task5.* puzzle-4x6, and ring-bandit-v0") as error:
+        get_task("foo")
+    assert len(str(error.value)) < 300 and all(group in str(error.value) for group in GROUPS)
+
+
 def test_success_timing_decides_which_state_counts():
     task = get_task("cube-single-play-singletask-task1-v0")
     successes = {}

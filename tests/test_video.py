@@ -86,6 +86,13 @@ def test_another_kind_of_file_is_refused(tmp_path):
         record(Reach(), TASK, tmp_path / "v.avi")
 
 
+def test_a_video_of_nothing_is_refused(tmp_path):
+    (tmp_path / "v.mp4").write_bytes(b"an older video")
+    with pytest.raises(UserError, match="at least 1 episode, not 0"):
+        record(Reach(), TASK, tmp_path / "v.mp4", episodes=0)
+    assert (tmp_path / "v.mp4").read_bytes() == b"an older video"
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install imageio imageio-ffmpeg"):
