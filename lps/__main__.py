@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import errno
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lps.errors import UserError, guarded
+from lps.errors import UserError, at_least, guarded
 
 if TYPE_CHECKING:  # each command imports what it needs: --help and a typing error do not wait for torch
     from lps.policy import Policy
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_video(commands.add_parser("video", help="film a checkpoint's policy"))
     _add_collect(commands.add_parser("collect", help="make a play dataset with OGBench's oracles"))
     commands.add_parser("tasks", help="list the tasks").set_defaults(call=_tasks)
-    commands.add_parser("agents", help="list the agents and their variants").set_defaults(call=_agents)
+    _add_agents(commands.add_parser("agents", help="list the agents and their variants, or one's hyperparameters"))
     arguments = parser.parse_args(argv)
     return guarded(arguments.call)(arguments)
 
@@ -43,27 +46,36 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--task", required=True, nargs="+", help="for example cube-single-play-singletask-task1-v0; several of one "
         "group train together",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=1_000_000, help="updates (default: 1000000, the paper's)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each, trained together")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyperparameters")
+    parser.add_argument("--steps", type=at_least(1), default=1_000_000, help="updates (default: 1000000, the paper's)")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0], help="one run each, trained together")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameters (see `agents AGENT`)",
+    )
     parser.add_argument("--results", default=DEFAULT_RESULTS, help=f"folder or s3:// (default: {DEFAULT_RESULTS})")
     parser.add_argument("--dataset", help="name of a dataset file (default: the task's)")
     parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
-    parser.add_argument("--eval-interval", type=int, help="updates between evaluations (default: steps / 10)")
-    parser.add_argument("--eval-episodes", type=int, default=50)
-    parser.add_argument("--eval-workers", type=int, default=0, help="processes that evaluate (default: this one)")
+    parser.add_argument("--eval-interval", type=at_least(1), help="updates between evaluations (default: steps / 10)")
+    parser.add_argument("--eval-episodes", type=at_least(1), default=50)
+    parser.add_argument(
+        "--eval-workers", type=at_least(0), default=0, help="processes that evaluate (default: this one)"
+    )
     parser.add_argument("--success-timing", default="post", help="in evaluation: post (default) or pre")
     parser.add_argument("--reward-timing", default="pre", help="in the dataset: pre (default) or post")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="CPU threads of training")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads of training")
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the update: minutes first, then faster"
     )
     parser.add_argument(
         "--precision", default="float32", help="float32 (default, the reference), tf32 (on NVIDIA GPUs) or bf16"
     )
-    parser.add_argument("--log-interval", type=int, default=500, help="updates between logged metrics")
-    parser.add_argument("--checkpoint-seconds", type=float, default=120.0)
+    parser.add_argument("--log-interval", type=at_least(1), default=500, help="updates between logged metrics")
+    parser.add_argument("--checkpoint-seconds", type=at_least(0.0), default=120.0)
     parser.set_defaults(call=_train)
 
 
@@ -72,10 +84,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from lps.evaluate import InlineEvaluator, PoolEvaluator
     from lps.results import Store
-    from lps.run import Run, parse_settings
+    from lps.run import Run
     from lps.tasks import get_task
     from lps.train import train
 
+    hyperparameters = _hyperparameters(arguments)
     runs = [
         Run.create(
             arguments.agent,
@@ -87,7 +100,7 @@ def _train(arguments: argparse.Namespace) -> int:
             eval_episodes=arguments.eval_episodes,
             success_timing=arguments.success_timing,
             reward_timing=arguments.reward_timing,
-            **parse_settings(arguments.set),
+            **hyperparameters,
         )
         for task in dict.fromkeys(arguments.task)
         for seed in dict.fromkeys(arguments.seeds)
@@ -99,9 +112,11 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     store = Store(arguments.results)
-    done = [run for run in runs if store.finished(run.id)]
+    documents = [store.read_run(run.id) or {} for run in runs]
+    done = [document for document in documents if document.get("status") == "done"]
     if done:
         print(f"{len(done)} of {len(runs)} runs are finished already: skipped")
+        _warn_of_other_code(done, store)
     evaluator = PoolEvaluator(arguments.eval_workers) if arguments.eval_workers else InlineEvaluator()
     try:
         with _ProgressLine(names) as line:
@@ -130,6 +145,47 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"failed: {names[run.id]} (run {run.id}): {document.get('error')}", file=sys.stderr)
     print(f"results: {store.path}\ncheckpoints: {store.path}/checkpoints/<run>.pt")
     return 1 if failed else 0
+
+
+def _hyperparameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --set says. UserError where that is an option of its own."""
+    from lps.run import parse_settings
+
+    settings = parse_settings(arguments.set)
+    for name in settings:
+        option = "seeds" if name == "seed" else name
+        if option in vars(arguments).keys() - {"call", "command", "set"}:
+            raise UserError(
+                f"--set takes hyperparameters; {name} is an option of its own: --{option.replace('_', '-')}"
+            )
+    return settings
+
+
+def _warn_of_other_code(done: Sequence[Mapping[str, Any]], store: Store) -> None:
+    """One line where runs that are skipped were finished by other code than this, as far as git knows."""
+    from lps.results import versions
+
+    here = versions()["git_commit"]
+    commits = {document["id"]: document.get("versions", {}).get("git_commit", "unknown") for document in done}
+    # What differs from its commit may differ from itself, too.
+    others = {
+        run: commit
+        for run, commit in commits.items()
+        if "unknown" not in (commit, here) and (commit != here or commit.endswith("+dirty"))
+    }
+    if others:
+        then = ", ".join(sorted({_short(commit) for commit in others.values()}))
+        print(
+            f"warning: finished with commit {then}, this is {_short(here)}: skipped; to train with this code, use "
+            f"another --results, or delete runs/ID.json and checkpoints/ID.pt in {store.path}, ID being "
+            + ", ".join(others),
+            file=sys.stderr,
+        )
+
+
+def _short(commit: str) -> str:
+    number, plus, dirty = commit.partition("+")
+    return number[:7] + plus + dirty
 
 
 class _ProgressLine:
@@ -181,11 +237,12 @@ def _print_results(store: Store, ids: Sequence[str]) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint")
-    parser.add_argument("--episodes", type=int, default=50)
-    parser.add_argument("--seed", type=int, help="evaluation seed (default: the run's, as in training)")
+    parser.add_argument("checkpoint", help="file or URI")
+    parser.add_argument("--episodes", type=at_least(1), default=50)
+    parser.add_argument("--seed", type=at_least(0), help="evaluation seed (default: the run's, as in training)")
     parser.add_argument("--task", help="another task of the same sizes (default: the run's)")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: this one)")
+    parser.add_argument("--workers", type=at_least(0), default=0, help="processes (default: this one)")
+    parser.add_argument("--out", metavar="FILE.csv", help="write one row per episode there")
     parser.set_defaults(call=_evaluate)
 
 
@@ -196,9 +253,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lps.policy import load_policy
 
     policy = load_policy(arguments.checkpoint)
-    if arguments.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {arguments.episodes}")
     task = _task_of(policy, arguments.task)
+    out = Path(arguments.out).expanduser() if arguments.out is not None else None
+    if out:
+        _check_writable(out)
     seed = policy.run.seed if arguments.seed is None else arguments.seed
     run = dataclasses.replace(policy.run, task=task.name, seed=seed, eval_episodes=arguments.episodes)
     evaluator = PoolEvaluator(arguments.workers) if arguments.workers else InlineEvaluator()
@@ -212,14 +270,49 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
     mean = sum(row.success for row in episodes) / len(episodes)
     print(f"success {mean:.3f} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
+    if out:
+        of_run = {
+            "run_id": policy.run.id,
+            "agent": policy.run.agent,
+            "task": task.name,
+            "run_seed": policy.run.seed,
+            "step": policy.step,
+        }
+        _write_csv(out, [of_run | row.row() for row in episodes])
+        print(f"wrote {out.resolve()}")
     return 0
 
 
+def _check_writable(path: Path) -> None:
+    """UserError where no file can be written to `path`: now, not when the work is done."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; give another --out") from None
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with the same columns, the whole file or nothing."""
+    from lps.data.files import replacing
+
+    try:
+        with replacing(path) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def _add_video(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", help="file or URI")
     parser.add_argument("output", help="for example out.mp4")
-    parser.add_argument("--episodes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=at_least(1), default=1)
+    parser.add_argument("--seed", type=at_least(0), help="evaluation seed (default: the run's)")
     parser.add_argument("--task", help="another task of the same sizes (default: the run's)")
     parser.set_defaults(call=_video)
 
@@ -237,8 +330,9 @@ def _video(arguments: argparse.Namespace) -> int:
             policy,
             task,
             arguments.output,
-            seed=arguments.seed,
+            seed=policy.run.seed if arguments.seed is None else arguments.seed,
             episodes=arguments.episodes,
+            success_timing=policy.run.success_timing,
             progress=lambda frames: _advance(bar, frames),
         )
     for row in episodes:
@@ -268,10 +362,14 @@ def _task_of(policy: Policy, name: str | None) -> Task:
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="for example cube-single-play")
-    parser.add_argument("--episodes", type=int, default=1000, help="of 1001 observations; 10 %% more for validation")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", type=float, default=0.1, help="of the oracles' plans (default: OGBench's 0.1)")
+    parser.add_argument(
+        "--episodes", type=at_least(1), default=1000, help="of 1001 observations; 10 %% more for validation"
+    )
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument(
+        "--noise", type=at_least(0.0), default=0.1, help="of the oracles' plans (default: OGBench's 0.1)"
+    )
     parser.add_argument("--name", help="of the file, for train --dataset (default: such as cube-single-play-1000)")
     parser.add_argument("--data-dir", help="where to put it (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.set_defaults(call=_collect)
@@ -304,20 +402,52 @@ def _tasks(_: argparse.Namespace) -> int:
     from lps.tasks import TASKS
 
     for task in TASKS.values():
-        print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {task.reward}")
+        reward = {"none": "dense"}.get(task.reward, task.reward)  # 'none' is the transform: the environment's own
+        print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {reward}")
     return 0
 
 
-def _agents(_: argparse.Namespace) -> int:
+def _add_agents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("agent", nargs="?", help="show this one's hyperparameters; perhaps a variant")
+    parser.set_defaults(call=_agents)
+
+
+def _agents(arguments: argparse.Namespace) -> int:
     from lps.agents import AGENTS
-    from lps.presets import VARIANTS
+    from lps.presets import GROUP_SETTINGS, VARIANTS, resolve
+    from lps.run import explain
 
-    for name, agent in AGENTS.items():
-        print(f"{name:12s} {agent.title}")
-        for variant, settings in VARIANTS.get(name, {}).items():
-            shown = " ".join(f"{key}={value}" for key, value in settings.items()) or "the agent as it is"
-            print(f"  {name + ':' + variant:32s} {shown}")
+    if arguments.agent is None:
+        for name, agent in AGENTS.items():
+            print(f"{name:12s} {agent.title}")
+            _print_settings({f"{name}:{variant}": settings for variant, settings in VARIANTS.get(name, {}).items()})
+        return 0
+    name, variant = resolve(arguments.agent, AGENTS)
+    print(f"{arguments.agent}: {AGENTS[name].title}")
+    for row in explain(name, variant):
+        default = str(list(row.default) if isinstance(row.default, tuple) else row.default)
+        print(f"  {row.name:20s} {default:22s} {row.allowed:46s} {row.meaning}".rstrip())
+    print(f"unless you set it, horizon is the task's: {_horizons()}")
+    if tuned := GROUP_SETTINGS.get(name, {}):
+        print("set in these groups of tasks, unless you set it:")
+        _print_settings(tuned)
+    if name == arguments.agent and (variants := VARIANTS.get(name, {})):
+        print("variants:")
+        _print_settings({f"{name}:{variant}": settings for variant, settings in variants.items()})
     return 0
+
+
+def _horizons() -> str:
+    from lps.tasks import GROUPS, RING
+
+    of_groups = sorted({task.horizon for tasks in GROUPS.values() for task in tasks})
+    return f"{', '.join(map(str, of_groups))}, in {RING.name} {RING.horizon}"
+
+
+def _print_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, values in settings.items():
+        shown = " ".join(f"{key}={value}" for key, value in values.items()) or "the agent as it is"
+        print(f"  {name:32s} {shown}")
 
 
 if __name__ == "__main__":

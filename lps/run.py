@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -192,6 +194,40 @@ def range_of(name: str, default: Any) -> Range | None:
     if isinstance(default, bool) or not isinstance(default, int | float):
         return None
     return RANGES.get(name, Range() if isinstance(default, float) else Range(1))
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One of an agent's, for people."""
+
+    name: str
+    default: Any
+    allowed: str
+    """Its range or its choices."""
+    meaning: str
+    """The comment beside it in the agent's Config."""
+
+
+def explain(agent: str, settings: Mapping[str, Any] | None = None) -> list[Hyperparameter]:
+    """The hyperparameters of an agent, with defaults as they are under these settings."""
+    config = make_config(agent, settings or {})
+    try:
+        source = inspect.getsource(type(config))
+    except (OSError, TypeError):  # an agent that was made at a prompt
+        source = ""
+    comments = dict(re.findall(r"^ +(\w+): [^#\n]*# (.*)$", source, re.MULTILINE))
+    rows = []
+    for spec in dataclasses.fields(config):
+        allowed = range_of(spec.name, spec.default)
+        if allowed:
+            shown = allowed.of(spec.name)
+        elif isinstance(spec.default, tuple):
+            shown = "widths >= 1"
+        else:
+            choices = (False, True) if isinstance(spec.default, bool) else CHOICES.get(spec.name, ())
+            shown = ", ".join(map(str, choices))
+        rows.append(Hyperparameter(spec.name, getattr(config, spec.name), shown, comments.get(spec.name, "")))
+    return rows
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

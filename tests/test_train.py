@@ -1,5 +1,7 @@
 """Training end to end on a tiny dataset: what is stored, what a second call does, what a crash costs."""
 
+import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -292,8 +294,11 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path, tiny_data_dir):
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("hello")
     for name in ("foreign.pt", "half.pt", "text.pt", "absent.pt"):
-        with pytest.raises(UserError, match=name):
+        with pytest.raises(UserError, match=name) as error:
             lps.load_policy(tmp_path / name)
+        assert "weights_only" not in str(error.value), "torch's advice is to load what may run any code"
+    with pytest.raises(UserError, match="nowhere://x"):
+        lps.load_policy("nowhere://x")
 
 
 @pytest.mark.parametrize(
@@ -320,16 +325,143 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, tiny_data_di
     assert "error: " in error and "Traceback" not in error
 
 
-def test_the_command_line_trains_evaluates_and_lists(tmp_path, tiny_data_dir, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train --steps 0", "a whole number of at least 1, not '0'"),
+        ("train --steps 1e3", "a whole number"),
+        ("train --seeds 0 -1", "at least 0"),
+        ("train --eval-interval 0", "at least 1"),
+        ("train --eval-episodes -2", "at least 1"),
+        ("train --eval-workers -3", "at least 0"),
+        ("train --threads -1", "at least 1"),
+        ("train --log-interval 0", "at least 1"),
+        ("train --checkpoint-seconds nan", "a number of at least 0"),
+        ("evaluate x.pt --episodes 0", "at least 1"),
+        ("evaluate x.pt --workers -1", "at least 0"),
+        ("evaluate x.pt --seed -1", "at least 0"),
+        ("video x.pt out.mp4 --episodes 0", "at least 1"),
+        ("video x.pt out.mp4 --seed -1", "at least 0"),
+        ("collect cube-single-play --episodes 0", "at least 1"),
+        ("collect cube-single-play --workers 0", "at least 1"),
+        ("collect cube-single-play --seed -1", "at least 0"),
+        ("collect cube-single-play --noise -0.1", "a number of at least 0"),
+    ],
+)
+def test_senseless_numbers_are_refused_by_their_option(arguments, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([*arguments.split(), *(["--agent", "lps", "--task", TASK] if arguments.startswith("train") else [])])
+    assert left.value.code == 2
+    option = next(word for word in arguments.split() if word.startswith("--"))
+    shown = capsys.readouterr().err
+    assert f"argument {option}: must be " in shown
+    assert said in shown
+
+
+@pytest.mark.parametrize(
+    "setting, option", [("steps=7", "--steps"), ("seed=7", "--seeds"), ("log_interval=2", "--log-interval")]
+)
+def test_an_option_is_no_hyperparameter(setting, option, capsys):
+    assert main(["train", "--agent", "lps", "--task", TASK, "--set", setting]) == 2
+    assert f"is an option of its own: {option}\n" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_data_dir):
+    """The command line that trained a run of 6 steps, and its results."""
+    results = tmp_path_factory.mktemp("trained")
     settings = [f"{k}={v}" for k, v in small_hyperparameters("meanflow_bc").items()]
-    common = ["--agent", "meanflow_bc", "--task", TASK, "--steps", "6", "--data-dir", str(tiny_data_dir)]
-    common += ["--eval-interval", "6", "--eval-episodes", "2", "--results", str(tmp_path / "r"), "--set", *settings]
-    assert main(["train", *common]) == 0
-    stored = rows_of(Store(tmp_path / "r"))
-    assert len(stored) == 2 and pc.sum(Store(tmp_path / "r").read_episodes()["length"]).as_py() > 0
-    (checkpoint,) = (tmp_path / "r" / "checkpoints").glob("*.pt")
-    capsys.readouterr()
-    assert main(["evaluate", str(checkpoint), "--episodes", "2"]) == 0
+    command = ["train", "--agent", "meanflow_bc", "--task", TASK, "--steps", "6", "--data-dir", str(tiny_data_dir)]
+    command += ["--eval-interval", "6", "--eval-episodes", "2", "--results", str(results), "--set", *settings]
+    assert main(command) == 0
+    return SimpleNamespace(command=command, store=Store(results), checkpoint=next(results.glob("checkpoints/*.pt")))
+
+
+def test_the_command_line_trains_and_evaluates_as_in_training(trained, capsys):
+    stored = rows_of(trained.store)
+    assert len(stored) == 2 and pc.sum(trained.store.read_episodes()["length"]).as_py() > 0
+    assert main(["evaluate", str(trained.checkpoint), "--episodes", "2"]) == 0
     shown = capsys.readouterr().out
     assert all(str(row["env_seed"]) in shown for row in stored)  # the same episodes as in training
-    assert main(["tasks"]) == 0 and TASK in capsys.readouterr().out
+
+
+def test_an_evaluation_is_kept_as_a_table(trained, tmp_path):
+    out = tmp_path / "new" / "rows.csv"
+    checkpoint = trained.checkpoint.as_uri()  # a URI is as good as a path
+    assert main(["evaluate", checkpoint, "--episodes", "2", "--out", str(out)]) == 0
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    of_run = {"agent": "meanflow_bc", "task": TASK, "run_seed": "0"}
+    expected = [of_run | {key: str(value) for key, value in row.items()} for row in rows_of(trained.store)]
+    assert rows == expected and [file.name for file in out.parent.iterdir()] == ["rows.csv"]
+
+
+@pytest.mark.parametrize("out", ["/proc/nothing/rows.csv", "."])
+def test_a_table_that_cannot_be_written_is_refused_before_evaluating(out, trained, capsys, monkeypatch):
+    monkeypatch.setattr("lps.evaluate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    assert main(["evaluate", str(trained.checkpoint), "--out", out]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write ")
+
+
+@pytest.mark.parametrize("given, seed", [([], 0), (["--seed", "5"], 5)])
+def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, trained, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("lps.video.record", lambda *_, **settings: asked.append(settings["seed"]) or [])
+    load = lps.load_policy
+    for own in (0, 7):
+
+        def load_of_seed(path, own=own):
+            policy = load(path)
+            policy.run = dataclasses.replace(policy.run, seed=own)
+            return policy
+
+        monkeypatch.setattr("lps.policy.load_policy", load_of_seed)
+        assert main(["video", str(trained.checkpoint), str(tmp_path / "v.mp4"), *given]) == 0
+    assert asked == ([seed, seed] if given else [0, 7])
+
+
+@pytest.mark.parametrize(
+    "then, here, warned",
+    [
+        ("abc1234567", "abc1234567", False),
+        ("abc1234567", "def7654321", True),
+        ("abc1234567+dirty", "abc1234567+dirty", True),
+        ("unknown", "def7654321", False),
+        ("abc1234567", "unknown", False),
+    ],
+)
+def test_a_finished_run_of_other_code_is_skipped_with_a_warning(then, here, warned, trained, capsys, monkeypatch):
+    (document,) = trained.store.runs()
+    trained.store.write_run({**document, "versions": {"git_commit": then}})
+    monkeypatch.setattr("lps.results.versions", lambda: {"git_commit": here})
+    assert main(trained.command) == 0
+    shown = capsys.readouterr()
+    assert "finished already: skipped" in shown.out
+    lines = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == warned
+    if warned:
+        (line,) = lines
+        assert "finished with commit abc1234" in line and f"this is {here[:7]}" in line and document["id"] in line
+
+
+def test_the_command_line_lists_tasks(capsys):
+    assert main(["tasks"]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows[TASK].endswith("reward dense"), "none would read as reward-free"
+    assert rows["scene-play-singletask-task1-v0"].endswith("reward sparse")
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_command_line_explains_every_hyperparameter(agent, capsys):
+    assert main(["agents"]) == 0 and f"{agent} " in capsys.readouterr().out
+    assert main(["agents", agent]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {name: rest.strip() for name, _, rest in (line.strip().partition(" ") for line in lines)}
+    for field in dataclasses.fields(AGENTS[agent].Config):
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert rows[field.name].startswith(f"{default} ") and rows[field.name].count("  ")
+    assert "0 < discount <= 1" in rows["discount"]
+    if agent == "qcfql":
+        assert rows["cube-single"] == "alpha=30.0"
+    if agent == "dsrl":
+        assert main(["agents", "dsrl:matched"]) == 0 and "[256, 256]" in capsys.readouterr().out
