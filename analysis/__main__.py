@@ -15,9 +15,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="From results to figures and claims.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     report = commands.add_parser("report", help="one HTML file with everything, that opens offline")
-    report.add_argument("results", metavar="RESULTS", help="results folder, local or a URI such as s3://bucket/results")
-    report.add_argument("--out", metavar="FILE", help="(default: RESULTS/report/report.html, ./report/... for a URI)")
-    compare.add_unfinished(report)
+    compare.add_choice(report)
+    report.add_argument(
+        "--out",
+        metavar="FILE",
+        help="(default: RESULTS/report/report.html, ./report/... for a URI or several RESULTS)",
+    )
     report.set_defaults(call=_report)
     files = commands.add_parser("compare", help="a folder with each figure and table as files, for a paper")
     compare.add_arguments(files)
@@ -27,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    study = compare.read(arguments.results, arguments.include_unfinished)
+    study = compare.read(arguments)
     out = Path(arguments.out) if arguments.out else compare.default_out(arguments.results)
     if out.suffix != ".html":
         out /= "report.html"

@@ -42,7 +42,7 @@ _TABLE = [
     Agent("lps", "LPS", "#1F4FA3", "o", published="LPS"),
 ]
 AGENTS = {agent.name: agent for agent in _TABLE}
-SUBJECT = "lps"  # the agent that claims are about
+SUBJECT = "lps"  # the agent that claims are about unless told otherwise
 SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
 SPARE_MARKERS = ["h", "p", "*", "d"]
 

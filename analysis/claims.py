@@ -1,8 +1,10 @@
-"""What the results support, in sentences: LPS against every other agent, on every group and over all of them.
+"""What the results support, in sentences: one agent, the study's subject (LPS unless told otherwise), against every
+other, on every group and over all of them.
 
 "Better" is said where a paired test finds a difference at LEVEL after Holm's correction for all comparisons on that
 group, and mean and probability of improvement agree on its direction. So if all agents were alike, a group would carry
-a wrong "better" with a probability of at most 1 - LEVEL. Where there is no LPS, all pairs are compared.
+a wrong "better" with a probability of at most 1 - LEVEL. Where the subject was not
+run, all pairs are compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from itertools import combinations
 from typing import Literal
 
 from analysis import settings, stats
-from analysis.agents import AVERAGE, SUBJECT
+from analysis.agents import AVERAGE
 from analysis.scores import PROTOCOL, Study
 from analysis.stats import LEVEL
 
@@ -123,11 +125,12 @@ def _on(study: Study, group: str) -> list[Claim]:
 
 
 def _pairs(study: Study, keys: Sequence[str]) -> list[tuple[str, str]]:
-    """LPS at its common setting against all others; without one, everyone against everyone."""
-    ours = settings.plain(study, SUBJECT, keys)
-    if ours is None:
-        return list(combinations(reversed(keys), 2))
-    return [(ours, other) for other in reversed(keys) if other != ours]
+    """The subject at its common setting, in all of its settings where none is the common one, against all others;
+    without the subject, everyone against everyone."""
+    plain = settings.plain(study, study.subject.name, keys)
+    ours = [plain] if plain else [key for key in keys if study.series[key].agent.name == study.subject.name]
+    pairs = [(key, other) for key in reversed(ours) for other in reversed(keys) if other not in ours]
+    return pairs or list(combinations(reversed(keys), 2))
 
 
 def _scores(study: Study, key: str, groups: Sequence[str]) -> Scores:

@@ -1,6 +1,6 @@
 """Compares the agents of a results folder: figures, tables and a page, with the published numbers beside ours.
 
-    python analysis/compare.py RESULTS [--out DIR] [--include-unfinished]
+    python analysis/compare.py RESULTS... [--out DIR] [--include-unfinished] [--exclude ID...] [--subject AGENT]
 
 Exit code 0 if something could be shown, 2 if not.
 """
@@ -10,15 +10,18 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started as a file: find the packages beside this folder, and nothing of the same name in it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import report, style, tables  # noqa: E402
+from analysis.agents import SUBJECT  # noqa: E402
 from analysis.load import load  # noqa: E402
-from analysis.plots import PLOTS  # noqa: E402
+from analysis.plots import PLOTS, drawn  # noqa: E402
 from analysis.scores import Study, study  # noqa: E402
-from lps.errors import UserError, guarded  # noqa: E402
+from analysis.selection import select  # noqa: E402
+from lps.errors import UserError, guarded, suggest  # noqa: E402
 
 
 @guarded
@@ -31,21 +34,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """What the command line does; UserError where the results hold nothing or the report cannot be written."""
-    here = read(arguments.results, arguments.include_unfinished)
+    here = read(arguments)
     out = Path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
-    print(tables.success(here).text(), end="\n\n")
+    print(tables.made(here)["success"].text(), end="\n\n")
     print("written:")
     for path, also in _by_stem(written).items():
         print(f"  {path}" + (f"  (and {', '.join(also)})" if also else ""))
     return 0
 
 
-def read(results: str, include_unfinished: bool) -> Study:
-    """The study in a results folder; prints what is missing in it. UserError where there is nothing to show."""
+def read(arguments: argparse.Namespace) -> Study:
+    """The study that the arguments of `add_choice` ask for; prints what is missing in it. UserError where there is
+    nothing to show."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the dagger, on a terminal that has none
-    here = study(load(results), include_unfinished)
+    parts = [load(path) for path in dict.fromkeys(arguments.results)]
+    results = select(parts, arguments.exclude, arguments.agents, arguments.groups)
+    subject = arguments.subject or SUBJECT
+    if arguments.subject and subject not in set(results.runs["agent"]):
+        known = sorted(set(results.runs["agent"]))
+        raise UserError(f"--subject: {suggest(subject, known, 'agent')} (those that are shown)")
+    here = study(results, arguments.include_unfinished, subject)
     _print_gaps(here)
     if not here.groups:
         raise UserError(_nothing(here))
@@ -53,21 +63,23 @@ def read(results: str, include_unfinished: bool) -> Study:
 
 
 def write(here: Study, out: Path) -> list[Path]:
-    """Writes all figures, tables and the page into `out`; the paths, the page first.
+    """Writes all figures, tables and the page into `out`; the paths, the page first. Figures that an earlier call wrote
+    there, and that these results have nothing for, are removed.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    plots, written = {}, []
-    made = {name: make(here) for name, make in tables.TABLES.items()}
+    written = []
+    made = tables.made(here)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with style.styled():
-            for name, draw in PLOTS.items():
-                plot = draw(here)
-                if plot is not None:
-                    plots[name] = plot
-                    written += style.save(plot, out / "figures", name)
+            plots = drawn(here)
+            for name, plot in plots.items():
+                written += style.save(plot, out / "figures", name)
+        for name in PLOTS.keys() - plots.keys():
+            for suffix in style.SUFFIXES:
+                (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
         for name, table in made.items():
             written += tables.save(table, out / "tables", name)
         report.write(out / "report.md", here, plots, made)
@@ -76,9 +88,10 @@ def write(here: Study, out: Path) -> list[Path]:
     return [out / "report.md", *written]
 
 
-def default_out(results: str) -> Path:
-    """RESULTS/report; ./report where the results are not on a local disk."""
-    return Path("report") if "://" in results else Path(results) / "report"
+def default_out(results: Sequence[str]) -> Path:
+    """RESULTS/report; ./report where the results are not on a local disk, or in several folders."""
+    folders = list(dict.fromkeys(results))
+    return Path("report") if len(folders) > 1 or "://" in folders[0] else Path(folders[0]) / "report"
 
 
 def _by_stem(paths: Sequence[Path]) -> dict[Path, list[str]]:
@@ -110,12 +123,27 @@ def _nothing(here: Study) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", metavar="RESULTS", help="results folder, local or a URI such as s3://bucket/results")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: RESULTS/report, ./report for a URI)")
-    add_unfinished(parser)
+    add_choice(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: RESULTS/report, ./report for a URI or several RESULTS)"
+    )
 
 
-def add_unfinished(parser: argparse.ArgumentParser) -> None:
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which runs are shown, and what claims are about."""
+    parser.add_argument(
+        "results",
+        metavar="RESULTS",
+        nargs="+",
+        help="results folder, local or a URI such as s3://bucket/results; several are shown as one",
+    )
+    some: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument(
+        "--exclude", **some, metavar="RUN_ID", help="leave these runs out, and say so; first letters do"
+    )
+    parser.add_argument("--agents", **some, metavar="AGENT", help="only these, with all their variants")
+    parser.add_argument("--groups", **some, metavar="GROUP", help="only these")
+    parser.add_argument("--subject", metavar="AGENT", help=f"the agent that claims are about (default: {SUBJECT})")
     parser.add_argument(
         "--include-unfinished",
         action="store_true",

@@ -1,10 +1,11 @@
-"""Reads a result store into two tables: its runs and their evaluations.
+"""Reads result stores into two tables: runs and their evaluations.
 
 What cannot be read is passed over and named in `Results.problems`, so that nothing is dropped silently.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +32,49 @@ _PROTOCOL = {
 
 @dataclass(frozen=True)
 class Results:
-    """A store in memory.
+    """One or more stores in memory.
 
+    paths: the folders that were read.
     runs: one row per run document, index `run_id`: agent, task (OGBench's name), group, short ('task1'), seed, steps,
         dataset, eval_interval, eval_episodes, success_timing, reward_timing, hyperparameters (dict), status,
-        step, error, updated, device, wall_time_s, fingerprint, versions (dict), sweep.
+        step, error, updated, device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
     evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
         episodes (their number).
     actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.
     sweeps, studies: the documents of the sweeps that made the runs, and of what studies found (see lps.results.Store).
     problems: one line for each file that was passed over, and why.
+    left_out: the rows of `runs` that were left out by hand (see analysis.selection).
+    notes: sentences that belong beside every number: what was left out, and where folders disagree.
     """
 
-    path: str
+    paths: tuple[str, ...]
     runs: pd.DataFrame
     evaluations: pd.DataFrame
     actions: pd.DataFrame
     sweeps: list[dict[str, Any]]
     studies: list[dict[str, Any]]
     problems: list[str]
+    left_out: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return " and ".join(self.paths)
+
+    @property
+    def name(self) -> str:
+        """What a page about them is called."""
+        return " + ".join(Path(path).name or path for path in self.paths)
+
+    def only(self, run_ids: Collection[str]) -> "Results":
+        """Those of these runs, with what belongs to them."""
+        kept = list(run_ids)
+        if self.runs.index.isin(kept).all():
+            return self
+        evaluations, actions = (
+            table[table["run_id"].isin(kept)].reset_index(drop=True) for table in (self.evaluations, self.actions)
+        )
+        return replace(self, runs=self.runs[self.runs.index.isin(kept)], evaluations=evaluations, actions=actions)
 
     def held_out(self, *names: str) -> set[str]:
         """The ids of the runs of tuning studies with seeds that no trial has seen: of the 'best' setting, of the
@@ -66,18 +91,83 @@ def load(path: str) -> Results:
     """
     store = _open(path)
     problems: list[str] = []
-    runs = _runs(store.runs(), problems)
+    runs = _runs(store.runs(), problems).assign(results=str(path))
     evaluations = _evaluations(store.read_episodes())
     orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
     problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
     actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
     sweeps, studies = store.sweeps(), store.studies()
-    problems = [*store.problems, *problems]
+    problems = [*store.problems, *(f"{path}/{problem}" for problem in problems)]
     if runs.empty:
         why = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
-    return Results(str(path), runs, evaluations, actions, sweeps, studies, problems)
+    return Results((str(path),), runs, evaluations, actions, sweeps, studies, problems)
+
+
+def join(parts: Sequence[Results]) -> Results:
+    """The results of several folders as one; a run that lies in several of them counts once.
+
+    Raises:
+        UserError: two folders disagree about a run.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    joined = reduce(_joined, parts)
+    documents: list[dict[str, Any]] = []
+    for document in (document for part in parts for document in part.studies):
+        documents += [] if document in documents else [document]
+    names = [str(document["study"]) for document in documents]
+    notes = [
+        f"The folders {joined.path} differ in what the study '{name}' found: a figure of one shows the first."
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1 and name not in _UNITED
+    ]
+    return replace(joined, studies=documents, notes=(*joined.notes, *notes))
+
+
+_UNITED = ("data-scaling",)  # studies whose documents add up (analysis.plays)
+
+
+def _joined(a: Results, b: Results) -> Results:
+    both = a.runs.index.intersection(b.runs.index)
+    known = [{run_id: rows for run_id, rows in part.evaluations.groupby("run_id")} for part in (a, b)]
+    for run_id in both:
+        mine, other = a.runs.loc[run_id], b.runs.loc[run_id]
+        if differing := _differing(mine, other, *(own.get(run_id) for own in known)):
+            raise UserError(
+                f"run {run_id} ({mine['agent']}, {mine['group']} {mine['short']}, seed {mine['seed']}) is in "
+                f"{mine['results']} and in {other['results']}, and is not the same there: {differing}. Show the "
+                f"folders one by one, or leave the run out with --exclude {run_id}"
+            )
+    rest = b.only(b.runs.index.difference(both))
+    return replace(
+        a,
+        paths=tuple(dict.fromkeys([*a.paths, *b.paths])),
+        runs=pd.concat([a.runs, rest.runs]).sort_index(),
+        evaluations=pd.concat([a.evaluations, rest.evaluations]).sort_values(["run_id", "step"], ignore_index=True),
+        actions=pd.concat([a.actions, rest.actions], ignore_index=True),
+        sweeps=[*a.sweeps, *b.sweeps],
+        problems=[*a.problems, *(problem for problem in b.problems if problem not in a.problems)],
+    )
+
+
+def _differing(mine: pd.Series, other: pd.Series, *evaluations: pd.DataFrame | None) -> str:
+    """In what two documents of one run, and its evaluations, do not agree; '' where they do."""
+    commits = [short_commit(run["versions"]) for run in (mine, other)]
+    if commits[0] != commits[1]:
+        return f"git commit {commits[0]} and {commits[1]}"
+    for key in ("status", "step", "fingerprint"):
+        if mine[key] != other[key]:
+            return f"{'dataset ' * (key == 'fingerprint')}{key} {mine[key] or '?'} and {other[key] or '?'}"
+    numbers = [[] if own is None else own[["step", "success", "episodes"]].values.tolist() for own in evaluations]
+    return "" if numbers[0] == numbers[1] else "its evaluations have other numbers"
+
+
+def short_commit(versions: Mapping[str, Any]) -> str:
+    """The commit of the code that a run was trained by, in seven letters, with its '+dirty'."""
+    commit, dirty, _ = str(versions.get("git_commit", "unknown")).partition("+dirty")
+    return commit[:7] + dirty
 
 
 def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
@@ -85,9 +175,10 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
 
     Read when it is asked for: a large sweep has logged far more numbers than any figure needs.
     """
-    store = _open(results.path)
-    tables = [store.read_metrics(run_id) for run_id in sorted(run_ids)]
-    results.problems.extend(problem for problem in store.problems if problem not in results.problems)
+    stores = {path: _open(path) for path in results.paths}
+    tables = [stores[results.runs.at[run_id, "results"]].read_metrics(run_id) for run_id in sorted(run_ids)]
+    found = [problem for store in stores.values() for problem in store.problems]
+    results.problems.extend(problem for problem in found if problem not in results.problems)
     if not tables:
         return pd.DataFrame({"run_id": [], "step": [], "value": []})
     table = pa.concat_tables(tables)

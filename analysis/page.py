@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis import provenance, report, style
+from analysis import provenance, report, settings, style
 from analysis.claims import Claim, claims
-from analysis.plots import PLOTS
+from analysis.plots import drawn
 from analysis.scores import Study, records
-from analysis.tables import TABLES, Table
+from analysis.tables import Table, made
 
 VERDICTS = {
     "better": "better",
@@ -41,14 +41,14 @@ def render(study: Study) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    tables = {name: _table(name, make(study)) for name, make in TABLES.items()}
-    made = claims(study)
+    tables = {name: _table(name, table) for name, table in made(study).items()}
+    supported = claims(study)
     return environment.get_template("page.html").render(
-        title=Path(study.results.path).name or study.results.path,
+        title=study.results.name,
         summary=report.summary(study).replace("**", ""),
         updated=max(study.runs["updated"], default=""),
-        verdict=_verdict(made),
-        claims=[(group, *_parted(list(here))) for group, here in groupby(made, lambda claim: claim.group)],
+        verdict=_verdict(supported),
+        claims=[(group, *_parted(list(here))) for group, here in groupby(supported, lambda claim: claim.group)],
         few_shown=FEW_SHOWN,
         claims_table=tables.pop("claims"),
         coverage=[tables.pop("coverage"), tables.pop("missing_runs")],
@@ -67,11 +67,9 @@ def render(study: Study) -> str:
 def _figures(study: Study) -> list[dict[str, str]]:
     found = []
     with style.styled():
-        for name, draw in PLOTS.items():
-            plot = draw(study)
-            if plot is not None:
-                links = {"svg": _data("image/svg+xml", style.svg(plot)), "csv": _csv(plot.data.to_csv(index=False))}
-                found.append({"name": name, "title": plot.title, "caption": plot.caption, **links})
+        for name, plot in drawn(study).items():
+            links = {"svg": _data("image/svg+xml", style.svg(plot)), "csv": _csv(plot.data.to_csv(index=False))}
+            found.append({"name": name, "title": plot.title, "caption": plot.caption, **links})
     return found
 
 
@@ -86,7 +84,7 @@ def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
 
 
 def _verdict(made: Sequence[Claim]) -> str:
-    """How often LPS is better, in a sentence; '' where it is compared with nobody."""
+    """How often the subject is better, in a sentence; '' where it is compared with nobody."""
     if len({claim.ours for claim in made}) != 1:
         return ""
     counts = {key: sum(claim.verdict == key for claim in made) for key in VERDICTS}
@@ -97,7 +95,7 @@ def _runs(study: Study) -> list[Mapping[str, Any]]:
     order = {key: i for i, key in enumerate(study.series)}
     runs = records(study.runs)
     runs.sort(key=lambda run: (run["group"], order[run["series"]], run["short"], run["seed"]))
-    return [{**run, "title": study.series[run["series"]].title} for run in runs]
+    return [{**run, "title": settings.titles(study)[run["series"]]} for run in runs]
 
 
 def _csv(text: str) -> str:

@@ -1,14 +1,17 @@
-"""How runs came about: the commands that make them again, and where MLflow shows them."""
+"""How runs came about: the code that trained them, the commands that make them again, and where MLflow shows them."""
 
 import os
 import shlex
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis import settings
 from analysis.agents import declared
+from analysis.load import short_commit
 from analysis.scores import PROTOCOL, Study, records
 from lps.presets import group_settings
 
@@ -36,6 +39,29 @@ def commands(study: Study) -> list[str]:
     return found
 
 
+def mixed_code(study: Study) -> str:
+    """Which series have runs that count and were trained by different code, a sentence; '' where none has."""
+    found = []
+    scored = study.runs[study.runs["scored"]]
+    for key in study.series:
+        counts = Counter(map(short_commit, scored.loc[scored["series"] == key, "versions"]))
+        if len(counts) > 1:
+            commits = ", ".join(f"{commit}: {n} run{'s' * (n > 1)}" for commit, n in counts.most_common())
+            found.append(f"{settings.titles(study)[key]} ({commits})")
+    return f"Trained by different code within one series (git commits): {'; '.join(found)}." if found else ""
+
+
+def mixed_data(study: Study) -> str:
+    """Which names of datasets stand for different data in runs that count, a sentence; '' where none does."""
+    scored = study.runs[study.runs["scored"] & (study.runs["dataset"] != "") & (study.runs["fingerprint"] != "")]
+    found = []
+    for name, runs in scored.groupby("dataset"):
+        prints = list(dict.fromkeys(runs["fingerprint"].str[:12]))
+        if len(prints) > 1:
+            found.append(f"{name} (fingerprints {', '.join(prints)})")
+    return f"Trained on different data under one name: {'; '.join(found)}." if found else ""
+
+
 @dataclass(frozen=True)
 class Mlflow:
     """Where MLflow has the runs."""
@@ -46,12 +72,14 @@ class Mlflow:
 
 
 def mlflow(study: Study) -> Mlflow | None:
-    """The server that the environment names, else the database that a sweep leaves beside local results, else None."""
+    """The server that the environment names, else the (first) database that a sweep leaves beside local results, else
+    None."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
         return Mlflow(uri)
-    database = Path(study.results.path) / "mlflow.db"
-    if not database.is_file():
+    databases = [Path(path) / "mlflow.db" for path in study.results.paths]
+    database = next((path for path in databases if path.is_file()), None)
+    if database is None:
         return None
     query = (
         "SELECT t.value, r.experiment_id, r.run_uuid FROM tags t JOIN runs r USING (run_uuid) WHERE t.key = 'run_id'"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import settings
 from analysis.scores import LAST, Study
 from analysis.stats import LEVEL, RESAMPLES
 from analysis.style import Plot
@@ -14,7 +15,7 @@ from analysis.tables import Table
 
 def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[str, Table]) -> None:
     """Writes the page to `path`; the figures are expected beside it, as figures/NAME.png and .pdf."""
-    parts = [f"# Results: {Path(study.results.path).name or study.results.path}", summary(study)]
+    parts = [f"# Results: {study.results.name}", summary(study)]
     for name in dict.fromkeys([*plots, *tables]):
         if name in plots:
             plot = plots[name]
@@ -26,7 +27,7 @@ def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[s
     parts += ["## Files that could not be read", _problems(study.results.problems)] if study.results.problems else []
     rules = "\n".join(f"- {rule}" for rule in RULES)
     parts += ["## Protocol", rules, protocol(study).markdown()]
-    parts += ["## How it was run", versions(study.runs).markdown(), _settings(study.runs)]
+    parts += ["## How it was run", versions(study.runs).markdown(), _settings(study)]
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
@@ -40,7 +41,9 @@ def summary(study: Study) -> str:
     text = f"{len(runs)} runs ({states}); {int(runs['scored'].sum())} of them count in the scores below."
     if study.include_unfinished:
         text += " **Unfinished runs are included**, with the last evaluations they have."
-    return text
+    if len(study.results.paths) > 1:
+        text += f" The runs are those of {study.results.path}."
+    return " ".join([text, *study.results.notes])
 
 
 def _problems(problems: Sequence[str]) -> str:
@@ -60,13 +63,20 @@ def protocol(study: Study) -> Table:
     """What the runs of every group and series were trained and evaluated on."""
     rows = []
     for group in study.groups:
-        for key, series in study.series.items():
+        for key in study.series:
             cell = study.cell(key, group)
             if len(cell):
                 run = cell.iloc[0].to_dict()
                 prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
                 evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
-                cells = [group, series.title, f"{run['steps']:,}", run["dataset"] or "?", prints, evaluation]
+                cells = [
+                    group,
+                    settings.titles(study)[key],
+                    f"{run['steps']:,}",
+                    run["dataset"] or "?",
+                    prints,
+                    evaluation,
+                ]
                 rows.append([*cells, f"{run['success_timing']}, {run['reward_timing']}"])
     header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", "Timing of success, reward"]
     return Table("Protocol", header, rows, pd.DataFrame(rows, columns=header), text_columns=len(header))
@@ -85,10 +95,11 @@ def versions(runs: pd.DataFrame) -> Table:
     return Table("How it was run", ["", ""], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
-def _settings(runs: pd.DataFrame) -> str:
+def _settings(study: Study) -> str:
     """Hyperparameters by series and group, folded away."""
     lines = []
-    for (series, group), here in runs.groupby(["series", "group"], sort=True):
-        lines.append(f"- {series}, {group}: `{json.dumps(here.iloc[0]['hyperparameters'], sort_keys=True)}`")
+    for (series, group), here in study.runs.groupby(["series", "group"], sort=True):
+        values = json.dumps(here.iloc[0]["hyperparameters"], sort_keys=True)
+        lines.append(f"- {settings.titles(study)[str(series)]}, {group}: `{values}`")
     body = "\n".join(lines)
     return f"<details><summary>Hyperparameters</summary>\n\n{body}\n\n</details>"

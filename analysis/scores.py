@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.agents import Agent, agents_of, declared, group_key
+from analysis.agents import AGENTS, SUBJECT, Agent, agents_of, declared, group_key
 from analysis.load import Results
 from analysis.plays import standard
 from lps.presets import ADDED, group_settings
@@ -47,6 +47,7 @@ class Study:
     runs: the runs of `Results`, and: series (key), state ('done', 'failed', 'running' or 'incomplete'), scored (whether
         it counts), score (0..1, NaN without evaluations), evaluated (number of complete evaluations).
     gaps: one row per run that is not what was planned (see `find_gaps`).
+    subject: the agent that claims are about.
     """
 
     results: Results
@@ -54,6 +55,7 @@ class Study:
     runs: pd.DataFrame
     gaps: pd.DataFrame
     include_unfinished: bool = False
+    subject: Agent = AGENTS[SUBJECT]
 
     @property
     def groups(self) -> list[str]:
@@ -83,8 +85,8 @@ class Study:
         return len(self.cell(series, group, scored=False)) + int(absent.loc[absent["state"] == "absent", "runs"].sum())
 
 
-def study(results: Results, include_unfinished: bool = False) -> Study:
-    """Scores all runs; those that are not finished count only with `include_unfinished`."""
+def study(results: Results, include_unfinished: bool = False, subject: str = SUBJECT) -> Study:
+    """Scores all runs; those that are not finished count only with `include_unfinished`. Claims are about `subject`."""
     runs = results.runs.copy()
     series, runs["series"] = _assign_series(runs, results)
     by_run: dict[str, list[Evaluation]] = {}
@@ -93,7 +95,8 @@ def study(results: Results, include_unfinished: bool = False) -> Study:
     verdicts = [_judge(run, by_run.get(run["run_id"], []), include_unfinished) for run in records(runs)]
     verdict = pd.DataFrame(verdicts, index=runs.index)
     runs = pd.concat([runs, verdict], axis=1)
-    return Study(results, series, runs, find_gaps(runs, series, results.held_out()), include_unfinished)
+    gaps = find_gaps(runs, series, results.held_out(), results.left_out)
+    return Study(results, series, runs, gaps, include_unfinished, agents_of([subject])[subject])
 
 
 def records(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -216,31 +219,48 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+LEFT_OUT = "left out by hand"
 GAP_COLUMNS = ["series", "group", "task", "seeds", "state", "step", "steps", "reason", "run_id", "scored", "runs"]
 
 
-def find_gaps(runs: pd.DataFrame, series: Mapping[str, Series], apart: Collection[str] = ()) -> pd.DataFrame:
+def find_gaps(
+    runs: pd.DataFrame,
+    series: Mapping[str, Series],
+    apart: Collection[str] = (),
+    left_out: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Runs that failed, are unfinished or lack evaluations, and runs that a series lacks where another has them
     (state 'absent', one row per task with all its seeds). Columns: GAP_COLUMNS; `runs` is how many a row stands for.
 
     apart: runs with seeds of their own (a tuning study's held-out ones), which nobody else lacks, nor they the others'.
+    left_out: runs that are not there because somebody left them out (`Results.left_out`).
     """
     rows: list[dict[str, Any]] = []
+    by_hand = set() if left_out is None else {(_identity(run), run["short"], run["seed"]) for run in records(left_out)}
     for run in records(runs[runs["state"] != "done"]):
         row = {key: run[key] for key in ("series", "group", "state", "step", "steps", "reason", "scored")}
         rows.append({**row, "task": run["short"], "seeds": str(run["seed"]), "run_id": run["run_id"], "runs": 1})
     for (group, _), here in runs.groupby(["group", runs.index.isin(list(apart))]):
         everyone = set(zip(here["short"], here["seed"], strict=True))
         for key, own in here.groupby("series"):
-            lacking = sorted(everyone - set(zip(own["short"], own["seed"], strict=True)))
-            for task in dict.fromkeys(task for task, _ in lacking):
-                seeds = [int(seed) for other, seed in lacking if other == task]
+            identity = _identity(records(own.iloc[:1])[0])
+            lacking: dict[tuple[str, str], list[int]] = {}
+            for task, seed in sorted(everyone - set(zip(own["short"], own["seed"], strict=True))):
+                reason = (
+                    LEFT_OUT if (identity, task, seed) in by_hand else "no such run here, while another agent has it"
+                )
+                lacking.setdefault((task, reason), []).append(int(seed))
+            for (task, reason), seeds in lacking.items():
                 row = {"series": key, "group": group, "task": task, "seeds": spans(seeds), "runs": len(seeds)}
-                reason = "no such run here, while another agent has it"
                 rows.append({**row, "state": "absent", "reason": reason, "scored": False, "run_id": ""})
     order = {key: i for i, key in enumerate(series)}
     rows.sort(key=lambda row: (group_key(row["group"]), order[row["series"]], row["task"], row["state"], row["seeds"]))
     return pd.DataFrame(rows, columns=GAP_COLUMNS)
+
+
+def _identity(run: Mapping[str, Any]) -> str:
+    """A text that runs of one series on one group share."""
+    return json.dumps([run["agent"], run["group"], setting(run)], sort_keys=True, default=_scalar)
 
 
 def spans(numbers: list[int]) -> str:

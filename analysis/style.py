@@ -26,6 +26,8 @@ from analysis.scores import Series, Study
 
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
+SUFFIXES = ("png", "pdf", "csv")
+"""Of the files of a figure."""
 LETTER, LINE = 0.058, 0.145  # inches that a letter and a line of a legend take
 INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
 
@@ -146,7 +148,7 @@ def note(figure: Figure, text: str) -> None:
 def save(plot: Plot, folder: Path, name: str) -> list[Path]:
     """Writes NAME.png, NAME.pdf and NAME.csv (the numbers in the figure)."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv")]
+    paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
     plot.figure.savefig(paths[0])
     plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
     plot.data.to_csv(paths[2], index=False)

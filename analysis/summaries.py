@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import reference, settings, stats
-from analysis.agents import AGENTS, AVERAGE, SUBJECT
+from analysis.agents import AVERAGE
 from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
 from lps.tasks import RING
 
@@ -180,7 +180,8 @@ def beside_published(study: Study) -> pd.DataFrame:
     """What was reached here beside what is published, by whatever method: one row per value, by group and then by each
     of its tasks (`task` is '' for the group). Columns: BESIDE; `what` is
 
-    'ours' (LPS at its common setting), 'best' (of the rivals here), 'figure' (LPS in its paper, of groups only),
+    'ours' (the subject at its common setting), 'best' (of the rivals here), 'figure' (what is published of the subject:
+    LPS in its paper; of groups only),
     'record' (the highest published number of any method) and 'second-hand' (a higher one that we have not from its
     source); `protocol` is how ours differ from the published protocol, and how a published value was made.
     """
@@ -196,7 +197,7 @@ def beside_published(study: Study) -> pd.DataFrame:
 def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dict[str, Any]]:
     values = {row["series"]: row for row in data.to_dict("records") if row["series"] in settings.rivals(study)}
     place = {"group": group, "task": task}
-    ours = settings.plain(study, SUBJECT, list(values))
+    ours = settings.plain(study, study.subject.name, list(values))
     best = max(values, key=lambda key: values[key]["mean"], default=None)
     found = []
     for what, key in (("ours", ours), ("best", best)):
@@ -204,11 +205,11 @@ def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dic
             protocol = "; ".join(protocol_differences(study, key, group, task))
             value = {name: values[key][name] for name in ("mean", "low", "high")}
             found.append({**place, "what": what, "by": settings.titles(study)[key], **value, "protocol": protocol})
-    figure = None if task else reference.published(AGENTS[SUBJECT], group)
+    figure = None if task else reference.published(study.subject, group)
     if figure:
         value = {"mean": figure.mean, "low": figure.low, "high": figure.high}
         source = f"{figure.source}: {figure.protocol}"
-        found.append({**place, "what": "figure", "by": AGENTS[SUBJECT].title, **value, "protocol": source})
+        found.append({**place, "what": "figure", "by": study.subject.title, **value, "protocol": source})
     return found + [{**place, **asdict(record)} for record in reference.records(group, task)]
 
 

@@ -7,15 +7,15 @@ and one line in TABLES.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import budgets, summaries, tuning
-from analysis.agents import AVERAGE, agents_of, group_key
+from analysis import budgets, provenance, settings, summaries, tuning
+from analysis.agents import AVERAGE, SUBJECT, agents_of, group_key
 from analysis.claims import claims as claimed
 from analysis.scores import DAGGER, Study
 
@@ -40,8 +40,16 @@ class Table:
 
     def latex(self, name: str) -> str:
         """A floating table that needs the booktabs package; `name` makes its label."""
-        align = "".join("l" if i < self.text_columns else "r" for i in range(len(self.header)))
-        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [self.header, *self.rows]]
+        widths = _paragraphs([self.header, *self.rows])
+        align = "".join(
+            f"p{{{widths[i]:.2f}\\linewidth}}" if i in widths else "l" if i < self.text_columns else "r"
+            for i in range(len(self.header))
+        )
+        lines = [
+            " & ".join(f"{{\\raggedright {_latex(c)}\\par}}" if i in widths else _latex(c) for i, c in enumerate(row))
+            + r" \\"
+            for row in [self.header, *self.rows]
+        ]
         notes = "".join(f"\n  \\\\[2pt] {{\\footnotesize {_latex(note)}}}" for note in self.notes)
         return "\n".join(
             [
@@ -100,7 +108,7 @@ def success(study: Study) -> Table:
         runs = f"{row['runs_scored']} of {row['runs_planned']}"
         value = interval(row["mean"], row["low"], row["high"], alone=row["n_seeds_min"] == 1)
         published = interval(row["published_mean"], row["published_low"], row["published_high"])
-        title = study.series[row["series"]].title + dagger
+        title = settings.titles(study)[row["series"]] + dagger
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
     notes = _success_notes(data, letters)
     header = ["Group", "Agent", "Success % [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
@@ -121,9 +129,10 @@ def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
 
 
 def published(study: Study) -> Table:
-    """LPS here and the best agent here against LPS's figure and the best published number of any method, by group and
-    by task, with what each of them was made with."""
-    data = summaries.beside_published(study)
+    """The subject here and the best agent here against what is published of the subject (LPS's figure) and the best
+    published number of any method, by group and by task, with what each of them was made with."""
+    data, title = summaries.beside_published(study), study.subject.title
+    figure = f"{title}'s figure" if study.subject.name == SUBJECT else f"{title} as published"
     letters: dict[str, str] = {}
     rows = []
     for (group, task), here in data.groupby(["group", "task"], sort=False):
@@ -143,14 +152,14 @@ def published(study: Study) -> Table:
     if data["what"].isin(["record", "second-hand"]).any():
         notes.append(
             "Best published: the highest number of any method on the same tasks, with the same reward and size of "
-            "dataset. The highest of many is a maximum, and so is the best here: both flatter. LPS's figure has no "
+            f"dataset. The highest of many is a maximum, and so is the best here: both flatter. {figure} has no "
             "numbers by task, and protocols differ in what the marks say: a higher number is not yet a better method."
         )
     else:
         notes.append("There is no overlap with what is published: no number is known of these groups.")
     if (data["what"] == "second-hand").any():
         notes.append(f"{DOUBLE_DAGGER} second-hand: higher than the next one, but not read in its source.")
-    header = ["Group", "Tasks", "LPS %", "Best here %", "LPS's figure %", "Best published %"]
+    header = ["Group", "Tasks", f"{title} %", "Best here %", f"{figure} %", "Best published %"]
     return Table("Beside the published numbers", header, rows, data, notes)
 
 
@@ -160,7 +169,7 @@ def tasks(study: Study) -> Table:
     rows = [
         [
             f"{row['group']} {row['task']}" if row["group"] != row["task"] else row["task"],
-            study.series[row["series"]].title,
+            settings.titles(study)[row["series"]],
             interval(row["mean"], row["low"], row["high"], alone=row["n_seeds"] == 1),
             f"{100 * row['min']:.0f}-{100 * row['max']:.0f}",
             str(row["n_seeds"]),
@@ -173,11 +182,11 @@ def tasks(study: Study) -> Table:
 
 def differences(study: Study) -> Table:
     """Every agent against every imitation agent."""
-    data = summaries.differences(study)
+    data, titles = summaries.differences(study), settings.titles(study)
     rows = [
         [
             row["group"],
-            f"{study.series[row['series']].title} - {study.series[row['versus']].title}",
+            f"{titles[row['series']]} - {titles[row['versus']]}",
             interval(row["difference"], row["low"], row["high"], signed=True),
             interval(row["paired"], row["paired_low"], row["paired_high"], signed=True),
             f"{row['n_seeds']}, {row['n_seeds_versus']}",
@@ -307,7 +316,7 @@ def coverage(study: Study) -> Table:
                 counts = {state: int((runs["state"] == state).sum()) for state in STATES} | {"absent": int(lacking)}
                 data.append({"group": group, "series": key, **counts, "counted": int(runs["scored"].sum())})
     rows = [
-        [row["group"], study.series[row["series"]].title, *(str(row[state]) for state in (*STATES, "counted"))]
+        [row["group"], settings.titles(study)[row["series"]], *(str(row[state]) for state in (*STATES, "counted"))]
         for row in data
     ]
     header = ["Group", "Agent", *(state.capitalize() for state in STATES), "Counted"]
@@ -321,7 +330,7 @@ def gaps(study: Study) -> Table:
     rows = []
     for row in data.to_dict("records"):
         progress = "" if row["state"] == "absent" else f"{int(row['step']):,} / {int(row['steps']):,}"
-        name = study.series[row["series"]].title
+        name = settings.titles(study)[row["series"]]
         counts = "yes" if row["scored"] else "no"
         rows.append([row["group"], name, row["task"], row["seeds"], row["state"], row["reason"], progress, counts])
     header = ["Group", "Agent", "Task", "Seeds", "State", "Why", "Updates", "Counts"]
@@ -340,6 +349,19 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "coverage": coverage,
     "missing_runs": gaps,
 }
+OF_SERIES = ("claims", "success", "published", "tasks", "differences")  # tables whose numbers are those of series
+
+
+def made(study: Study) -> dict[str, Table]:
+    """All tables, with what has to stand beside every one of them: what was left out by hand, and what was trained by
+    different code or on different data under one name."""
+    mixed = list(filter(None, [provenance.mixed_code(study), provenance.mixed_data(study)]))
+    found = {}
+    for name, make in TABLES.items():
+        table = make(study)
+        notes = [*table.notes, *(mixed if name in OF_SERIES else []), *study.results.notes]
+        found[name] = replace(table, notes=notes)
+    return found
 
 
 def interval(mean: float, low: float, high: float, *, alone: bool = False, signed: bool = False) -> str:
@@ -370,6 +392,20 @@ def _markdown(cell: str) -> str:
     for mark in "\\|*_<":
         cell = cell.replace(mark, "\\" + mark)
     return cell
+
+
+LETTERS, LONG = 84, 32
+"""Letters on a line of LaTeX; letters from which on a cell is broken into lines."""
+
+
+def _paragraphs(rows: list[list[str]]) -> dict[int, float]:
+    """Of a LaTeX table the columns whose cells have to be broken, and their parts of the line's width: so that together
+    with the others, which are as wide as they are, they fit on it. The longer a cell, the wider, by its root."""
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    long = {i: length**0.5 for i, length in enumerate(longest) if length > LONG}
+    room = LETTERS - sum(length + 2 for i, length in enumerate(longest) if i not in long) - 2 * len(long)
+    each = max(room, len(long) * LONG // 3) / LETTERS
+    return {i: each * root / sum(long.values()) for i, root in long.items()}
 
 
 _LATEX = {c: "\\" + c for c in "%&#$_{}"} | {

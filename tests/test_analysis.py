@@ -34,6 +34,8 @@ def put(
     curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4),
     status: str = "done",
     error: str | None = None,
+    commit: str = "",
+    fingerprint: str = "",
     **changes: object,
 ) -> str:
     """Writes a run with evaluations every 1000 of 4000 updates, their success rates as in `curve`; its id."""
@@ -53,7 +55,8 @@ def put(
     run_id = hashlib.sha256(repr(run).encode()).hexdigest()[:16]
     store = Store(path)
     document = {"id": run_id, "run": run, "status": status, "step": 1000 * len(curve), "error": error}
-    store.write_run({**document, "versions": {"python": "3.12.3", "torch": "2.13.0"}, "updated": "2026-01-02"})
+    versions = {"python": "3.12.3", "torch": "2.13.0"} | ({"git_commit": commit} if commit else {})
+    store.write_run({**document, "versions": versions, "updated": "2026-01-02", "dataset_fingerprint": fingerprint})
     for i, success in enumerate(curve):
         wins = round(success * EPISODES)
         store.write_episodes(run_id, 1000 * (i + 1), [Episode(k, k, k < wins, -1.0, 20) for k in range(EPISODES)])

@@ -11,7 +11,7 @@ from analysis.scores import Study
 
 
 def draw(study: Study) -> style.Plot | None:
-    found = {doc["agent"].partition(":")[0]: doc for doc in study.results.studies if doc.get("importances")}
+    found = {doc["agent"].partition(":")[0]: doc for doc in reversed(study.results.studies) if doc.get("importances")}
     if not found:
         return None
     agents = agents_of(found)
