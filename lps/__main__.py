@@ -331,6 +331,7 @@ def _video(arguments: argparse.Namespace) -> int:
             task,
             arguments.output,
             seed=policy.run.seed if arguments.seed is None else arguments.seed,
+            step=policy.step,
             episodes=arguments.episodes,
             success_timing=policy.run.success_timing,
             progress=lambda frames: _advance(bar, frames),

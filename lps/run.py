@@ -185,7 +185,8 @@ def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
         _check_choice(name, values[name])
         allowed = range_of(name, defaults[name])
         if allowed and values[name] not in allowed:
-            raise UserError(f"{agent}'s {name} cannot be {value!r}: {allowed.of(name)} is allowed")
+            finite = "" if math.isfinite(value) or allowed.high < math.inf else "a finite "
+            raise UserError(f"{agent}'s {name} cannot be {value!r}; allowed: {finite}{allowed.of(name)}")
     return cls(**values)
 
 

@@ -31,12 +31,14 @@ def record(
     path: str | os.PathLike[str],
     *,
     seed: int = 0,
+    step: int = 0,
     episodes: int = 1,
     fps: int = 30,
     success_timing: SuccessTiming = "post",
     progress: Callable[[int], None] | None = None,
 ) -> list[Episode]:
-    """Runs some episodes as `evaluate` does at step 0, and writes them one after the other as an MP4 file at `path`.
+    """Runs some episodes as `evaluate` does with this seed and step, and writes them one after the other as an MP4 file
+    at `path`.
 
     A frame is one environment step (OGBench's manipulation takes 20 in a second, so fps=20 is real time). MuJoCo
     renders through $MUJOCO_GL where that is set, else through the first of EGL, OSMesa and GLFW that works; without a
@@ -51,7 +53,8 @@ def record(
         raise UserError(f"a video shows at least 1 episode, not {episodes}")
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
         raise UserError("videos need two more packages: pip install imageio imageio-ffmpeg")
-    job = {"policy": policy, "task": task, "seed": seed, "episodes": episodes, "success_timing": success_timing}
+    job = {"policy": policy, "task": task, "seed": seed, "step": step, "episodes": episodes}
+    job["success_timing"] = success_timing
     part = path.with_name(f".{path.stem}.part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,4 +158,4 @@ def _film(path: str, fps: int, evaluation: dict[str, Any]) -> list[Episode]:
             writer.append_data(picture)
             print(_FRAME, end="", flush=True)
 
-        return evaluate(step=0, frames=frame, **evaluation)
+        return evaluate(frames=frame, **evaluation)

@@ -406,7 +406,9 @@ def test_a_table_that_cannot_be_written_is_refused_before_evaluating(out, traine
 @pytest.mark.parametrize("given, seed", [([], 0), (["--seed", "5"], 5)])
 def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, trained, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("lps.video.record", lambda *_, **settings: asked.append(settings["seed"]) or [])
+    monkeypatch.setattr(
+        "lps.video.record", lambda *_, **settings: asked.append((settings["seed"], settings["step"])) or []
+    )
     load = lps.load_policy
     for own in (0, 7):
 
@@ -417,7 +419,7 @@ def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, tr
 
         monkeypatch.setattr("lps.policy.load_policy", load_of_seed)
         assert main(["video", str(trained.checkpoint), str(tmp_path / "v.mp4"), *given]) == 0
-    assert asked == ([seed, seed] if given else [0, 7])
+    assert asked == [(seed, 6), (seed if given else 7, 6)]  # the first episodes of its evaluation
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ def test_a_video_shows_the_episodes(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     seen = []
     try:
-        filmed = record(Reach(), TASK, tmp_path / "new" / "v.mp4", seed=5, episodes=2, progress=seen.append)
+        filmed = record(Reach(), TASK, tmp_path / "new" / "v.mp4", seed=5, step=3, episodes=2, progress=seen.append)
     except UserError as error:
         if "cannot render" not in str(error):
             raise
         pytest.skip(str(error))
-    assert filmed == evaluate(Reach(), TASK, seed=5, step=0, episodes=2)
+    assert filmed == evaluate(Reach(), TASK, seed=5, step=3, episodes=2)
     frames = [np.asarray(frame) for frame in imageio.get_reader(tmp_path / "new" / "v.mp4")]
     assert seen == list(range(1, 2 * (1 + 1) + 1)) and len(frames) == len(seen)
     assert all(frame.shape == (480, 480, 3) and frame.std() > 10 for frame in frames)  # not one flat colour
