@@ -394,18 +394,25 @@ def _markdown(cell: str) -> str:
     return cell
 
 
-LETTERS, LONG = 84, 32
-"""Letters on a line of LaTeX; letters from which on a cell is broken into lines."""
+LETTERS, GAP = 70, 3
+"""Letters on a line of LaTeX (345 pt at 10 pt), and between two columns."""
+WHOLE, NARROWEST = 20, 10
+"""Letters of a cell that is not broken, such as a number with its interval, and of a column of broken ones."""
 
 
 def _paragraphs(rows: list[list[str]]) -> dict[int, float]:
-    """Of a LaTeX table the columns whose cells have to be broken, and their parts of the line's width: so that together
-    with the others, which are as wide as they are, they fit on it. The longer a cell, the wider, by its root."""
+    """Of a LaTeX table that is wider than the line the columns whose cells are broken, the longest ones, and their
+    parts of the line's width, by the roots of their lengths."""
     longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    long = {i: length**0.5 for i, length in enumerate(longest) if length > LONG}
-    room = LETTERS - sum(length + 2 for i, length in enumerate(longest) if i not in long) - 2 * len(long)
-    each = max(room, len(long) * LONG // 3) / LETTERS
-    return {i: each * root / sum(long.values()) for i, root in long.items()}
+    room = LETTERS - GAP * len(longest) - sum(longest)
+    broken: list[int] = []
+    for i in sorted(range(len(longest)), key=lambda i: -longest[i]):
+        if room >= NARROWEST * len(broken) or longest[i] <= WHOLE:
+            break
+        broken.append(i)
+        room += longest[i]
+    roots = {i: longest[i] ** 0.5 for i in broken}
+    return {i: max(room, NARROWEST * len(broken)) / LETTERS * root / sum(roots.values()) for i, root in roots.items()}
 
 
 _LATEX = {c: "\\" + c for c in "%&#$_{}"} | {
