@@ -162,30 +162,16 @@ def _hyperparameters(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn_of_other_code(done: Sequence[Mapping[str, Any]], store: Store) -> None:
-    """One line where runs that are skipped were finished by other code than this, as far as git knows."""
-    from lps.results import versions
+    """One line where runs that are skipped were finished by other code than this."""
+    from lps.results import other_code, short_commit, versions
 
-    here = versions()["git_commit"]
-    commits = {document["id"]: document.get("versions", {}).get("git_commit", "unknown") for document in done}
-    # What differs from its commit may differ from itself, too.
-    others = {
-        run: commit
-        for run, commit in commits.items()
-        if "unknown" not in (commit, here) and (commit != here or commit.endswith("+dirty"))
-    }
-    if others:
-        then = ", ".join(sorted({_short(commit) for commit in others.values()}))
+    if others := other_code(done):
         print(
-            f"warning: finished with commit {then}, this is {_short(here)}: skipped; to train with this code, use "
-            f"another --results, or delete runs/ID.json and checkpoints/ID.pt in {store.path}, ID being "
-            + ", ".join(others),
+            f"warning: finished with commit {', '.join(sorted(set(others.values())))}, this is "
+            f"{short_commit(versions()['git_commit'])}: skipped; to train with this code, use another --results, or "
+            f"delete runs/ID.json and checkpoints/ID.pt in {store.path}, ID being {', '.join(others)}",
             file=sys.stderr,
         )
-
-
-def _short(commit: str) -> str:
-    number, plus, dirty = commit.partition("+")
-    return number[:7] + plus + dirty
 
 
 class _ProgressLine:

@@ -354,6 +354,8 @@ class Store:
             document = json.loads(self.read_bytes(rel))
             if not isinstance(document, dict):
                 raise ValueError("not a JSON object")
+            if rel.startswith("runs/") and not {"id", "status"} <= document.keys():
+                raise ValueError("not the document of a run")
             return document
         except ValueError as error:
             self._problem(rel, error)
@@ -453,6 +455,25 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return {**found, "git_commit": _git_commit(Path(__file__).resolve().parent)}
+
+
+def other_code(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """{run id: short commit} of the runs that other code than this has trained, as far as git knows.  A run is known by
+    its settings and not its code: whoever has changed an agent would be shown its old results."""
+    here = versions()["git_commit"]
+    commits = {doc["id"]: doc.get("versions", {}).get("git_commit", "unknown") for doc in documents}
+    # What differs from its commit may differ from itself, too.
+    return {
+        run: short_commit(commit)
+        for run, commit in commits.items()
+        if "unknown" not in (commit, here) and (commit != here or commit.endswith("+dirty"))
+    }
+
+
+def short_commit(commit: str) -> str:
+    """The first seven digits, and '+dirty' if it is there."""
+    digits, plus, dirty = commit.partition("+")
+    return digits[:7] + plus + dirty
 
 
 def _git_commit(package: Path) -> str:

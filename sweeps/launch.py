@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from lps.data import load_dataset
 from lps.errors import UserError
 from lps.program import check_precision
-from lps.results import Store, versions
+from lps.results import Store, other_code, short_commit, versions
 from lps.run import Run
 from lps.tasks import get_task
 from sweeps import cluster
@@ -95,7 +95,7 @@ def launch(
         note(store, sweep, runs)
     if len(todo) < len(runs):
         print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
-        _tell_of_other_commits([done[run.id] for run in runs if run.id in done])
+        _tell_of_other_code([done[run.id] for run in runs if run.id in done])
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, data_dir)
@@ -134,21 +134,11 @@ def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.id not in done]
 
 
-def _tell_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
-    """A run is known by its settings, not by its code: whoever has changed an agent would be shown its old results."""
-    now = versions()["git_commit"]
-    others = Counter(doc["versions"].get("git_commit", "unknown") for doc in done)
-    del others[now]
-    if now != "unknown" and others:
-        commits = ", ".join(f"{count} at {_short(commit)}" for commit, count in others.items())
-        print(
-            f"  (not at this commit, {_short(now)}: {commits}; to train them with this code, take another --results)",
-            flush=True,
-        )
-
-
-def _short(commit: str) -> str:
-    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
+def _tell_of_other_code(done: Sequence[Mapping[str, Any]]) -> None:
+    if others := Counter(other_code(done).values()):
+        commits = ", ".join(f"{count} with commit {commit}" for commit, count in others.items())
+        here = short_commit(versions()["git_commit"])
+        print(f"  ({commits}; this is {here}: to train them with this code, take another --results)", flush=True)
 
 
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from lps.results import EPISODES, METRICS, SCHEMA, Episode, Store, StoreError, versions
+import lps.results
+from lps.results import EPISODES, METRICS, SCHEMA, Episode, Store, StoreError, other_code, versions
 
 
 def episodes(n=3, success=True):
@@ -106,12 +107,13 @@ def test_damaged_files_are_named_and_passed_over(store, caplog):
     store.write_bytes("episodes/a/000000004.parquet", b"")
     store.write_bytes("episodes/a/000000005.parquet", store.read_bytes("metrics/a/000000003.parquet"))
     store.write_bytes("runs/b.json", b'{"id": ')
+    store.write_bytes("runs/c.json", b'{"notes": "mine"}')
     assert set(store.read_episodes().column("step").to_pylist()) == {1}
     assert store.episode_steps("a") == {1}
     assert [doc["id"] for doc in store.runs()] == ["a"] and store.read_run("b") is None
     named = " ".join(store.problems)
-    assert len(store.problems) == 4
-    assert all(name in named for name in ("000000002.parquet", "000000004.parquet", "000000005.parquet", "b.json"))
+    assert len(store.problems) == 5
+    assert all(name in named for name in ("0002.parquet", "0004.parquet", "0005.parquet", "b.json", "c.json"))
     assert "000000002.parquet" in caplog.text
 
 
@@ -229,3 +231,12 @@ def test_versions_say_what_a_result_depends_on():
 def test_reading_results_needs_no_torch():
     code = "import sys, lps.results; print([m for m in ('torch', 'ray', 'pandas', 'gymnasium') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_runs_of_other_code_are_known_by_their_commits(monkeypatch):
+    commits = {"same": "a" * 40, "other": "b" * 40, "changed": "a" * 40 + "+dirty", "nowhere": "unknown"}
+    docs = [{"id": run, "versions": {"git_commit": commit}} for run, commit in commits.items()]
+    monkeypatch.setattr(lps.results, "versions", lambda: {"git_commit": "a" * 40})
+    assert other_code([*docs, {"id": "old"}]) == {"other": "b" * 7, "changed": "a" * 7 + "+dirty"}
+    monkeypatch.setattr(lps.results, "versions", lambda: {"git_commit": "unknown"})
+    assert other_code(docs) == {}
