@@ -76,7 +76,8 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     results = arguments.results or f"results/{arguments.sweep}"
     if arguments.dry_run:
         describe(runs, _nodes(arguments.address), limits, arguments.price)
-        print(_standing(runs, results))
+        if len({run.id for run in runs}) == len(runs):  # else they stand for others, as a tuning's trials do
+            print(_standing(runs, results))
         return 0
     return launch(
         runs,
@@ -135,8 +136,8 @@ def _standing(runs: Sequence[Run], results: str) -> str:
         store = Store(results, create=False)
     except NoResults:
         return f"{results} is not there yet: all of them are to be trained"
-    left = len({run.id for run in unfinished(store, runs)})
-    return f"{len({run.id for run in runs}) - left} of them are finished in {results}: {left} are to be trained"
+    left = len(unfinished(store, runs))
+    return f"{len(runs) - left} of them are finished in {results}: {left} are to be trained"
 
 
 def _bill(hours: float | None, share: Share, price: float) -> str:

@@ -28,7 +28,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from lps.errors import UserError, guarded
-from lps.results import Store
+from lps.results import NoResults, Store
 from lps.run import Run
 from lps.scores import scores
 from sweeps import cli, halving, scale, spaces
@@ -134,12 +134,16 @@ def importances(study: optuna.Study) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def check_own(store: Store, agents: Sequence[str], digest: str) -> None:
+def check_own(results: str, agents: Sequence[str], digest: str) -> None:
     """UserError where the results hold a tuning of one of the agents that was another: a report shows one of each."""
-    for doc in store.studies():
+    try:
+        found = Store(results, create=False).studies()
+    except NoResults:
+        return
+    for doc in found:
         if doc.get("agent") in agents and doc.get("of", digest) != digest:
             raise UserError(
-                f"{store.path} holds a tuning of {doc['agent']} on other tasks or seeds, or with another protocol: "
+                f"{results} holds a tuning of {doc['agent']} on other tasks or seeds, or with another protocol: "
                 "take another --results"
             )
 
@@ -206,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = arguments.storage or _beside(arguments.results)
     digest = what_a_trial_is(where, rungs)
-    check_own(Store(arguments.results), agents, digest)
+    check_own(arguments.results, agents, digest)
     studies = {agent: open_study(storage, agent, digest) for agent in agents}
     code = tune(studies, where, arguments, trials, at_once, rungs)
     return compare(studies, held_out, arguments) or code

@@ -77,10 +77,14 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (data_scaling, "--dataset cube-single-play-v0", "say --sizes and --noises"),
     ],
 )
-def test_bad_input_is_a_sentence(study: ModuleType, arguments: str, message: str, capsys: Any) -> None:
+def test_bad_input_is_a_sentence(
+    study: ModuleType, arguments: str, message: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     dry = [] if "storage" in message or "storage" in arguments else ["--dry-run"]
     assert study.main(["--preset", "quick", *arguments.split(), "--address", "local", *dry]) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing was made"
 
 
 def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
