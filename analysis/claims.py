@@ -3,8 +3,7 @@ other, on every group and over all of them.
 
 "Better" is said where a paired test finds a difference at LEVEL after Holm's correction for all comparisons on that
 group, and mean and probability of improvement agree on its direction. So if all agents were alike, a group would carry
-a wrong "better" with a probability of at most 1 - LEVEL. Where the subject was not
-run, all pairs are compared.
+a wrong "better" with a probability of at most 1 - LEVEL. Where the subject was not run, all pairs are compared.
 """
 
 from collections.abc import Mapping, Sequence

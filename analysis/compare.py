@@ -21,6 +21,7 @@ from analysis.load import load  # noqa: E402
 from analysis.plots import PLOTS, drawn  # noqa: E402
 from analysis.scores import Study, study  # noqa: E402
 from analysis.selection import select  # noqa: E402
+from analysis.table import save  # noqa: E402
 from lps.errors import UserError, guarded, suggest  # noqa: E402
 
 
@@ -81,7 +82,7 @@ def write(here: Study, out: Path) -> list[Path]:
             for suffix in style.SUFFIXES:
                 (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
         for name, table in made.items():
-            written += tables.save(table, out / "tables", name)
+            written += save(table, out / "tables", name)
         report.write(out / "report.md", here, plots, made)
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror or error}; choose another --out") from error

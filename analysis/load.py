@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from analysis.agents import split_task
 from lps.errors import UserError
-from lps.results import SCHEMA, Store
+from lps.results import SCHEMA, Store, short_commit
 
 # What a run's document must say to be placed; everything else is optional.
 _REQUIRED = ("agent", "task", "seed", "steps")
@@ -162,12 +162,6 @@ def _differing(mine: pd.Series, other: pd.Series, *evaluations: pd.DataFrame | N
             return f"{'dataset ' * (key == 'fingerprint')}{key} {mine[key] or '?'} and {other[key] or '?'}"
     numbers = [[] if own is None else own[["step", "success", "episodes"]].values.tolist() for own in evaluations]
     return "" if numbers[0] == numbers[1] else "its evaluations have other numbers"
-
-
-def short_commit(versions: Mapping[str, Any]) -> str:
-    """The commit of the code that a run was trained by, in seven letters, with its '+dirty'."""
-    commit, dirty, _ = str(versions.get("git_commit", "unknown")).partition("+dirty")
-    return commit[:7] + dirty
 
 
 def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from analysis import provenance, report, settings, style
 from analysis.claims import Claim, claims
 from analysis.plots import drawn
 from analysis.scores import Study, records
-from analysis.tables import Table, made
+from analysis.table import Table
+from analysis.tables import made
 
 VERDICTS = {
     "better": "better",

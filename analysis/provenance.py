@@ -11,9 +11,9 @@ from typing import Any
 
 from analysis import settings
 from analysis.agents import declared
-from analysis.load import short_commit
 from analysis.scores import PROTOCOL, Study, records
 from lps.presets import group_settings
+from lps.results import short_commit
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 

@@ -10,7 +10,7 @@ from analysis import settings
 from analysis.scores import LAST, Study
 from analysis.stats import LEVEL, RESAMPLES
 from analysis.style import Plot
-from analysis.tables import Table
+from analysis.table import Table
 
 
 def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[str, Table]) -> None:

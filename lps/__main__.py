@@ -168,7 +168,7 @@ def _warn_of_other_code(done: Sequence[Mapping[str, Any]], store: Store) -> None
     if others := other_code(done):
         print(
             f"warning: finished with commit {', '.join(sorted(set(others.values())))}, this is "
-            f"{short_commit(versions()['git_commit'])}: skipped; to train with this code, use another --results, or "
+            f"{short_commit(versions())}: skipped; to train with this code, use another --results, or "
             f"delete runs/ID.json and checkpoints/ID.pt in {store.path}, ID being {', '.join(others)}",
             file=sys.stderr,
         )
@@ -364,13 +364,12 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 def _collect(arguments: argparse.Namespace) -> int:
     from lps.data import collect
-    from lps.data.files import plain_name, published
+    from lps.data.files import default_name, plain_name, published
 
     if arguments.name is not None and published(plain_name(arguments.name, "--name")):
         raise UserError(
             f"--name {arguments.name} is a dataset of OGBench's: results on yours would pass for results on theirs. "
-            "Leave --name away, or take another, such as "
-            f"{arguments.dataset.removesuffix('-v0')}-{arguments.episodes}"
+            f"Leave --name away, or take another, such as {default_name(arguments.dataset, arguments.episodes)}"
         )
     path = collect(
         arguments.dataset,

@@ -460,19 +460,19 @@ def versions() -> dict[str, str]:
 def other_code(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """{run id: short commit} of the runs that other code than this has trained, as far as git knows.  A run is known by
     its settings and not its code: whoever has changed an agent would be shown its old results."""
-    here = versions()["git_commit"]
-    commits = {doc["id"]: doc.get("versions", {}).get("git_commit", "unknown") for doc in documents}
+    here = short_commit(versions())
+    commits = {doc["id"]: short_commit(doc.get("versions", {})) for doc in documents}
     # What differs from its commit may differ from itself, too.
     return {
-        run: short_commit(commit)
+        run: commit
         for run, commit in commits.items()
         if "unknown" not in (commit, here) and (commit != here or commit.endswith("+dirty"))
     }
 
 
-def short_commit(commit: str) -> str:
-    """The first seven digits, and '+dirty' if it is there."""
-    digits, plus, dirty = commit.partition("+")
+def short_commit(versions: Mapping[str, Any]) -> str:
+    """Of `versions()`, or a run's, the commit: its first seven digits, with '+dirty' if it has that; or 'unknown'."""
+    digits, plus, dirty = str(versions.get("git_commit", "unknown")).partition("+")
     return digits[:7] + plus + dirty
 
 

@@ -252,8 +252,9 @@ class _Training:
                 self.collect()
             due = time.monotonic() - saved > checkpoint_seconds
             if self.step in eval_steps:
-                # A learner faster than its evaluators would never see them done, and so never keep a checkpoint.
-                self.evaluate(after_earlier=due)
+                if due:  # a learner faster than its evaluators would never see them done, nor keep a checkpoint
+                    self.collect(wait=True)
+                self.evaluate()
             if due and self.may_checkpoint() and self.step < self.steps:
                 self.checkpoint()
                 saved = time.monotonic()
@@ -267,13 +268,8 @@ class _Training:
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, after_earlier: bool = False) -> None:
-        """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already.
-
-        after_earlier: wait first for what was handed over before.
-        """
-        if after_earlier:
-            self.collect(wait=True)
+    def evaluate(self) -> None:
+        """Hand a snapshot of every living member to the evaluator, unless the store has the evaluation already."""
         with self.no_update():
             self.drop_diverged()
             for run in self.alive():

@@ -137,8 +137,10 @@ def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
 def _tell_of_other_code(done: Sequence[Mapping[str, Any]]) -> None:
     if others := Counter(other_code(done).values()):
         commits = ", ".join(f"{count} with commit {commit}" for commit, count in others.items())
-        here = short_commit(versions()["git_commit"])
-        print(f"  ({commits}; this is {here}: to train them with this code, take another --results)", flush=True)
+        print(
+            f"  ({commits}; this is {short_commit(versions())}: to train them with this code, take another --results)",
+            flush=True,
+        )
 
 
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:

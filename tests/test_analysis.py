@@ -17,6 +17,7 @@ from analysis.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_ta
 from analysis.load import load
 from analysis.plots import PLOTS
 from analysis.scores import Study, planned_steps, spans, study
+from analysis.table import Table, save
 from lps.presets import VARIANTS
 from lps.results import Episode, Store
 from lps.run import Run
@@ -348,7 +349,7 @@ def test_every_plot_can_be_drawn(case, name, tmp_path):
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_every_table_can_be_written(case, name, tmp_path):
     table = tables.TABLES[name](case)
-    paths = tables.save(table, tmp_path, name)
+    paths = save(table, tmp_path, name)
     assert [path.suffix for path in paths] == [".md", ".tex", ".csv"]
     assert all(len(row) == len(table.header) for row in table.rows)
     body = [line for line in table.markdown().splitlines() if line.startswith("|")]
@@ -366,7 +367,7 @@ def test_a_single_seed_is_said_and_gets_no_interval(tmp_path):
 
 
 def test_latex_escapes():
-    table = tables.Table("100 % of a_b", ["x"], [["-1 & #"], ["3-5"], ["a^b†"]], pd.DataFrame(), text_columns=1)
+    table = Table("100 % of a_b", ["x"], [["-1 & #"], ["3-5"], ["a^b†"]], pd.DataFrame(), text_columns=1)
     latex = table.latex("t")
     for expected in (r"100 \% of a\_b", r"$-$1 \& \#", "3--5", r"a\textasciicircum{}b\textdagger{}"):
         assert expected in latex

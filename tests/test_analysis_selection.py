@@ -14,6 +14,7 @@ from analysis.claims import claims
 from analysis.load import metric
 from analysis.plots import PLOTS, drawn
 from analysis.scores import LEFT_OUT, Study
+from analysis.table import GAP, LETTERS, WHOLE
 from lps.results import Episode, Store
 
 COMMIT, OTHER = "a" * 40, "b" * 40 + "+dirty"
@@ -263,6 +264,6 @@ def test_long_cells_of_latex_tables_are_broken_to_fit_the_line(results, name):
     columns = [float(width or 0) for width in re.findall(r"[lr]|p{([\d.]+)\\linewidth}", align)]
     longest = [max(map(len, column)) for column in zip(*[table.header, *table.rows], strict=True)]
     narrow = [length for length, width in zip(longest, columns, strict=True) if not width]
-    line = sum(columns) + (sum(narrow) + tables.GAP * len(longest)) / tables.LETTERS
-    assert line < 1.02 or max(narrow) <= tables.WHOLE
+    line = sum(columns) + (sum(narrow) + GAP * len(longest)) / LETTERS
+    assert line < 1.02 or max(narrow) <= WHOLE
     assert name != "claims" or len(narrow) == 1

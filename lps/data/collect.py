@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lps.data.files import data_dir as find_data_dir
-from lps.data.files import locked, make_dir, plain_name, published, replacing
+from lps.data.files import default_name, locked, make_dir, plain_name, published, replacing
 from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS, RING
@@ -85,7 +85,7 @@ def collect(
             raise UserError(f"collect: {argument} must be at least {least}, not {value}")
     if not 0 <= noise <= 1:
         raise UserError(f"collect: noise must be from 0 to 1, not {noise}")
-    name = plain_name(name, "--name") if name is not None else default_name(group, episodes)
+    name = plain_name(name, "--name") if name is not None else default_name(dataset, episodes)
     directory = find_data_dir(data_dir)
     path = directory / f"{name}.npz"
     splits = {"train": episodes} | ({"val": max(1, episodes // 10)} if val else {})
@@ -128,11 +128,6 @@ def collect(
     return path
 
 
-def default_name(group: str, episodes: int) -> str:
-    """What a collected dataset is called unless it is given a name."""
-    return f"{group}-play-{episodes}"
-
-
 def command(path: Path) -> str | None:
     """What collects the npz file `path` once more, to the same bytes where the versions are the same; None if it was
     not collected. One that bears the name of OGBench's gets a name of its own."""
@@ -140,11 +135,11 @@ def command(path: Path) -> str | None:
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         episodes = about["episodes"]["train"]
-        name = default_name(_group(about["dataset"]), episodes) if published(path.stem) else path.stem
+        name = default_name(about["dataset"], episodes) if published(path.stem) else path.stem
         words = ["python -m lps collect", about["dataset"], "--episodes", episodes]
         words += ["--seed", about["seed"], "--name", name]
         words += ["--noise", about["noise"]] if about["noise"] != NOISE else []
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return " ".join(map(str, words)) + ("" if path.parent == find_data_dir() else f" --data-dir {path.parent}")
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lps.data.collect import command
 from lps.data.files import data_dir as find_data_dir
-from lps.data.files import locked, make_dir, plain_name, published, replacing
+from lps.data.files import default_name, locked, make_dir, plain_name, published, replacing
 from lps.data.integrity import record
 from lps.errors import UserError, suggest
 from lps.tasks import GROUPS
@@ -74,7 +74,7 @@ def remedies(name: str) -> str:
     return (
         "Set LPS_DATA_MIRROR to another URL or to a directory that has the file, "
         f"or make a dataset of your own: python -m lps collect {dataset} --episodes 1000, and train on it with "
-        f"--dataset {dataset}-1000"
+        f"--dataset {default_name(dataset, 1000)}"
     )
 
 

@@ -32,6 +32,11 @@ def plain_name(text: str, option: str) -> str:
     return name
 
 
+def default_name(dataset: str, episodes: int) -> str:
+    """What a collected dataset of a kind ('cube-single-play', with or without '-v0') is called unless it is named."""
+    return f"{dataset.removesuffix('-v0')}-{episodes}"
+
+
 def published(name: str) -> bool:
     """Whether a dataset of this name is among OGBench's."""
     return name.removesuffix("-val") in {f"{group}-play-v0" for group in GROUPS}
