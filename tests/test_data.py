@@ -281,8 +281,11 @@ def _values(dataset: Dataset) -> list[bytes]:
     return [getattr(dataset, key).tobytes() for key in ("observations", "actions", "terminals", "rewards", "masks")]
 
 
-@pytest.mark.parametrize("name", ["observations", "actions", "terminals", "rewards", "masks"])
-@pytest.mark.parametrize("damage", [_flip, _truncate, Path.unlink])
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(_flip, name) for name in ("observations", "actions", "terminals", "rewards", "masks")]
+    + [(_truncate, "observations"), (Path.unlink, "rewards")],
+)
 def test_damaged_arrays_are_made_again(name: str, damage: Callable[[Path], None], cube_file: Path, capsys: Any):
     whole = _values(load_dataset(CUBE, data_dir=cube_file.parent))
     damage(_arrays_of(cube_file.parent) / f"{name}.npy")
@@ -361,8 +364,7 @@ def test_ogbenchs_own_download_that_broke_off_is_downloaded_again(server: "Serve
     assert server.requests == [None]
 
 
-@pytest.mark.parametrize("name", [NAME, "mine"])
-@pytest.mark.parametrize("damage", [_flip, _truncate])
+@pytest.mark.parametrize(("damage", "name"), [(_flip, NAME), (_truncate, "mine")])
 def test_a_damaged_collected_file_is_kept_aside_and_can_be_collected_again(
     damage: Callable[[Path], None], name: str, server: "Server", tmp_path: Path
 ):

@@ -89,10 +89,15 @@ def test_every_import_is_a_declared_dependency(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     declared = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
-    installed = packages_distributions()
+    installed = distributions()
     foreign = imports(name) - set(sys.stdlib_module_names) - set(FORBIDDEN)
     missing = {m for m in foreign if not declared & {normal(dist) for dist in installed.get(m, [m])}}
     assert not missing, f"{name} imports {', '.join(sorted(missing))}, which pyproject.toml does not name"
+
+
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    return dict(packages_distributions())
 
 
 def normal(distribution: str) -> str:
