@@ -19,7 +19,12 @@ from sweeps.scale import PAPER_SCALE, Scale
 
 EVERYONE = ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"]
 """The agents of LPS's main figure, and the strongest published competitor that it leaves out (best_of_n)."""
-AGENTS_OF = {"demo": ["lps", "dsrl", "meanflow_bc", "flow_bc"], "small": EVERYONE, "paper": EVERYONE}
+AGENTS_OF = {
+    "demo": ["lps", "dsrl", "meanflow_bc", "flow_bc"],
+    "small": EVERYONE,
+    "small-scene": EVERYONE,
+    "paper": EVERYONE,
+}
 PRESETS = {
     # On a small dataset that `make demo` collects, with smaller networks and a shorter flow: minutes on two CPU cores.
     "demo": Scale(
@@ -48,6 +53,24 @@ PRESETS = {
         steps=30_000,
         eval_interval=5000,
         dataset="cube-single-play-250",
+    ),
+    # The same on a second group, with networks of half the width and a best of 8: a night on two CPU cores. First:
+    #   python -m lps collect scene-play --episodes 250 --seed 0 --name scene-play-250
+    "small-scene": Scale(
+        groups=["scene"],
+        tasks=[1],
+        seeds=[0, 1, 2],
+        steps=20_000,
+        eval_interval=5000,
+        eval_episodes=25,
+        dataset="scene-play-250",
+        hyperparameters={
+            "num_samples": 8,
+            "base_hidden": [256, 256, 256, 256],
+            "critic_hidden": [128, 128, 128, 128],
+            "actor_hidden": [256, 256, 256, 256],
+            "latent_actor_hidden": [128, 128],
+        },
     ),
     # The state-based main comparison of LPS.
     "paper": replace(PAPER_SCALE, seeds=list(range(8))),
