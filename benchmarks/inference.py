@@ -6,11 +6,16 @@
 Networks are the paper's. One decision is a chunk of 5 actions. Median and 99th percentile over the calls, beside a bare
 matrix product chain of the same base network in the same run. The observation comes from numpy and the actions go
 back to it, so on a GPU both copies are in the time. Writes a CSV and a plot. No Ray.
+
+Evaluation runs four episodes side by side, which ask together. The last three columns say what that is worth: a
+decision's share of such a query, the 5 steps of the simulator that follow every decision, and the time of both with
+a query for each over the time of both with one for four.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,9 @@ import torch
 from common import device_name, save, table
 
 from lps.agents import AGENTS
-from lps.errors import check_known, guarded
+from lps.envs import make_env
+from lps.errors import at_least, check_known, guarded
+from lps.evaluate import TOGETHER
 from lps.policy import Policy
 from lps.program import chosen_device
 from lps.run import Run
@@ -28,42 +35,63 @@ from lps.tasks import GROUPS
 TASK = GROUPS["cube-single"][0]
 
 
-def measure(name: str, calls: int, device: str) -> dict[str, Any]:
+def measure(name: str, calls: int, device: str, physics: float) -> dict[str, Any]:
     """One row of the table: milliseconds."""
     run = Run.create(name, TASK.name)
     agent = AGENTS[name]([run.config], [0], TASK.observation_dim, TASK.action_dim)
     policy = Policy.of_member(agent, 0, run, 0).to(device)
-    observations = np.random.default_rng(0).standard_normal((calls, TASK.observation_dim)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    observations = rng.standard_normal((calls, TASK.observation_dim)).astype(np.float32)
     for observation in observations[:20]:
         policy.act(observation)
-    taken = []
-    for observation in observations:
-        start = time.perf_counter()
-        policy.act(observation)
-        taken.append((time.perf_counter() - start) * 1e3)
-    median, p99 = np.percentile(taken, [50, 99])
-    base = forward_pass(calls, device)
-    return {"agent": name, "median_ms": median, "p99_ms": p99, "base_pass_ms": base, "ratio": median / base}
+    median, p99 = np.percentile([milliseconds(policy.act, observation) for observation in observations], [50, 99])
+    batches = [observations[first : first + TOGETHER] for first in range(0, calls - TOGETHER + 1, TOGETHER)]
+    noise = rng.standard_normal((TOGETHER, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
+    queries = [milliseconds(policy.act_batch, batch, noise) for batch in batches]
+    base, shared = forward_pass(calls, device), float(np.median(queries)) / TOGETHER
+    return {
+        "agent": name,
+        "median_ms": median,
+        "p99_ms": p99,
+        "base_pass_ms": base,
+        "ratio": median / base,
+        "together_ms": shared,
+        "physics_ms": physics,
+        "gain": (median + physics) / (shared + physics),
+    }
+
+
+def milliseconds(call: Callable[..., Any], *arguments: Any) -> float:
+    start = time.perf_counter()
+    call(*arguments)
+    return (time.perf_counter() - start) * 1e3
+
+
+def physics(chunks: int) -> float:
+    """Median milliseconds of the steps of the simulator that one decision is good for."""
+    env, rng, taken = make_env(TASK), np.random.default_rng(0), []
+    env.reset(seed=0)
+    for _ in range(chunks):
+        actions = rng.uniform(-1, 1, (5, TASK.action_dim))
+        taken.append(sum(milliseconds(env.step, action) for action in actions))
+    env.close()
+    return float(np.median(taken))
 
 
 def forward_pass(calls: int, device: str) -> float:
     """Median milliseconds of one pass through a bare network of the base policy's size, batch 1."""
     sizes = (TASK.observation_dim + 5 * TASK.action_dim + 2, 512, 512, 512, 512, 5 * TASK.action_dim)
     layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
-    net, x, taken = torch.nn.Sequential(*layers).to(device), torch.randn(1, sizes[0]), []
+    net, x = torch.nn.Sequential(*layers).to(device), torch.randn(1, sizes[0])
     with torch.inference_mode():
-        for _ in range(calls):
-            start = time.perf_counter()
-            net(x.to(device)).cpu()
-            taken.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(taken))
+        return float(np.median([milliseconds(lambda: net(x.to(device)).cpu()) for _ in range(calls)]))
 
 
 @guarded
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
-    parser.add_argument("--calls", type=int, default=500, help="decisions measured of each agent")
+    parser.add_argument("--calls", type=at_least(TOGETHER), default=500, help="decisions measured of each agent")
     parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="(default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, the fastest for one row)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")
@@ -72,9 +100,9 @@ def main() -> int:
     check_known(arguments.agents, AGENTS, "agent")
     torch.set_num_threads(arguments.threads)
     print(f"{device_name(arguments.device)}, torch {torch.__version__}, {arguments.threads} threads")
-    rows = []
+    rows, steps = [], physics(40)
     for name in arguments.agents:
-        rows.append(measure(name, arguments.calls, arguments.device))
+        rows.append(measure(name, arguments.calls, arguments.device, steps))
         print(table(rows[-1:], header=len(rows) == 1), flush=True)
     for path in save(rows, Path(arguments.out), "inference", arguments.device, _draw):
         print(f"written: {path}")

@@ -2,9 +2,10 @@
 
 An episode is a pure function of (policy, task, run seed, step, episode): its environment and the policy's noise have
 their own random streams keyed by these three numbers. So the result depends neither on training nor on how many
-processes share the episodes, and any episode can be replayed alone.
+processes share the episodes or how many run side by side in one, and any episode can be replayed alone.
 """
 
+import collections
 import contextlib
 import itertools
 import multiprocessing
@@ -16,11 +17,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lps.envs import make_env
+from lps.envs import make_env, turn_to
 from lps.errors import UserError
 from lps.results import Episode
 from lps.tasks import SuccessTiming, Task, get_task
@@ -35,17 +37,22 @@ if TYPE_CHECKING:
 Evaluation = tuple["Run", int, list[Episode]]
 _ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
 
+TOGETHER = 4
+"""Episodes that run side by side and ask the policy together. Beside its physics a decision of four is cheap for every
+agent (benchmarks/inference.py), and every further environment takes 160 MB."""
+
 
 class ChunkPolicy(Protocol):
-    """What can be evaluated."""
+    """What can be evaluated. An answer must not depend on what else is asked with it."""
 
     @property
     def noise_dim(self) -> int:
         """How many standard normal numbers a decision takes; 0 where it takes none."""
         ...
 
-    def act(self, observation: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """observation (observation_dim,) and noise (noise_dim,), float32 -> the next actions (h, action_dim)."""
+    def act_batch(self, observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """observations (B, observation_dim) and noise (B, noise_dim), float32 -> the next actions of each
+        (B, h, action_dim)."""
         ...
 
 
@@ -73,80 +80,113 @@ def evaluate(
 ) -> list[Episode]:
     """Runs the given episodes (a number n stands for 0 .. n-1) and returns them in this order.
 
-    The policy is asked once per chunk; all actions of a chunk are executed before it is asked again, unless the
-    episode ends. `progress` is called with every finished episode, `frames` with the picture (height, width, 3) uint8
-    after the reset and after every step. Raises ValueError where the policy returns something else than finite
-    (h, action_dim) actions.
+    The policy is asked once per chunk, for up to TOGETHER episodes at once; all actions of a chunk are executed before
+    it is asked again, unless the episode ends. `progress` is called with every finished episode, `frames` with the
+    picture (height, width, 3) uint8 after the reset and after every step, episode after episode. Raises ValueError
+    where the policy returns something else than finite (h, action_dim) actions.
     """
-    results = []
-    with _environment(task, success_timing, render=frames is not None) as env, _one_thread():
-        for episode in range(episodes) if isinstance(episodes, int) else episodes:
-            results.append(_run_episode(policy, env, task, seed, step, episode, frames))
-            if progress:
-                progress(results[-1])
-    return results
+    wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
+    waiting = collections.deque(wanted)
+    running: list[_Rollout] = []
+    over: dict[int, Episode] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_thread())
+        together = 1 if frames else min(TOGETHER, len(wanted))
+        free = [stack.enter_context(_environment(task, success_timing, frames is not None)) for _ in range(together)]
+        while waiting or running:
+            while waiting and free:
+                running.append(_Rollout(free.pop(), seed, step, waiting.popleft(), frames))
+            for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
+                rollout.play(chunk)
+                if rollout.over:
+                    over[rollout.episode] = rollout.result()
+                    free.append(rollout.env)
+                    if progress:
+                        progress(over[rollout.episode])
+            running = [rollout for rollout in running if not rollout.over]
+    return [over[episode] for episode in wanted]
 
 
-def _run_episode(
-    policy: ChunkPolicy,
-    env: "gymnasium.Env",
-    task: Task,
-    seed: int,
-    step: int,
-    episode: int,
-    frames: Callable[[np.ndarray], None] | None,
-) -> Episode:
-    def show() -> None:
-        if frames:
-            frames(np.asarray(env.render()))
-
-    noise = noise_stream(seed, step, episode)
-    env_seed = environment_seed(seed, step, episode)
-    observation, _ = env.reset(seed=env_seed)
-    show()
-    length, return_, over = 0, 0.0, False
-    info: dict[str, Any] = {}
-    while not over:
-        draw = noise.standard_normal(policy.noise_dim, np.float32) if policy.noise_dim else None
-        chunk = np.asarray(policy.act(np.asarray(observation, np.float32), draw))
-        _check(chunk, task)
-        for action in chunk:
-            observation, reward, terminated, truncated, info = env.step(np.clip(action, -1, 1))
-            show()
-            length, return_, over = length + 1, return_ + float(reward), terminated or truncated
-            if over:
-                break
-    return Episode(episode, env_seed, bool(info["success"]), return_, length)
-
-
-def _check(chunk: np.ndarray, task: Task) -> None:
-    if chunk.ndim != 2 or len(chunk) == 0 or chunk.shape[1] != task.action_dim:
-        raise ValueError(f"the policy returned actions of shape {chunk.shape}, not (h, {task.action_dim})")
-    if not np.isfinite(chunk).all():
+def _decide(policy: ChunkPolicy, task: Task, rollouts: Sequence["_Rollout"]) -> np.ndarray:
+    """The next chunk of each, (B, h, action_dim)."""
+    observations = np.stack([rollout.observation for rollout in rollouts])
+    noise = np.stack([rollout.draw(policy.noise_dim) for rollout in rollouts]) if policy.noise_dim else None
+    chunks = np.asarray(policy.act_batch(observations, noise))
+    if chunks.ndim != 3 or chunks.shape != (len(rollouts), chunks.shape[1] or 1, task.action_dim):
+        expected = f"({len(rollouts)}, h, {task.action_dim})"
+        raise ValueError(f"the policy returned actions of shape {chunks.shape}, not {expected}")
+    if not np.isfinite(chunks).all():
         raise ValueError("the policy returned actions that are not finite")
+    return chunks
 
 
-_idle: dict[
-    tuple[Task, SuccessTiming], "gymnasium.Env"
-] = {}  # building an environment takes longer than an episode in it
+class _Rollout:
+    """An episode on its way, alone in its environment."""
+
+    def __init__(
+        self,
+        env: "gymnasium.Env",
+        seed: int,
+        step: int,
+        episode: int,
+        frames: Callable[[np.ndarray], None] | None,
+    ):
+        self.env, self.episode, self.frames = env, episode, frames
+        self.env_seed = environment_seed(seed, step, episode)
+        self.noise = noise_stream(seed, step, episode)
+        self.length, self.return_, self.success, self.over = 0, 0.0, False, False
+        self._see(env.reset(seed=self.env_seed)[0])
+
+    def draw(self, noise_dim: int) -> np.ndarray:
+        """The noise of the next decision."""
+        return self.noise.standard_normal(noise_dim, np.float32)
+
+    def play(self, chunk: np.ndarray) -> None:
+        """Executes a chunk, as far as the episode goes."""
+        for action in chunk:
+            observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1, 1))
+            self.length, self.return_ = self.length + 1, self.return_ + float(reward)
+            self.success, self.over = bool(info["success"]), terminated or truncated
+            self._see(observation)
+            if self.over:
+                return
+
+    def result(self) -> Episode:
+        return Episode(self.episode, self.env_seed, self.success, self.return_, self.length)
+
+    def _see(self, observation: np.ndarray) -> None:
+        self.observation = np.asarray(observation, np.float32)
+        if self.frames:
+            self.frames(np.asarray(self.env.render()))
+
+
+_idle: list[tuple[tuple[Task, SuccessTiming], "gymnasium.Env"]] = []
+"""Environments that wait for their next use, by group: building one takes longer than an episode in it."""
+_KEPT = 8
 
 
 @contextlib.contextmanager
 def _environment(task: Task, success_timing: SuccessTiming, render: bool) -> Iterator["gymnasium.Env"]:
-    """An environment for this caller alone. It is kept for the next one: a seeded reset leaves no trace of the past."""
-    key = (task, success_timing)
-    env = None if render else _idle.pop(key, None)
-    if env is None:
+    """An environment for this caller alone. It is kept for the next one, also on another task of the group: a seeded
+    reset leaves no trace of the past."""
+    key = (replace(task, name="", index=0, env=""), success_timing)
+    found = next((i for i, (kept, _) in enumerate(_idle) if kept == key), None)
+    if render or found is None:
         env = make_env(task, success_timing=success_timing, render=render)
+    else:
+        env = _idle.pop(found)[1]
+        turn_to(env, task)
     try:
         yield env
     except BaseException:
         env.close()
         raise
-    if render or key in _idle or len(_idle) >= 8:
+    if render:
         env.close()
-    else:
-        _idle[key] = env
+        return
+    _idle.append((key, env))
+    if len(_idle) > _KEPT:
+        _idle.pop(0)[1].close()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,10 @@ from lps.results import read_file
 from lps.run import Run
 from lps.streams import Stream
 
+ROWS = 4
+"""Observations that `act_batch` computes at once, and always as many: products of one shape are summed in one order, so
+what a row's answer is does not depend on how many are asked with it."""
+
 
 class Policy:
     """One member's way of acting, cut from its agent; can be pickled and sent to where the environments are.
@@ -80,6 +84,24 @@ class Policy:
             chunk = self._agent.act(s, e)
         return chunk.view(self.horizon, self.action_dim).cpu().numpy()
 
+    def act_batch(self, observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """(B, h, action_dim) float32 in [-1, 1]: what `act` decides for each of B observations (B, observation_dim), up
+        to rounding; each answer depends on its own row alone.
+
+        noise: (B, noise_dim) standard normal; None where acting takes none.
+        Raises UserError for observations of another size.
+        """
+        observations = np.asarray(observations, dtype=np.float32)
+        if observations.ndim != 2 or observations.shape[1] != self.observation_dim:
+            raise self._unfit(observations.shape[1:])
+        chunks = []
+        with torch.inference_mode():
+            for first in range(0, len(observations), ROWS):
+                s = self._padded(observations[first : first + ROWS])
+                e = None if noise is None else self._padded(noise[first : first + ROWS])
+                chunks.append(self._agent.act(s, e).cpu().numpy()[0])
+        return np.concatenate(chunks)[: len(observations)].reshape(-1, self.horizon, self.action_dim)
+
     def sample(self, observation: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         """(count, h, action_dim) float32 in [-1, 1]: chunks for one observation (observation_dim,), all alike where a
         latent actor decides.  Raises UserError for an observation of another size."""
@@ -95,11 +117,20 @@ class Policy:
         """(1, count, observation_dim): the same observation `count` times."""
         observation = np.asarray(observation, dtype=np.float32)
         if observation.shape != (self.observation_dim,):
-            raise UserError(
-                f"this policy was trained on {self.run.task}, whose observations are vectors of "
-                f"{self.observation_dim} numbers; it was given shape {observation.shape}"
-            )
+            raise self._unfit(observation.shape)
         return torch.from_numpy(observation).to(self._agent.device).expand(1, count, -1)
+
+    def _padded(self, rows: np.ndarray) -> torch.Tensor:
+        """(1, ROWS, *): up to ROWS rows (n, *), and zeros."""
+        padded = np.zeros((1, ROWS, rows.shape[1]), dtype=np.float32)
+        padded[0, : len(rows)] = rows
+        return torch.from_numpy(padded).to(self._agent.device)
+
+    def _unfit(self, shape: tuple[int, ...]) -> UserError:
+        return UserError(
+            f"this policy was trained on {self.run.task}, whose observations are vectors of "
+            f"{self.observation_dim} numbers; it was given shape {shape}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         params = {

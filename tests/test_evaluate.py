@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lps import evaluate as evaluation
+from lps.envs import make_env, turn_to
 from lps.errors import UserError
 from lps.evaluate import InlineEvaluator, PoolEvaluator, environment_seed, evaluate, noise_stream
 from lps.tasks import GROUPS, get_task
@@ -24,15 +25,16 @@ class Linear:
         self.horizon, self.noise_dim = horizon, noise_dim
         self.asked = []
 
-    def act(self, observation, noise):
-        assert observation.shape == self.weights.shape[1:] and observation.dtype == np.float32
-        self.asked.append((observation, noise))
-        actions = self.weights @ observation
-        return (actions if noise is None else actions + noise).reshape(self.horizon, 5)
+    def act_batch(self, observations, noise):
+        assert observations.shape[1:] == self.weights.shape[1:] and observations.dtype == np.float32
+        self.asked.append((observations, noise))
+        actions = np.stack([self.weights @ observation for observation in observations])
+        return (actions if noise is None else actions + noise).reshape(-1, self.horizon, 5)
 
 
 class Script:
-    """An environment that succeeds at a given step and objects to being stepped after its end."""
+    """An environment that succeeds at a given step ("seed": at one that its seed decides) and objects to being stepped
+    after its end."""
 
     def __init__(self, success_at=None, limit=12):
         self.success_at, self.limit = success_at, limit
@@ -49,7 +51,7 @@ class Script:
         assert not self.over, "stepped after its end"
         self.actions[-1].append(action)
         count = len(self.actions[-1])
-        success = count == self.success_at
+        success = count == (self.seeds[-1] % 15 if self.success_at == "seed" else self.success_at)
         self.over = success or count == self.limit
         return np.zeros(28), -1.0 + success, success, count == self.limit, {"success": success}
 
@@ -77,33 +79,35 @@ def pool():
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Evaluation in a scripted environment, which is returned."""
+    """Evaluation in scripted environments; those that it made are returned."""
 
     def use(**settings):
-        monkeypatch.setattr(evaluation, "_idle", {})
-        monkeypatch.setattr(evaluation, "make_env", lambda *_, **__: env)
-        env = Script(**settings)
-        return env
+        made = []
+        monkeypatch.setattr(evaluation, "_idle", [])
+        monkeypatch.setattr(evaluation, "make_env", lambda *_, **__: made.append(Script(**settings)) or made[-1])
+        return made
 
     return use
 
 
 @pytest.mark.parametrize("group", ["cube-single", "scene"])
-def test_the_result_does_not_depend_on_the_split(group):
+def test_the_result_does_not_depend_on_the_split(group, monkeypatch):
     task = replace(GROUPS[group][1], max_episode_steps=12)
     policy = Linear(observation_dim=task.observation_dim)
 
-    def seen(episodes):
+    def seen(episodes, together=1):
         """The rows, and all observations that led to them."""
+        monkeypatch.setattr(evaluation, "TOGETHER", together)
         policy.asked.clear()
         rows = {e.episode: e for e in evaluate(policy, task, seed=1, step=10, episodes=episodes)}
-        observations = np.stack([observation for observation, _ in policy.asked]).reshape(len(rows), 3, -1)
-        return rows, dict(zip(rows, observations, strict=True))
+        queries = np.stack([observations for observations, _ in policy.asked])  # three for each batch of episodes
+        batches = queries.reshape(-1, 3, together, task.observation_dim).swapaxes(1, 2)
+        return rows, dict(zip(rows, batches.reshape(len(rows), 3, -1), strict=True))
 
-    whole, observed = seen(4)
+    whole, observed = seen(4, together=2)
     assert list(whole) == [0, 1, 2, 3] and len({e.env_seed for e in whole.values()}) == 4
     for part in ([3, 1], [2], [0]):
-        rows, observations = seen(part)
+        rows, observations = seen(part, together=len(part))
         assert rows == {i: whole[i] for i in part}
         assert all(np.array_equal(observations[i], observed[i]) for i in part)
         if part == [2]:
@@ -119,29 +123,66 @@ def test_an_episode_runs_to_the_step_limit_and_counts_its_steps():
 def test_the_policy_is_asked_once_per_chunk(horizon, asked):
     policy = Linear(horizon=horizon, noise_dim=0)
     evaluate(policy, TASK, seed=1, step=10, episodes=2)
-    assert len(policy.asked) == 2 * asked
+    assert [len(observations) for observations, _ in policy.asked] == [2] * asked, "for both episodes at once"
     assert all(noise is None for _, noise in policy.asked)
+
+
+def test_episodes_of_any_length_share_the_queries(scripted):
+    """Whoever ends makes room for the next; each is what it is alone."""
+    made = scripted(success_at="seed")
+    policy = Linear(horizon=2, noise_dim=10)
+    episodes = evaluate(policy, TASK, seed=1, step=10, episodes=11)
+    assert [e.episode for e in episodes] == list(range(11)) and len({e.length for e in episodes}) > 3
+    assert sum(e.success for e in episodes) not in (0, 11)
+    assert len(made) == evaluation.TOGETHER
+    decisions = sum(-(-e.length // 2) for e in episodes)
+    rows = [len(observations) for observations, _ in policy.asked]
+    assert sum(rows) == decisions and len(rows) < 0.5 * decisions
+    for episode in episodes:
+        assert evaluate(policy, TASK, seed=1, step=10, episodes=[episode.episode]) == [episode]
+    assert len(made) == evaluation.TOGETHER, "they are kept"
+
+
+@pytest.mark.parametrize("group", ["cube-double", "scene", "puzzle-3x3"])
+def test_an_environment_goes_from_task_to_task_of_its_group(group):
+    """As if it had been made for it."""
+    turned, rng = make_env(GROUPS[group][1]), np.random.default_rng(0)
+    turned.reset(seed=3)
+    for _ in range(5):
+        turned.step(rng.uniform(-1, 1, 5))
+    if group != "cube-double":  # as after a button was pressed, which in scene locks or frees the drawer
+        turned.unwrapped._cur_button_states = 1 - turned.unwrapped._cur_button_states
+        turned.unwrapped._apply_button_states()
+    turn_to(turned, GROUPS[group][3])
+    seen = []
+    for env in (turned, make_env(GROUPS[group][3])):
+        rng = np.random.default_rng(1)
+        seen.append([env.reset(seed=7)[0], *(env.step(rng.uniform(-1, 1, 5)) for _ in range(20))])
+        seen[-1] = [seen[-1][0], *(row for step in seen[-1][1:] for row in (step[0], step[1:4], step[4]["success"]))]
+        env.close()
+    for ours, fresh in zip(*seen, strict=True):
+        np.testing.assert_array_equal(ours, fresh)
 
 
 @pytest.mark.parametrize("success_at, length, success", [(7, 7, True), (12, 12, True), (None, 12, False)])
 def test_an_episode_ends_with_its_success_inside_a_chunk(scripted, success_at, length, success):
-    env = scripted(success_at=success_at)
+    made = scripted(success_at=success_at)
     episodes = evaluate(Linear(), TASK, seed=1, step=10, episodes=3)
     assert [(e.length, e.success, e.return_) for e in episodes] == [(length, success, -length + success)] * 3
-    assert env.seeds == [e.env_seed for e in episodes]
+    assert sorted(seed for env in made for seed in env.seeds) == sorted(e.env_seed for e in episodes)
 
 
 def test_actions_are_clipped(scripted):
-    env = scripted()
+    made = scripted()
     evaluate(Linear(), TASK, seed=1, step=10, episodes=1)
-    assert np.abs(env.actions[0]).max() == 1
+    assert np.abs(made[0].actions[0]).max() == 1
 
 
 @pytest.mark.parametrize("actions", [np.zeros(5), np.zeros((0, 5)), np.zeros((5, 4)), np.full((5, 5), np.nan)])
 def test_a_policy_that_returns_no_actions_is_an_error(scripted, actions):
     scripted()
     policy = Linear()
-    policy.act = lambda observation, noise: actions
+    policy.act_batch = lambda observations, noise: actions[None]
     with pytest.raises(ValueError, match="the policy returned"):
         evaluate(policy, TASK, seed=1, step=10, episodes=1)
 
@@ -159,7 +200,7 @@ def test_a_policy_runs_on_one_thread(scripted):
     scripted()
     seen = []
     policy = Linear()
-    policy.act = lambda observation, noise: seen.append(torch.get_num_threads()) or np.zeros((5, 5))
+    policy.act_batch = lambda observations, noise: seen.append(torch.get_num_threads()) or np.zeros((1, 5, 5))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -218,7 +259,7 @@ def test_a_pool_gives_what_inline_gives(pool):
 
 
 class Raises(Linear):
-    def act(self, observation, noise):
+    def act_batch(self, observations, noise):
         raise ZeroDivisionError("in the policy")
 
 

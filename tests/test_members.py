@@ -10,6 +10,7 @@ from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, random
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
 from lps.checkpoint import Checkpoint
+from lps.errors import UserError
 from lps.policy import Policy
 from lps.run import Run
 from lps.streams import Stream
@@ -124,3 +125,22 @@ def test_a_policy_acts_alone_and_survives_pickling(agent):
     copy = pickle.loads(pickle.dumps(policy))
     np.testing.assert_array_equal(copy.act(observation, noise), chunk)
     np.testing.assert_array_equal(copy.act(observation).shape, chunk.shape)
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_answer_depends_on_its_own_row_alone(agent, size):
+    """To the last bit, so that an episode does not depend on those that run beside it."""
+    run = Run.create(agent, TASK, 1, **(vars(small_config(agent)) if size == "small" else {}))
+    policy = Policy.of_member(AGENTS[agent]([run.config], [1], OBSERVATION_DIM, ACTION_DIM), 0, run, 7)
+    rng = np.random.default_rng(0)
+    observations = rng.standard_normal((7, OBSERVATION_DIM)).astype(np.float32)
+    noise = rng.standard_normal((7, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
+    chunks = policy.act_batch(observations, noise)
+    for rows in ([0], [6, 2], [5, 4, 3, 2, 1, 0], [3, 3, 1, 6]):
+        some = policy.act_batch(observations[rows], None if noise is None else noise[rows])
+        np.testing.assert_array_equal(some, chunks[rows])
+    alone = [policy.act(o, None if noise is None else noise[i]) for i, o in enumerate(observations)]
+    np.testing.assert_allclose(chunks, alone, atol=1e-5)
+    with pytest.raises(UserError, match=f"vectors of {OBSERVATION_DIM} numbers"):
+        policy.act_batch(observations[:, 1:], noise)

@@ -29,7 +29,7 @@ from lps.data.integrity import (
     set_aside,
     unchanged,
 )
-from lps.envs import import_ogbench, make_env
+from lps.envs import import_ogbench, make_env, turn_to
 from lps.errors import UserError
 from lps.tasks import GROUPS, Task
 
@@ -220,9 +220,7 @@ class _Relabel:
 
         rewards, masks = [], []
         for task in self.tasks:
-            # The tasks of a group differ in what the next reset, OGBench's relabelling does one, takes from here:
-            # compiling the same model five times would take the longest of all.
-            self.env._reward_task_id = task.index
+            turn_to(self.env, task)  # OGBench's relabelling resets it
             columns = dict(states)
             relabel_dataset(task.env, self.env, columns)
             rewards.append(columns["rewards"])
