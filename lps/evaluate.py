@@ -8,6 +8,7 @@ processes share the episodes or how many run side by side in one, and any episod
 import collections
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
@@ -40,6 +41,8 @@ _ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
 TOGETHER = 4
 """Episodes that run side by side and ask the policy together. Beside its physics a decision of four is cheap for every
 agent (benchmarks/inference.py), and every further environment takes 160 MB."""
+WORTH = 5
+"""Episodes that are worth an environment of their own: it takes longer to make than one of them."""
 
 
 class ChunkPolicy(Protocol):
@@ -91,7 +94,7 @@ def evaluate(
     over: dict[int, Episode] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_thread())
-        together = 1 if frames else min(TOGETHER, len(wanted))
+        together = 1 if frames else min(TOGETHER, math.ceil(len(wanted) / WORTH))
         free = [stack.enter_context(_environment(task, success_timing, frames is not None)) for _ in range(together)]
         while waiting or running:
             while waiting and free:
