@@ -366,7 +366,7 @@ def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) 
     assert f"{len(AGENTS)} agents" in capsys.readouterr().out
     assert compute.main(["--agents", "lsp"]) == 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compute.PRESETS, "quick", ("0.01", "3"))
+        patch.setitem(compute.PRESETS, "quick", ("0.01", "4"))
         assert compute.main(["--preset", "quick", "--agents", "lps", "flow_bc", "--results", str(tmp_path)]) == 0
     (document,) = Store(tmp_path).studies()
     assert [row["agent"] for row in document["rows"]] == ["lps", "flow_bc"]
