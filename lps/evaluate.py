@@ -41,8 +41,6 @@ _ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
 TOGETHER = 4
 """Episodes that run side by side and ask the policy together. Beside its physics a decision of four is cheap for every
 agent (benchmarks/inference.py), and every further environment takes 160 MB."""
-WORTH = 5
-"""Episodes that are worth an environment of their own: it takes longer to make than one of them."""
 
 
 class ChunkPolicy(Protocol):
@@ -94,7 +92,8 @@ def evaluate(
     over: dict[int, Episode] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_thread())
-        together = 1 if frames else min(TOGETHER, math.ceil(len(wanted) / WORTH))
+        waves = len(wanted) if frames else math.ceil(len(wanted) / TOGETHER)
+        together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
         free = [stack.enter_context(_environment(task, success_timing, frames is not None)) for _ in range(together)]
         while waiting or running:
             while waiting and free:
@@ -115,7 +114,7 @@ def _decide(policy: ChunkPolicy, task: Task, rollouts: Sequence["_Rollout"]) -> 
     observations = np.stack([rollout.observation for rollout in rollouts])
     noise = np.stack([rollout.draw(policy.noise_dim) for rollout in rollouts]) if policy.noise_dim else None
     chunks = np.asarray(policy.act_batch(observations, noise))
-    if chunks.ndim != 3 or chunks.shape != (len(rollouts), chunks.shape[1] or 1, task.action_dim):
+    if chunks.ndim != 3 or chunks.shape[::2] != (len(rollouts), task.action_dim) or not chunks.size:
         expected = f"({len(rollouts)}, h, {task.action_dim})"
         raise ValueError(f"the policy returned actions of shape {chunks.shape}, not {expected}")
     if not np.isfinite(chunks).all():

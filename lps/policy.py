@@ -93,7 +93,7 @@ class Policy:
         """
         observations = np.asarray(observations, dtype=np.float32)
         if observations.ndim != 2 or observations.shape[1] != self.observation_dim:
-            raise self._unfit(observations.shape[1:])
+            raise self._unfit(observations.shape)
         chunks = []
         with torch.inference_mode():
             for first in range(0, len(observations), ROWS):

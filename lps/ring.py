@@ -4,7 +4,7 @@ The dataset's actions lie on a ring, in all directions alike, and those on an ar
 gives back the whole ring, improving ends on the arc, and who trusts a critic where there is no data leaves the ring.
 After figure 2 of LPS's paper (arXiv 2603.05296): a task in the plane with the reward in the top right corner. It is
 one ring and not two, because LPS's sphere is a circle here, and one pass of a network maps a circle to one closed
-curve: that which fits two rings best runs between them, and no latent on it reaches an arc of the outer one.
+curve, which cannot follow two rings.
 
 It needs no simulator and no file. Every episode is a single step; the reward belongs to the action, so which state
 counts (success_timing, reward_timing) makes no difference.

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 
 import ray
 
-from lps.evaluate import WORTH, ChunkPolicy, evaluate
+from lps.evaluate import ChunkPolicy, evaluate
 from lps.results import Episode
 from lps.run import Run
 from lps.tasks import get_task
+
+MIN_EPISODES = 5
+"""Fewest episodes of a task: less would be spent on starting an environment."""
 
 
 @ray.remote(max_retries=3, scheduling_strategy="DEFAULT")  # DEFAULT: outside of the learner's own booking
@@ -46,7 +49,7 @@ class RayEvaluator:
 
     def submit(self, policy: ChunkPolicy, run: Run, step: int) -> None:
         shared = ray.put(policy)
-        parts = min(self._parts, math.ceil(run.eval_episodes / WORTH))
+        parts = min(self._parts, math.ceil(run.eval_episodes / MIN_EPISODES))
         episodes = [range(run.eval_episodes)[part::parts] for part in range(parts)]
         task = _evaluate.options(num_cpus=self._cpus, name=f"evaluate {run.agent}")
         self._jobs.append(_Job(run, step, [task.remote(shared, run, step, part) for part in episodes]))

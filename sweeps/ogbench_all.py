@@ -54,7 +54,7 @@ PRESETS = {
         eval_interval=5000,
         dataset="cube-single-play-250",
     ),
-    # The same on a second group, with networks of half the width and a best of 8: a night on two CPU cores. First:
+    # The same on a second group, with networks of half the width and a best of 8. Hours on two CPU cores. First:
     #   python -m lps collect scene-play --episodes 250 --seed 0 --name scene-play-250
     "small-scene": Scale(
         groups=["scene"],

@@ -84,7 +84,6 @@ def scripted(monkeypatch):
     def use(**settings):
         made = []
         monkeypatch.setattr(evaluation, "_idle", [])
-        monkeypatch.setattr(evaluation, "WORTH", 1)
         monkeypatch.setattr(evaluation, "make_env", lambda *_, **__: made.append(Script(**settings)) or made[-1])
         return made
 
@@ -93,7 +92,6 @@ def scripted(monkeypatch):
 
 @pytest.mark.parametrize("group", ["cube-single", "scene"])
 def test_the_result_does_not_depend_on_the_split(group, monkeypatch):
-    monkeypatch.setattr(evaluation, "WORTH", 1)
     task = replace(GROUPS[group][1], max_episode_steps=12)
     policy = Linear(observation_dim=task.observation_dim)
 
@@ -122,8 +120,7 @@ def test_an_episode_runs_to_the_step_limit_and_counts_its_steps():
 
 
 @pytest.mark.parametrize("horizon, asked", [(1, 12), (5, 3), (20, 1)])
-def test_the_policy_is_asked_once_per_chunk(horizon, asked, monkeypatch):
-    monkeypatch.setattr(evaluation, "WORTH", 1)
+def test_the_policy_is_asked_once_per_chunk(horizon, asked):
     policy = Linear(horizon=horizon, noise_dim=0)
     evaluate(policy, TASK, seed=1, step=10, episodes=2)
     assert [len(observations) for observations, _ in policy.asked] == [2] * asked, "for both episodes at once"

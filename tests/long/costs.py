@@ -4,6 +4,7 @@
     python tests/long/costs.py requests           requests to S3, as a bucket in memory counts them
     python tests/long/costs.py looks --runs 10000 one look at all documents, as status, resume and the mirror take it
     python tests/long/costs.py mlflow --runs 20   the mirror's rate, and its memory; with --server, through a server
+    python tests/long/costs.py environments       memory of the environments that an evaluation plays side by side
 
 The run is one of the paper's comparison: a million updates, ten evaluations of 50 episodes, METRICS numbers logged a
 thousand times. All but its checkpoint are made up here: nothing is trained but a few steps on the ring.
@@ -34,9 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray  # noqa: F401  psutil comes with it
 from small import small_hyperparameters
 
+from lps.envs import make_env
+from lps.evaluate import TOGETHER
 from lps.results import Episode, Store, versions
 from lps.run import Run
-from lps.tasks import RING
+from lps.tasks import RING, get_task
 from lps.train import checkpoint_path, train
 from sweeps.mirror import _Mlflow
 
@@ -257,6 +260,17 @@ def mirror(store: Store, uri: str, runs: list[Run], folder: Path) -> None:
     print(f"database: {(folder / 'mlflow.db').stat().st_size / len(runs) / 1e6:.2f} MB a run")
 
 
+def environments() -> None:
+    """One number after each environment that is made and used, in a process with torch and a policy's code."""
+    kept = []
+    for number in range(1, TOGETHER + 1):
+        kept.append(make_env(get_task(TASK)))
+        kept[-1].reset(seed=0)
+        for _ in range(50):
+            kept[-1].step(kept[-1].action_space.sample())
+        print(f"{number} environments of {TASK}: {memory():.0f} MB", flush=True)
+
+
 def memory() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
@@ -295,7 +309,7 @@ def served(command: list[str], log: Path, url: str, patience: float = 300.0) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sizes", "requests", "looks", "mlflow"))
+    parser.add_argument("what", choices=("sizes", "requests", "looks", "mlflow", "environments"))
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--server", action="store_true", help="mlflow: through a server, its database in sqlite")
     arguments = parser.parse_args()
@@ -308,6 +322,8 @@ def main() -> None:
                 requests()
             case "looks":
                 looks(folder, arguments.runs)
+            case "environments":
+                environments()
             case _:
                 mlflow(folder, arguments.runs, arguments.server)
 
