@@ -27,7 +27,7 @@ from common import device_name, save, table
 from throughput import TASK, made_up_data
 from torch.utils.flop_counter import FlopCounterMode
 
-from lps import flows, members
+from lps import members
 from lps.agents import lps as page
 from lps.agents.base import steering_loss
 from lps.batches import Batches
@@ -38,12 +38,17 @@ from lps.latents import latent_noise
 from lps.nets import MLP, frozen
 from lps.program import Program, chosen_device
 
-_times, _forward, _adam = flows.meanflow_times, MLP.__call__, members.adam
+_forward, _adam = MLP.__call__, members.adam
 
 
 def jvp_of_all_rows() -> AbstractContextManager[Any]:
     """MeanFlow's derivative along all rows of the batch, three quarters of which multiply it by t - r = 0."""
-    return patch.object(flows, "meanflow_times", lambda *inputs: (*_times(*inputs)[:2], 0))
+
+    def loss(*arguments: Any) -> Any:
+        *inputs, _, form = arguments
+        return meanflow_loss(*inputs, 1.0, form)
+
+    return patch.object(page, "meanflow_loss", loss)
 
 
 def critics_one_by_one() -> AbstractContextManager[Any]:
@@ -83,8 +88,8 @@ def joint_actions() -> AbstractContextManager[Any]:
         both = self._steered(rows, self._latent(rows), frozen(self.params["base"]))
         critic_loss, info = self.td_loss(batch, both[:, : s.shape[1]].detach(), c.critic_agg)
         e, times = latent_noise(noise["e_normal"], c.latent_dist), (noise["t_normal"], noise["r_normal"])
-        ratio, params = self.values["flow_ratio"], self.params["base"]
-        base_loss = meanflow_loss(self.nets["base"], params, s, x, e, *times, ratio, c.meanflow_form)
+        ratios, params = (self.flow_ratio, self.largest_ratio), self.params["base"]
+        base_loss = meanflow_loss(self.nets["base"], params, s, x, e, *times, *ratios, c.meanflow_form)
         q = self.q("critic", s, both[:, s.shape[1] :], frozen(self.params["critic"])).mean(1)
         latent_loss = self.alpha * steering_loss(q)
         return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info

@@ -6,8 +6,6 @@ Losses come back per member, (M,).
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -43,25 +41,17 @@ original_released  as "original", but along (v, 0, 1), as LPS's release has it i
 """
 
 
-def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: tuple[float, ...]) -> tuple[Tensor, Tensor, int]:
-    """Times t >= r from two standard normals (M, B, 1), and the number of leading rows with r = t in every member.
+def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Times t >= r from two standard normals (M, B, 1).
 
-    Logit-normal(-0.4, 1) draws, sorted; the first (1 - flow_ratio) of each member's batch learns the instantaneous
-    velocity.
+    Logit-normal(-0.4, 1) draws, sorted; the first int(B (1 - flow_ratio)) of each member's batch have r = t and learn
+    the instantaneous velocity.
     """
     a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
     t, r = torch.maximum(a, b), torch.minimum(a, b)
-    is_equal, equal = _equal_rows(flow_ratio, t.shape[-2], t.device)
-    return t, torch.where(is_equal, t, r), equal
-
-
-@functools.lru_cache(maxsize=64)
-def _equal_rows(flow_ratio: tuple[float, ...], batch_size: int, device: torch.device) -> tuple[Tensor, int]:
-    """(M, B, 1): whether r = t, and the number of leading rows where it is so in all members.  Kept, so that no update
-    copies from the host."""
-    equal = [int(batch_size * (1 - ratio)) for ratio in flow_ratio]
-    rows = torch.arange(batch_size, device=device)
-    return (rows < torch.tensor(equal, device=device)[:, None])[..., None], min(equal)
+    size = t.shape[-2]
+    rows = torch.arange(1, size + 1, dtype=torch.float64, device=t.device)[:, None]
+    return t, torch.where(rows <= size * (1 - flow_ratio)[:, None, None], t, r)
 
 
 def meanflow_loss(
@@ -72,18 +62,22 @@ def meanflow_loss(
     e: Tensor,
     t_normal: Tensor,
     r_normal: Tensor,
-    flow_ratio: tuple[float, ...],
+    flow_ratio: Tensor,
+    largest_ratio: float,
     form: str = "noise_to_action",
 ) -> Tensor:
     """MeanFlow loss of the average velocity u, with the adaptive weight (|err|^2 + 1e-3)^-1/2.
 
     v = e - x, z = (1 - t) x + t e; the target is v - (t - r) du/dt, a constant.  Where r = t the second term
-    vanishes, so the derivative is taken only on the last rows of the batch: flow_ratio of it, one number per member.
-    form: see MEANFLOW_FORMS.
+    vanishes, so the derivative is taken only on the last rows of the batch: as many as the member with the largest
+    flow ratio needs.
+
+    flow_ratio: (M,) float64, for rows are counted by it.  largest_ratio: its largest, known to the host, because it
+    decides shapes.  form: see MEANFLOW_FORMS.
     """
-    t, r, equal = meanflow_times(t_normal, r_normal, flow_ratio)
+    t, r = meanflow_times(t_normal, r_normal, flow_ratio)
     z, v = (1 - t) * x + t * e, e - x
-    rows = slice(equal, None)
+    rows = slice(int(t.shape[-2] * (1 - largest_ratio)), None)
     one, zero = torch.ones_like(t[:, rows]), torch.zeros_like(t[:, rows])
     # The network sees (s, z, t, t - r): along (v, 1, 0) its last two inputs move by (1, 1), along (v, 0, 1) by (0, -1).
     times = (zero, -one) if form == "original_released" else (one, one)

@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import sysconfig
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,8 +144,6 @@ def _compiled(losses: Losses) -> Losses:
     # Beyond its limit the compiler would run the plain losses without a word; agents, sizes of packs and precisions are
     # shapes enough to meet the 8 that it allows.
     torch._dynamo.config.recompile_limit = 64
-    # It looks through the cache of constant row numbers, which is right: they are constants.
-    warnings.filterwarnings("ignore", message=r"Dynamo detected a call to a `functools.lru_cache`")
     return torch.compile(losses, dynamic=False)
 
 

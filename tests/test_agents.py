@@ -5,7 +5,7 @@ import torch
 from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
 
 from lps.agents import AGENTS
-from lps.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss
+from lps.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss, meanflow_times
 from lps.latents import LATENTS, latent_noise, project_latent
 from lps.nets import MLP
 from lps.presets import VARIANTS
@@ -157,10 +157,20 @@ def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     u, du = torch.autograd.functional.jvp(u_of, (z, t, r), (v, dt, dr))
     error = (u - (v - (t - r) * du)).square().mean(-1)
     expected = (error * (error + 1e-3).rsqrt()).mean(-1)
-    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, (1.0,), form)
+    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, torch.ones(1), 1.0, form)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     whole = u_of(e, one, zero)
     torch.testing.assert_close(meanflow_actions(net, params, s, e, form), (e - whole).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("size", [10, 100, 250, 256])
+def test_rows_are_counted_as_the_release_counts_them(size):
+    ratios = [i / 100 for i in range(101)]
+    noise = Stream(torch.zeros(len(ratios), dtype=torch.int64), 1, "noise")
+    t, r = meanflow_times(noise.normal(size, 1), noise.normal(size, 1), torch.tensor(ratios, dtype=torch.float64))
+    for member, ratio in zip((t == r).squeeze(-1), ratios, strict=True):
+        count = int(size * (1 - ratio))
+        assert member[:count].all() and not member[count:].any()
 
 
 @pytest.mark.parametrize("latent", LATENTS)

@@ -5,14 +5,17 @@ import gc
 import os
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, small_config, small_hyperparameters
 from test_train import FakeEvaluator
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -110,6 +113,25 @@ def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
     assert chunks.shape == (2, 5, subject.chunk_dim)
     assert {value.device.type for value in (chunks, *info.values(), *subject.trained_tensors())} == {"meta"}
     assert not crossings.found
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset):
+    """Tracing looks through what keeps constants, and makes those of the host anew with every update."""
+    config, traced = small_config(agent), []
+
+    def keep(graph: torch.fx.GraphModule, _) -> Callable:
+        traced.append(graph)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION_DIM, ACTION_DIM, "meta")
+    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
+    program = Program(subject, batches, SEEDS)
+    program._losses = torch.compile(subject.losses, backend=aot_autograd(fw_compiler=keep), dynamic=False)
+    program._update(torch.tensor(1, device="meta"))
+    values = [node.meta.get("val") for graph in traced for node in graph.graph.nodes]
+    assert {value.device.type for value in values if isinstance(value, torch.Tensor)} == {"meta"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

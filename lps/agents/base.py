@@ -69,10 +69,11 @@ class Agent(ABC):
     discount: Tensor
     tau: Tensor
     alpha: Tensor
+    flow_ratio: Tensor
     expectile: Tensor
     guidance: Tensor
-    values: dict[str, tuple[float, ...]]
-    """The same as plain numbers, for what is decided before an update runs."""
+    largest_ratio: float
+    """The largest flow_ratio of the members, on the host: it decides shapes."""
 
     def __init__(
         self,
@@ -106,11 +107,13 @@ class Agent(ABC):
         return agent
 
     def _take_shape(self, configs: Sequence[Any], observation_dim: int, action_dim: int) -> None:
-        self.config, self.members, self.values = configs[0], len(configs), {}
+        self.config, self.members = configs[0], len(configs)
         for name in MEMBER_SCALARS:
             if hasattr(self.config, name):
-                self.values[name] = tuple(float(getattr(config, name)) for config in configs)
-                setattr(self, name, torch.tensor(self.values[name], device=self.device))
+                values = [float(getattr(config, name)) for config in configs]
+                exact = torch.float64 if name == "flow_ratio" else torch.float32  # rows are counted by it
+                setattr(self, name, torch.tensor(values, dtype=exact, device=self.device))
+        self.largest_ratio = max(getattr(config, "flow_ratio", 0.0) for config in configs)
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, MLP] = self.networks()

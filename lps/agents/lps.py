@@ -79,9 +79,8 @@ class LPS(Agent):
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, *times, self.values["flow_ratio"], c.meanflow_form
-        )
+        ratios = self.flow_ratio, self.largest_ratio
+        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
 
         z = self._latent(s)
         a = self._steered(s, z, frozen(self.params["base"]))

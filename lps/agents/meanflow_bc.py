@@ -49,9 +49,8 @@ class MeanFlowBC(Agent):
         c, s, x = self.config, batch.observations, batch.actions
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, *times, self.values["flow_ratio"], c.meanflow_form
-        )
+        ratios = self.flow_ratio, self.largest_ratio
+        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
         return {"base_loss": base_loss}, {}
 
     def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:

@@ -75,9 +75,8 @@ class QCMFQL(Agent):
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        base_loss = meanflow_loss(
-            self.nets["base"], self.params["base"], s, x, e, *times, self.values["flow_ratio"], c.meanflow_form
-        )
+        ratios = self.flow_ratio, self.largest_ratio
+        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
 
         e = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
