@@ -103,7 +103,8 @@ def test_agents_that_steer_log_the_size_of_their_latent(name, latent):
     batch = random_batch(agent, torch.tensor([0, 1]), 1)
     noise = agent.noise(Stream(torch.tensor([0, 1]), 1, "noise"), agent.config.batch_size)
     _, info = agent.losses(batch, noise)
-    z = project_latent(agent.nets["latent_actor"](agent.params["latent_actor"], batch.observations), latent)
+    with torch.no_grad():
+        z = project_latent(agent.nets["latent_actor"](agent.params["latent_actor"], batch.observations), latent)
     expected = [float((z[member] ** 2).mean()) for member in range(2)]
     assert info["latent_size"].tolist() == pytest.approx(expected)
     assert latent != "sphere" or expected == pytest.approx([1, 1], abs=1e-3)
