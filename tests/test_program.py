@@ -116,8 +116,8 @@ def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset):
-    """Tracing looks through what keeps constants, and makes those of the host anew with every update."""
+def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset, monkeypatch):
+    """Tracing looks through caches: a tensor that one keeps would be made of the host's numbers inside of the graph."""
     config, traced = small_config(agent), []
 
     def keep(graph: torch.fx.GraphModule, _) -> Callable:
@@ -125,11 +125,10 @@ def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset):
         return make_boxed_func(graph.forward)
 
     torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=aot_autograd(fw_compiler=keep)))
     subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION_DIM, ACTION_DIM, "meta")
     batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
-    program = Program(subject, batches, SEEDS)
-    program._losses = torch.compile(subject.losses, backend=aot_autograd(fw_compiler=keep), dynamic=False)
-    program._update(torch.tensor(1, device="meta"))
+    Program(subject, batches, SEEDS, compiled=True)._update(torch.tensor(1, device="meta"))
     values = [node.meta.get("val") for graph in traced for node in graph.graph.nodes]
     assert {value.device.type for value in values if isinstance(value, torch.Tensor)} == {"meta"}
 

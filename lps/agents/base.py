@@ -111,8 +111,8 @@ class Agent(ABC):
         for name in MEMBER_SCALARS:
             if hasattr(self.config, name):
                 values = [float(getattr(config, name)) for config in configs]
-                exact = torch.float64 if name == "flow_ratio" else torch.float32  # rows are counted by it
-                setattr(self, name, torch.tensor(values, dtype=exact, device=self.device))
+                dtype = torch.float64 if name == "flow_ratio" else torch.float32  # rows are counted by it
+                setattr(self, name, torch.tensor(values, dtype=dtype, device=self.device))
         self.largest_ratio = max(getattr(config, "flow_ratio", 0.0) for config in configs)
         self.observation_dim, self.action_dim = observation_dim, action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
