@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_analysis import fill, put, studied
 
-from analysis import page, provenance
+from analysis import page, provenance, summaries
 from analysis.__main__ import main
 from analysis.claims import claims
 from analysis.plots import PLOTS
@@ -20,7 +20,9 @@ from analysis.tables import TABLES
 from lps.results import Store
 from lps.run import Run, parse_settings
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "example"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "docs" / "example"
+KEPT = sorted(schema.parent for schema in EXAMPLE.glob("*/schema.json"))
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 OF_STUDIES = {
     "ablations",
@@ -195,6 +197,23 @@ def test_the_example_in_the_docs_says_what_its_results_say():
     assert made and all(claim.sentence in text for claim in made)
     for row in [*TABLES["success"](study).rows, *TABLES["published"](study).rows]:
         assert all(cell in text for cell in row)
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=lambda kept: kept.name)
+def test_the_tables_of_the_readme_say_what_its_results_say(kept):
+    study = studied(kept)
+    (group,) = study.groups
+    assert study.results.problems == [] and (study.runs["state"] == "done").all()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    last = study.results.evaluations.sort_values("step").groupby("run_id")["success"].last()
+    lead = {claim.theirs: claim.evidence.difference for claim in claims(study)}
+    for _, row in summaries.by_group(study).iterrows():
+        ends = ", ".join(f"{100 * last[run]:.0f}" for run in study.cell(row["series"], group).index)
+        title = study.series[row["series"]].title
+        cells = [title, f"{100 * row['mean']:.0f} % [{100 * row['low']:.0f}, {100 * row['high']:.0f}]", f"{ends} %"]
+        if ahead := lead.get(row["series"]):
+            cells.append(f"{100 * ahead.mean:+.0f} [{100 * ahead.low:+.0f}, {100 * ahead.high:+.0f}]")
+        assert f"| {' | '.join(cells)} |" in readme
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
