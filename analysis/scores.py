@@ -153,7 +153,7 @@ def _assign_series(runs: pd.DataFrame, results: Results) -> tuple[dict[str, Seri
         for name, rows in frame.groupby("agent")
     }
     variants = [
-        ", ".join(f"{key}={_plain(setting.get(key, ADDED.get(key, 'unset')))}" for key in varying[agent])
+        ", ".join(f"{key}={as_text(setting.get(key, ADDED.get(key, 'unset')))}" for key in varying[agent])
         for agent, setting in zip(runs["agent"], settings, strict=True)
     ]
     keys = [
@@ -176,8 +176,8 @@ def _apart(frame: pd.DataFrame, varying: Mapping[Any, list[str]], results: Resul
     for (agent, group), rows in frame.groupby(["agent", "group"]):
         known = defaults(results, agent, group, list(rows["setting"]))
         for name in varying[agent]:
-            values = rows["setting"].map(lambda setting, name=name: _plain(setting.get(name, ADDED.get(name))))
-            default = _plain(known.get(name))
+            values = rows["setting"].map(lambda setting, name=name: as_text(setting.get(name, ADDED.get(name))))
+            default = as_text(known.get(name))
             usual = default if default in set(values) else values.mode().iloc[0]
             found[rows.index] += values != usual
     return found
@@ -214,7 +214,8 @@ def _scalar(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _plain(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A hyperparameter for people; equal values give equal texts, whether a file has 1 or 1.0."""
     value = _scalar(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -4,6 +4,7 @@ Success rates are fractions (0..1), intervals 95 % bootstrap intervals (see `sta
 support one. Figures and tables ask for the same summary, so the last ones are kept: do not change what you are given.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import reference, settings, stats
-from analysis.agents import AVERAGE
-from analysis.scores import DAGGER, LAST, Series, Study, planned_steps
+from analysis.agents import AVERAGE, declared
+from analysis.scores import DAGGER, LAST, Series, Study, as_text, planned_steps
+from lps.presets import group_settings
 from lps.tasks import RING
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
@@ -165,12 +167,23 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
             found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
         if run["reward_timing"] != reference.REWARD_TIMING:
             found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
+        found += _own_settings(run, here, settings.titles(study)[series])
         tasks = cell["short"].nunique()
         if not task and tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
         if study.include_unfinished and (cell["state"] != "done").any():
             found.append("includes unfinished runs")
     return list(dict.fromkeys(found))
+
+
+def _own_settings(run: Mapping[str, Any], group: str, title: str) -> list[str]:
+    """The hyperparameters of a run that are not its agent's on this group, but for those that its title tells."""
+    usual = {**declared(run["agent"]), **group_settings(run["agent"], group)}
+    return [
+        f"{name} {as_text(value)} (default: {as_text(usual[name])})"
+        for name, value in sorted(run["hyperparameters"].items())
+        if name in usual and as_text(value) != as_text(usual[name]) and not re.search(rf"\b{name}=", title)
+    ]
 
 
 BESIDE = ["group", "task", "what", "by", "mean", "low", "high", "protocol"]

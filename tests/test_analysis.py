@@ -392,6 +392,26 @@ def test_command_writes_everything_and_says_where(finished, tmp_path, capsys):
     assert "| torch | 2.13.0 |" in page and "4,000 updates (published: 1,000,000)" in page
 
 
+def test_a_value_beside_a_published_one_says_which_hyperparameters_are_its_own(tmp_path):
+    for agent, own in {
+        "lps": {"base_hidden": [64, 64]},
+        "best_of_n": {"num_samples": 4},
+        "qcfql": {"alpha": 30.0},
+    }.items():
+        put(tmp_path, agent, hyperparameters={"lr": 3e-4, **own})
+    put(tmp_path, "dsrl", hyperparameters={"lr": 1e-3})
+    put(tmp_path, "dsrl", hyperparameters={"lr": 3e-4})
+    here = studied(tmp_path)
+    marks = {
+        key: [text for text in summaries.protocol_differences(here, key, "cube-single") if "default" in text]
+        for key in here.series
+    }
+    assert marks.pop("lps") == ["base_hidden [64, 64] (default: [512, 512, 512, 512])"]
+    assert marks.pop("best_of_n") == ["num_samples 4 (default: 32)"]
+    assert marks.keys() == {"qcfql", "dsrl (lr=0.0003)", "dsrl (lr=0.001)"}
+    assert not any(marks.values()), "tuned for the group in the paper; the default; told by its title"
+
+
 def test_half_written_files_are_named_and_left_out(tmp_path, capsys):
     fill(tmp_path, tasks=(1,))
     run_id = put(tmp_path, "lps", seed=9)
