@@ -145,8 +145,8 @@ def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[in
 
 
 def protocol_differences(study: Study, series: str, group: str, task: str = "") -> list[str]:
-    """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, one phrase
-    each."""
+    """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, and its
+    agent's hyperparameters from the defaults, one phrase each."""
     groups = study.groups if group == AVERAGE else [group]
     found: list[str] = []
     for here in groups:
