@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import reference, settings, stats
-from analysis.agents import AVERAGE, declared
-from analysis.scores import DAGGER, LAST, Series, Study, as_text, planned_steps
-from lps.presets import group_settings
+from analysis.agents import AVERAGE
+from analysis.scores import DAGGER, LAST, Series, Study, as_text, defaults, planned_steps
 from lps.tasks import RING
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
@@ -167,7 +166,7 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
             found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
         if run["reward_timing"] != reference.REWARD_TIMING:
             found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
-        found += _own_settings(run, here, settings.titles(study)[series])
+        found += _own_settings(study, run, settings.titles(study)[series])
         tasks = cell["short"].nunique()
         if not task and tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
@@ -176,9 +175,9 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
     return list(dict.fromkeys(found))
 
 
-def _own_settings(run: Mapping[str, Any], group: str, title: str) -> list[str]:
-    """The hyperparameters of a run that are not its agent's on this group, but for those that its title tells."""
-    usual = {**declared(run["agent"]), **group_settings(run["agent"], group)}
+def _own_settings(study: Study, run: Mapping[str, Any], title: str) -> list[str]:
+    """The hyperparameters of a run that are not its agent's on its group, but for those that its title tells."""
+    usual = defaults(study.results, run["agent"], run["group"], [run])
     return [
         f"{name} {as_text(value)} (default: {as_text(usual[name])})"
         for name, value in sorted(run["hyperparameters"].items())
