@@ -103,7 +103,7 @@ def launch(
     mirror = Mirror(store, sweep, runs) if mlflow else None
     try:
         if todo:
-            _train(store, todo, plan, limits or Limits(), address, verbose)
+            _train(store, todo, plan, limits or Limits(), address, verbose, mirror)
     except KeyboardInterrupt:
         print("\nStopped. Nothing that was finished is lost: the same command goes on from here.", flush=True)
         raise
@@ -151,7 +151,15 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
-def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, address: str, verbose: bool) -> None:
+def _train(
+    store: Store,
+    runs: Sequence[Run],
+    plan: Plan,
+    limits: Limits,
+    address: str,
+    verbose: bool,
+    mirror: Mirror | None,
+) -> None:
     cluster.apply_environment()  # which Ray reads when it is imported
     out = sys.stdout
     for attempt in range(1, ATTEMPTS + 1):
@@ -167,7 +175,7 @@ def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, addres
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
-                _tune(store, packs, plan, share, out)
+                _tune(store, packs, plan, share, out, mirror)
             return
         except (UserError, KeyboardInterrupt):
             raise
@@ -181,7 +189,9 @@ def _train(store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, addres
                 mark_failed(store, unfinished(store, runs), plan.sweep, reason)
 
 
-def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share, out: TextIO) -> None:
+def _tune(
+    store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share, out: TextIO, mirror: Mirror | None
+) -> None:
     """Runs every pack as a trial of Ray Tune, and shows it."""
     import ray
     from ray import tune
@@ -226,6 +236,8 @@ def _tune(store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
+    if mirror:
+        mirror.start()  # only now, for Ray sets environment variables when it is imported and when it connects
     try:
         with Console([title(pack) for pack in packs], out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))

@@ -37,7 +37,7 @@ def tracking_uri(store: Store) -> str:
 
 
 class Mirror:
-    """Mirrors `runs` of `store` from now until `close`, as the sweep called `sweep`."""
+    """Mirrors `runs` of `store` from `start` until `close`, as the sweep called `sweep`."""
 
     def __init__(self, store: Store, sweep: str, runs: Sequence[Run]):
         self.uri = tracking_uri(store)
@@ -60,13 +60,21 @@ class Mirror:
         except ImportError as error:
             self.problem = f"MLflow is not installed ({error})"
         self._thread = threading.Thread(target=self._loop, daemon=True, name="mlflow")
-        if not self.problem:
+
+    def start(self) -> None:
+        """Begins to look, if it has not begun already.
+
+        Call it when nothing is left to be put into os.environ: the threads of pyarrow's S3 client read the environment
+        at each connection, and in the C library reading it while it grows ends the process (getenv, setenv).
+        """
+        if not self.problem and not self._thread.ident:
             self._thread.start()
 
     def close(self, patience: float = 60.0) -> None:
         """Has a last look at the store and ends; gives up on an MLflow that has taken no run for `patience` seconds."""
         self._stop.set()
         self._moved = time.monotonic()
+        self.start()
         if self._thread.ident:
             self._thread.join(min(EVERY, patience))
             if self._thread.is_alive():

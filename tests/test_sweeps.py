@@ -24,7 +24,9 @@ from lps.checkpoint import Checkpoint
 from lps.results import Store
 from lps.run import Run
 from lps.train import train
+from sweeps.cluster import ENVIRONMENT
 from sweeps.launch import launch
+from sweeps.mirror import Mirror
 
 import psutil  # isort: skip
 
@@ -74,6 +76,8 @@ class Story:
     code: int
     """Exit code of the same command, run again."""
     output: str
+    late: set[str]
+    """What that put into the environment while the mirror's thread was at work."""
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +111,25 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Iter
         }
         steps = {run.id: checkpoint_step(results, run) for run in runs}
 
+        environments: list[set[str]] = []
+        for name in (*ENVIRONMENT, "PYTHONBREAKPOINT"):  # as in a fresh process
+            patch.delenv(name, raising=False)
+        for name in ("_loop", "close"):
+            patch.setattr(Mirror, name, noting(environments, getattr(Mirror, name)))
         with (folder / "again").open("w") as file:
             patch.setattr(sys, "stdout", file)
             code = sweep([impossible_run(), *runs], results, tiny_data_dir)
     again = (folder / "again").read_text()
-    yield Story(results, len(killed), output.read_text(), survivors, steps, finished, code, again)
+    late = environments[1] - environments[0]
+    yield Story(results, len(killed), output.read_text(), survivors, steps, finished, code, again, late)
+
+
+def noting(environments: list[set[str]], method: Callable[[Mirror], None]) -> Callable[[Mirror], None]:
+    def noted(mirror: Mirror) -> None:
+        environments.append(set(os.environ))
+        method(mirror)
+
+    return noted
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +138,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -
     results = tmp_path_factory.mktemp("undisturbed") / "results"
     train(healthy_runs(), Store(results), data_dir=str(tiny_data_dir), device="cpu", log_interval=LOG_INTERVAL)
     return results
+
+
+def test_the_environment_is_final_when_the_mirror_begins(story: Story) -> None:
+    # Its thread reads S3, where the client reads the environment; a variable that comes meanwhile can end the process.
+    assert story.late == set()
 
 
 def test_killed_workers_come_back_and_a_killed_driver_takes_everything_with_it(story: Story) -> None:

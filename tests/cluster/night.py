@@ -116,7 +116,8 @@ def data() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Night]:
     folder, seen = tmp_path_factory.mktemp("night"), Night()
-    image = f"export LPS_DATA_MIRROR={data} PYTHONPATH=$HOME/lps RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1\n"
+    variables = "PYTHONPATH=$HOME/lps PYTHONFAULTHANDLER=1 RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1"
+    image = f"export LPS_DATA_MIRROR={data} {variables}\n"
     with pytest.MonkeyPatch.context() as patch:
         # Ray's client keeps keys, tokens and the state of clusters in the home and temporary directories.
         for name in ("HOME", "TMPDIR", "RAY_TMPDIR"):
@@ -140,13 +141,13 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         up(cloud, file)
         seen.refused = without_token(cloud.head()["PrivateIpAddress"], file)
         with sweep(file, "evening") as (process, output):
-            wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process)
+            wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process, output)
             seen.workers = cloud.workers()
             cloud.reclaim(seen.workers[0])
             time.sleep(5)  # a checkpoint that was under way
             seen.reclaimed = checkpoints()
             cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
-            wait_for(lambda: all(step > seen.reclaimed[run] for run, step in checkpoints().items()), process)
+            wait_for(lambda: all(step > seen.reclaimed[run] for run, step in checkpoints().items()), process, output)
             seen.down, seen.evening = checkpoints(), output.read_text()
             assert down(cloud, file) == []
             cloud.say(f"ray down at steps {sorted(seen.down.values())}")
@@ -243,11 +244,12 @@ def checkpoints() -> dict[str, int]:
     return {name: Checkpoint.from_bytes(store.read_bytes(path), path).step for name, path in stored.items()}
 
 
-def wait_for(condition: Callable[[], bool], process: Any = None) -> None:
+def wait_for(condition: Callable[[], bool], process: Any = None, output: Path | None = None) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "took too long"
-        assert process is None or process.poll() is None, "the sweep ended too early"
+        said = output.read_text()[-5000:] if output else ""
+        assert time.monotonic() < deadline, f"took too long: {said}"
+        assert process is None or process.poll() is None, f"the sweep ended too early: {said}"
         time.sleep(1)
 
 
