@@ -246,6 +246,24 @@ def shortfall(study: Study) -> str:
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""
 
 
+def small_print(study: Study) -> str:
+    """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs are not
+    the defaults of their agents; '' if there is nothing to say."""
+    names: dict[str, dict[str, None]] = {}
+    for key in settings.shown(study):
+        title = settings.titles(study)[key]
+        for group in study.groups:
+            cell = study.cell(key, group)
+            if not cell.empty and group != RING.group:
+                for text in _own_settings(study, cell.iloc[0].to_dict(), title):
+                    names.setdefault(text, {})[title] = None
+    phrases: dict[str, list[str]] = {}
+    for text, titles in names.items():
+        phrases.setdefault(", ".join(titles), []).append(text)
+    own = "; ".join(f"{titles}: {', '.join(texts)}" for titles, texts in phrases.items())
+    return "\n".join(line for line in (shortfall(study), f"{own}." if own else "") if line)
+
+
 def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
     """The rows of the series that are compared with each other and that a figure has room for (`settings.shown`)."""
     return data[data["series"].isin(settings.shown(study))]

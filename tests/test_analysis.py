@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from analysis import compare, reference, style, summaries, tables
 from analysis.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_task
@@ -410,6 +411,24 @@ def test_a_value_beside_a_published_one_says_which_hyperparameters_are_its_own(t
     assert marks.pop("best_of_n") == ["num_samples 4 (default: 32)"]
     assert marks.keys() == {"qcfql", "dsrl (lr=0.0003)", "dsrl (lr=0.001)"}
     assert not any(marks.values()), "tuned for the group in the paper; the default; told by its title"
+
+
+def test_every_figure_of_rivals_says_which_hyperparameters_are_not_the_defaults(tmp_path):
+    for seed in range(2):
+        put(tmp_path, "flow_bc", seed=seed, hyperparameters={})
+        put(tmp_path, "lps", seed=seed, hyperparameters={"lr": 3e-4})
+        put(tmp_path, "best_of_n", seed=seed, hyperparameters={"lr": 3e-4, "num_samples": 4})
+    here = studied(tmp_path)
+    assert summaries.small_print(here) == "QC best-of-N: num_samples 4 (default: 32)."
+    found = set()
+    with style.styled():
+        for name, draw in PLOTS.items():
+            plot = draw(here)
+            texts = {text.get_text() for text in plot.figure.findobj(Text)} if plot else set()
+            if "QC best-of-N" in texts:
+                found.add(name)
+                assert any("num_samples 4 (default: 32)" in text.replace("\n", " ") for text in texts), name
+    assert {"success", "curves", "profiles", "aggregates", "improvement", "differences"} <= found
 
 
 def test_half_written_files_are_named_and_left_out(tmp_path, capsys):

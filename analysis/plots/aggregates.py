@@ -33,7 +33,7 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_yticks(range(len(shown)), [summaries.marked_title(study, series, study.groups) for series in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=4)
-    style.note(figure, summaries.shortfall(study))
+    style.note(figure, summaries.small_print(study))
     caption = (
         f"Success over all tasks. {field.note(study)} IQM: mean of the middle half of all runs; median: over tasks, "
         "of the mean over seeds; optimality gap: how far runs are below 100 %, on average. Bars: 95 % stratified "

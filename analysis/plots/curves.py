@@ -46,7 +46,7 @@ def draw(study: Study) -> style.Plot | None:
         )
         for s in shown
     ]  # fmt: skip
-    style.note(figure, summaries.shortfall(study))
+    style.note(figure, summaries.small_print(study))
     style.legend(figure, handles, columns=min(len(shown), 6 if columns > 1 else 3))
     caption = (
         "Success at every evaluation: mean over tasks of the mean over seeds. Bands: pointwise 95 % stratified "

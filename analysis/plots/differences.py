@@ -39,7 +39,7 @@ def draw(study: Study) -> style.Plot | None:
         ]
         axes.set_yticks(list(places.values()), names)
         axes.set_ylim(depth + 0.6, -0.6)
-    style.note(figure, summaries.shortfall(study))
+    style.note(figure, summaries.small_print(study))
     caption = (
         "Success of an agent minus that of an imitation agent, on the tasks both were run on, in percentage points. "
         "Lines: 95 % bootstrap intervals, seeds resampled independently on both sides; none for a single seed. "

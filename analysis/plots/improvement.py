@@ -51,7 +51,7 @@ def draw(study: Study) -> style.Plot | None:
         spine.set_visible(False)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
-    style.note(figure, summaries.shortfall(study))
+    style.note(figure, summaries.small_print(study))
     caption = (
         "Probability that a run of the row's agent scores above a run of the column's on the same task, ties counting "
         f"half, on average over tasks. {field.note(study)} 0.5: neither is ahead. In brackets: 95 % bootstrap "

@@ -40,7 +40,7 @@ def draw(study: Study) -> style.Plot | None:
         for s in shown
     ]  # fmt: skip
     style.legend(figure, handles, columns=min(len(shown), 3))
-    style.note(figure, summaries.shortfall(study))
+    style.note(figure, summaries.small_print(study))
     caption = (
         f"Share of runs whose score is above a success rate. {field.note(study)} Every task weighs the same. Bands: "
         "pointwise 95 % stratified bootstrap intervals over seeds within tasks; a series with a single seed on a task "

@@ -91,7 +91,7 @@ def _runs(axes: Axes, x: float, width: float, row: Mapping[Hashable, Any], study
 
 
 def _notes(study: Study, data: pd.DataFrame) -> list[str]:
-    lines = [summaries.shortfall(study)]
+    lines = [summaries.small_print(study)]
     if (data["n_seeds_min"] == 1).any():
         lines.append("n=1: a task with a single seed, so there is no interval.")
     known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
