@@ -247,8 +247,8 @@ def shortfall(study: Study) -> str:
 
 
 def small_print(study: Study) -> str:
-    """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs are not
-    the defaults of their agents; '' if there is nothing to say."""
+    """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs
+    are not the defaults of their agents; '' if there is nothing to say."""
     names: dict[str, dict[str, None]] = {}
     for key in settings.shown(study):
         title = settings.titles(study)[key]
