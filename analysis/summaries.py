@@ -249,19 +249,23 @@ def shortfall(study: Study) -> str:
 def small_print(study: Study) -> str:
     """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs
     are not the defaults of their agents; '' if there is nothing to say."""
-    names: dict[str, dict[str, None]] = {}
+    return "\n".join(line for line in (shortfall(study), _settings_of_rivals(study)) if line)
+
+
+def _settings_of_rivals(study: Study) -> str:
+    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. The ring's
+    are left out, where all are small on purpose."""
+    rivals_with: dict[str, list[str]] = {}
     for key in settings.shown(study):
         title = settings.titles(study)[key]
-        for group in study.groups:
-            cell = study.cell(key, group)
-            if not cell.empty and group != RING.group:
-                for text in _own_settings(study, cell.iloc[0].to_dict(), title):
-                    names.setdefault(text, {})[title] = None
-    phrases: dict[str, list[str]] = {}
-    for text, titles in names.items():
-        phrases.setdefault(", ".join(titles), []).append(text)
-    own = "; ".join(f"{titles}: {', '.join(texts)}" for titles, texts in phrases.items())
-    return "\n".join(line for line in (shortfall(study), f"{own}." if own else "") if line)
+        cells = [study.cell(key, group) for group in study.groups if group != RING.group]
+        found = [_own_settings(study, cell.iloc[0].to_dict(), title) for cell in cells if not cell.empty]
+        for text in dict.fromkeys(text for texts in found for text in texts):
+            rivals_with.setdefault(text, []).append(title)
+    settings_of: dict[str, list[str]] = {}
+    for text, titles in rivals_with.items():
+        settings_of.setdefault(", ".join(titles), []).append(text)
+    return "; ".join(f"{titles}: {', '.join(texts)}" for titles, texts in settings_of.items()) + "." * bool(settings_of)
 
 
 def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
