@@ -27,7 +27,7 @@ from common import device_name, save, table
 from throughput import TASK, made_up_data
 from torch.utils.flop_counter import FlopCounterMode
 
-from lps import members
+from lps import gelu, members
 from lps.agents import lps as page
 from lps.agents.base import steering_loss
 from lps.batches import Batches
@@ -79,6 +79,11 @@ def adam_by_tensor() -> AbstractContextManager[Any]:
     return patch.object(members, "adam", adam)
 
 
+def gelu_by_tanh() -> AbstractContextManager[Any]:
+    """torch's own kernel of GELU everywhere, as GPUs have it anyway."""
+    return patch.object(gelu, "MANY", sys.maxsize)
+
+
 def joint_actions() -> AbstractContextManager[Any]:
     """The policy's actions for s' (a constant) and for s (with gradient) in one pass over twice the rows."""
 
@@ -103,6 +108,7 @@ SAVINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "critics": critics_one_by_one,
     "frozen": weight_gradients_of_frozen_nets,
     "adam": adam_by_tensor,
+    "gelu": gelu_by_tanh,
     "separate": joint_actions,
     "compile": contextlib.nullcontext,
 }

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lps.gelu import gelu, gelu_jvp
 from lps.streams import Stream
 
 Params = dict[str, Tensor]
@@ -69,7 +70,7 @@ class MLP:
         for i in range(last + 1):
             x = torch.baddbmm(self._row(params, f"bias_{i}"), x, self._matrix(params, i))
             if i < last:
-                x = F.gelu(x, approximate="tanh")
+                x = gelu(x)
                 if self.layer_norm:
                     x = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
                     x = torch.addcmul(self._row(params, f"shift_{i}"), x, self._row(params, f"scale_{i}"))
@@ -96,10 +97,9 @@ class MLP:
             x = torch.baddbmm(self._row(params, f"bias_{i}"), x, self._matrix(params, i))
             with torch.no_grad():
                 dx = torch.bmm(dx, self._matrix(params, i))
-                if i < last:  # gelu'(x) dx is what the backward of gelu computes
-                    dx = torch.ops.aten.gelu_backward(dx, x[:, rows], approximate="tanh")
             if i < last:
-                x = F.gelu(x, approximate="tanh")
+                dx = gelu_jvp(x[:, rows], dx)
+                x = gelu(x)
         return x, dx
 
     def _matrix(self, params: Params, i: int) -> Tensor:

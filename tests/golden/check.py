@@ -13,10 +13,12 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from lps import gelu
 from lps.agents import AGENTS, Agent
 from lps.agents.base import Batch
 from lps.nets import MLP
@@ -118,7 +120,19 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def check(path: str | Path) -> dict[str, float]:
-    """Largest relative error of each kind of quantity, by name."""
+    """Largest relative error of each kind of quantity, by name.
+
+    GELU has a form for few elements and one for many: a golden file has few, a batch has many, and both are held.
+    """
+    errors: dict[str, float] = {}
+    for many in (gelu.MANY, 0):
+        with patch.object(gelu, "MANY", many):
+            errors |= {name: max(error, errors.get(name, 0.0)) for name, error in check_once(path).items()}
+    return errors
+
+
+def check_once(path: str | Path) -> dict[str, float]:
+    """The same in one of these forms."""
     golden = Golden(path)
     agent, batch, noise = golden.agent(), golden.batch(), golden.named("noise/")
     errors: dict[str, float] = {}
