@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lps.agents import Agent
 from lps.agents.base import Batch, Info, Noise
+from lps.allocator import keep_freed_memory
 from lps.batches import Batches
 from lps.errors import UserError, suggest
 from lps.streams import Stream
@@ -81,6 +82,8 @@ class Program:
     ):
         on_gpu = agent.device.type == "cuda"
         check_precision(precision, agent.device.type)
+        if not on_gpu:
+            keep_freed_memory()
         self.agent, self.batches, self.precision = agent, batches, precision
         self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
         self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
