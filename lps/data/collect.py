@@ -75,7 +75,8 @@ def collect(
     observations, actions, terminals, qpos, qvel and button_states where there are buttons. `noise` is the standard
     deviation of what is added to the oracles' plans, times the range of each action.
 
-    The bytes depend only on dataset, episodes, noise, seed and the versions of OGBench and MuJoCo, not on `workers`.
+    The bytes depend only on dataset, episodes, noise, seed, the versions of OGBench and MuJoCo, and the kind of
+    processor, by which BLAS and C library round; not on `workers`.
     Finished episodes are kept: the same call goes on after an interruption, and returns at once when all is there.
     UserError: unknown dataset, senseless numbers or name, or a file in the way that was made otherwise.
     """
@@ -129,8 +130,8 @@ def collect(
 
 
 def command(path: Path) -> str | None:
-    """What collects the npz file `path` once more, to the same bytes where the versions are the same; None if it was
-    not collected. One that bears the name of OGBench's gets a name of its own."""
+    """What collects the npz file `path` once more, to the same bytes where versions and kind of processor are the same;
+    None if it was not collected. One that bears the name of OGBench's gets a name of its own."""
     path = path.with_stem(path.stem.removesuffix("-val"))
     try:
         about = json.loads(path.with_suffix(".json").read_text())
