@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lps import gelu, members
 from lps.agents import lps as page
 from lps.agents.base import steering_loss
-from lps.allocator import keep_freed_memory, set_thresholds
 from lps.batches import Batches
 from lps.data import Dataset
 from lps.errors import check_known, guarded
@@ -85,16 +84,6 @@ def gelu_by_tanh() -> AbstractContextManager[Any]:
     return patch.object(gelu, "MANY", sys.maxsize)
 
 
-@contextlib.contextmanager
-def memory_handed_back() -> Iterator[None]:
-    """glibc's thresholds where its own rule takes them: a first layer's megabyte, and twice that."""
-    set_thresholds(1 << 20, 2 << 20)
-    try:
-        yield
-    finally:
-        keep_freed_memory()
-
-
 def joint_actions() -> AbstractContextManager[Any]:
     """The policy's actions for s' (a constant) and for s (with gradient) in one pass over twice the rows."""
 
@@ -120,7 +109,6 @@ SAVINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "frozen": weight_gradients_of_frozen_nets,
     "adam": adam_by_tensor,
     "gelu": gelu_by_tanh,
-    "allocator": memory_handed_back,
     "separate": joint_actions,
     "compile": contextlib.nullcontext,
 }

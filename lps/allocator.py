@@ -13,15 +13,9 @@ _LARGEST_MMAP = 32 << 20  # the most that glibc takes
 
 def keep_freed_memory() -> None:
     """Let freed memory, up to a gigabyte, stay with the process.  Does nothing where the C library is not glibc."""
-    set_thresholds(_LARGEST_MMAP, _KEPT)
-
-
-def set_thresholds(mmap: int, trim: int) -> None:
-    """Blocks from `mmap` bytes on come from the system one by one; of what is free at the end of the heap, more than
-    `trim` bytes go back to it."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return
-    mallopt(_MMAP_THRESHOLD, mmap)
-    mallopt(_TRIM_THRESHOLD, trim)
+    mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)  # larger blocks come from the system one by one
+    mallopt(_TRIM_THRESHOLD, _KEPT)

@@ -32,7 +32,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["jvp", "critics", "frozen", "adam", "gelu", "allocator", "separate"])
+@pytest.mark.parametrize("name", ["jvp", "critics", "frozen", "adam", "gelu", "separate"])
 def test_an_update_without_a_saving_has_the_same_losses(name, scripts, monkeypatch):
     import savings
 
