@@ -141,14 +141,13 @@ def main() -> int:
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for name in dict.fromkeys(row["agent"] for row in rows):
+    for number, name in enumerate(dict.fromkeys(row["agent"] for row in rows)):
         for mode, style in zip(MODES, ("-o", "--s"), strict=True):
             own = [row for row in rows if row["agent"] == name and row["mode"] == mode]
             if own:
-                line = axes.plot(
-                    [row["members"] for row in own], [row["agent_updates_per_s"] for row in own], style, markersize=3
-                )[0]
-                line.set_label(AGENTS[name].title if mode == "plain" else f"{AGENTS[name].title}, {mode}")
+                rates = [row["agent_updates_per_s"] for row in own]
+                label = AGENTS[name].title if mode == "plain" else f"{AGENTS[name].title}, {mode}"
+                axes.plot([row["members"] for row in own], rates, style, color=f"C{number}", markersize=3, label=label)
     axes.set(xscale="log", yscale="log", xlabel="members in one program", ylabel="agent-updates per second")
     packs = sorted({row["members"] for row in rows})
     axes.set_xticks(packs, map(str, packs))
