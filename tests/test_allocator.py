@@ -6,7 +6,7 @@ import sys
 import pytest
 
 LOOP = """
-import ctypes, resource, sys
+import resource, sys
 import numpy as np
 from lps.allocator import keep_freed_memory
 
