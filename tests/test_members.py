@@ -104,7 +104,7 @@ def test_every_agent_fits_its_data_better_with_training(agent):
     subject, seeds = make_agent(agent, [0], [{"lr": 3e-3}]), torch.tensor([0])
     batch = random_batch(subject, seeds, 0)
     losses = []
-    for step in range(300):
+    for step in range(200):
         noise = subject.noise(Stream(seeds, step, "noise"), subject.config.batch_size)
         losses.append(float(subject.update(batch, noise)["base_loss"]))
     assert np.mean(losses[-30:]) < 0.9 * np.mean(losses[:30])

@@ -1,6 +1,6 @@
 """One sweep on a real Ray that has a hard time, and what it must leave behind: the rows of an undisturbed training.
 
-Its workers are killed, then its driver; then the same command is run again, with a run among them that cannot work and
+Its worker is killed, then its driver; then the same command is run again, with a run beside it that cannot work and
 without an MLflow that answers. Run as a script, this file is such a sweep in a process of its own, which can be killed:
 python tests/test_sweeps.py RESULTS DATA_DIR.
 """
@@ -27,19 +27,18 @@ from lps.train import train
 from sweeps.cluster import ENVIRONMENT
 from sweeps.launch import launch
 from sweeps.mirror import Mirror
+from sweeps.resources import Limits
 
 import psutil  # isort: skip
 
 TASK = "cube-single-play-singletask-task1-v0"
-AGENTS = ("lps", "flow_bc")
+AGENT = "lps"
 PROTOCOL: dict[str, Any] = {"steps": 800, "eval_interval": 400, "eval_episodes": 2}
 LOG_INTERVAL = 20
 
 
 def healthy_runs() -> list[Run]:
-    return [
-        Run.create(agent, TASK, seed, **PROTOCOL, **small_hyperparameters(agent)) for agent in AGENTS for seed in (0, 1)
-    ]
+    return [Run.create(AGENT, TASK, seed, **PROTOCOL, **small_hyperparameters(AGENT)) for seed in (0, 1)]
 
 
 def impossible_run() -> Run:
@@ -47,12 +46,13 @@ def impossible_run() -> Run:
     return Run.create("flow_bc", TASK, 0, **PROTOCOL, **{**small_hyperparameters("flow_bc"), "batch_size": 10**15})
 
 
-def sweep(runs: list[Run], results: Path | str, data_dir: Path | str) -> int:
+def sweep(runs: list[Run], results: Path | str, data_dir: Path | str, limits: Limits | None = None) -> int:
     return launch(
         runs,
         str(results),
         sweep="test",
         data_dir=str(data_dir),
+        limits=limits,
         address="local",
         checkpoint_seconds=0.2,
         log_interval=LOG_INTERVAL,
@@ -145,7 +145,7 @@ def test_the_environment_is_final_when_the_mirror_begins(story: Story) -> None:
     assert story.late == set()
 
 
-def test_killed_workers_come_back_and_a_killed_driver_takes_everything_with_it(story: Story) -> None:
+def test_a_killed_worker_comes_back_and_a_killed_driver_takes_everything_with_it(story: Story) -> None:
     assert story.killed_workers > 0
     assert "restarted" in story.first_output
     assert story.survivors == []
@@ -153,10 +153,8 @@ def test_killed_workers_come_back_and_a_killed_driver_takes_everything_with_it(s
 
 def test_the_same_command_goes_on_from_the_checkpoints_and_leaves_alone_what_is_finished(story: Story) -> None:
     assert {path: path.stat().st_mtime_ns for path in story.finished} == story.finished
-    for agent in AGENTS:
-        steps = [int(step) for step in re.findall(rf" {agent} .* seeds 0-1 .* step (\d+)/", story.output)]
-        assert all(step >= min(story.steps[run.id] for run in healthy_runs() if run.agent == agent) for step in steps)
-    assert max(story.steps.values()) > 0
+    steps = [int(step) for step in re.findall(rf" {AGENT} .* seeds 0-1 .* step (\d+)/", story.output)]
+    assert steps and min(steps) >= min(story.steps.values()) > 0
 
 
 def test_every_run_is_done_once_with_the_rows_of_an_undisturbed_training(story: Story, undisturbed: Path) -> None:
@@ -184,7 +182,7 @@ def test_a_failing_run_stops_no_other_and_says_why(story: Story) -> None:
     doc = Store(story.results, create=False).read_run(impossible_run().id)
     assert doc and doc["status"] == "failed" and "Traceback" in doc["error"]
     assert story.code == 1
-    assert "4 of 5 runs are done" in story.output
+    assert "2 of 3 runs are done" in story.output
     assert f"failed: flow_bc cube-single task 1 seed 0: {doc['error'].strip().splitlines()[-1]}" in story.output
 
 
@@ -205,7 +203,7 @@ def test_finished_runs_are_skipped_and_mlflow_catches_up_and_nothing_is_logged_t
 
     assert sweep(healthy_runs(), results, tiny_data_dir) == 0
     printed = capsys.readouterr().out
-    assert "4 of 4 runs are finished already" in printed
+    assert "2 of 2 runs are finished already" in printed
     assert f"mlflow ui --backend-store-uri sqlite:///{results}/mlflow.db" in printed
     assert "does not have everything" not in printed
     assert {path: path.stat().st_mtime_ns for path in files(results)} == before
@@ -301,4 +299,5 @@ def wait_for(condition: Callable[[], bool], driver: psutil.Process, seconds: flo
 
 
 if __name__ == "__main__":
-    sys.exit(sweep(healthy_runs(), sys.argv[1], sys.argv[2]))
+    # As one pack: each more takes half a minute of two CPUs, nearly all of it Ray's.
+    sys.exit(sweep(healthy_runs(), sys.argv[1], sys.argv[2], Limits(at_once=1)))

@@ -182,8 +182,8 @@ def test_tasks_share_a_training_only_where_no_reward_is_seen(agent, tmp_path, ti
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_dir):
     settings = [f"{k}={v}" for k, v in small_hyperparameters("lps").items()]
     command = [
-        *(sys.executable, "-m", "lps", "train", "--agent", "lps", "--task", TASK, "--steps", "800"),
-        *("--seeds", "0", "1", "--eval-interval", "800", "--eval-episodes", "1", "--log-interval", "10"),
+        *(sys.executable, "-m", "lps", "train", "--agent", "lps", "--task", TASK, "--steps", "500"),
+        *("--seeds", "0", "1", "--eval-interval", "500", "--eval-episodes", "1", "--log-interval", "10"),
         *("--checkpoint-seconds", "0.1", "--data-dir", str(tiny_data_dir), "--set", *settings),
     ]
     killed, whole = Store(tmp_path / "killed"), Store(tmp_path / "whole")
