@@ -59,7 +59,7 @@ def test_status_says_what_is_done_running_failed_or_missing_and_why(store: Store
     title = f"flow_bc cube-single task 1 seed 3 (run {failed.id}, step 10 of 20)"
     assert lines[1] == f"failed: {title}: RuntimeError: the arm fell off"
     assert lines[2].startswith("cannot be read: ") and "damaged.json" in lines[2]
-    assert lines[-1].strip() == store.sweeps()[0]["command"] and sys.executable in lines[-1]
+    assert lines[-1].strip() == store.sweeps()[0]["command"] and sys.orig_argv[0] in lines[-1]
 
 
 def test_plans_of_the_same_sweep_stand_side_by_side(store: Store) -> None:
