@@ -32,7 +32,7 @@ from sweeps.scale import PAPER_SCALE, Scale
 
 PRESETS = {
     "paper": replace(PAPER_SCALE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),
-    "quick": replace(OGBENCH["demo"], dataset=None, eval_interval=2000),
+    "quick": replace(OGBENCH["demo"], dataset=None, steps=4000, eval_interval=2000),
 }
 SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
 """Episodes of 1001 observations."""
