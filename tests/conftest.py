@@ -14,10 +14,25 @@ import numpy as np
 import pytest
 import torch
 
+LONG = [
+    "sweeps",
+    "ring",
+    "program",
+    "members",
+    "data",
+    "train",
+    "analysis",
+    "collect",
+    "analysis_selection",
+    "evaluate",
+]
+"""The files that take the longest, longest first: the others need not be told."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The sweeps, which take the longest, come first: tests that run side by side, file by file, end together."""
-    items.sort(key=lambda item: item.path.name != "test_sweeps.py")
+    """Long files come first, so that tests that run side by side, file by file, end together."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)
