@@ -42,9 +42,8 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
 	@echo "So few updates of small networks with one seed show that all of it works, not which method is better."
 
-# One more than there are CPUs: whoever waits for a process that it has started or killed leaves one idle.
 test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
-	@$(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
