@@ -175,25 +175,33 @@ def _warn_of_other_code(done: Sequence[Mapping[str, Any]], store: Store) -> None
 
 
 class _ProgressLine:
-    """One line: updates done, steps/s, ETA, losses (mean over members) and the latest success of each member."""
+    """One line: updates done, steps/s, ETA, losses (mean over members) and the latest success of each member.
+
+    It begins with the first update: before it, data may be converted, or an error be all there is to say.
+    """
 
     def __init__(self, names: dict[str, str]):
         self.names = names
+        self.bar: Any = None
 
     def __enter__(self) -> _ProgressLine:
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=1.0, disable=False)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        bar = self.bar
+        from tqdm import tqdm
+
         if progress.event == "start":
-            bar.reset(total=progress.steps)
-            bar.initial = progress.step
+            if self.bar is None:
+                self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=1.0)
+            self.bar.reset(total=progress.steps)
+            self.bar.initial = progress.step
+        bar = self.bar
+        if bar is None:  # it failed before the first update
+            return
         bar.n = progress.step
         parts = []
         if progress.metrics:
