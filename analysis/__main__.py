@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import compare, page
+from analysis import compare
+from analysis.page import html as page
 from lps.errors import UserError, guarded
 
 

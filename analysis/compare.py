@@ -15,13 +15,17 @@ from typing import Any
 if not __package__:  # started as a file: find the packages beside this folder, and nothing of the same name in it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis import report, style, tables  # noqa: E402
-from analysis.agents import SUBJECT  # noqa: E402
-from analysis.load import load  # noqa: E402
-from analysis.plots import PLOTS, drawn  # noqa: E402
-from analysis.scores import Study, study  # noqa: E402
-from analysis.selection import select  # noqa: E402
-from analysis.table import save  # noqa: E402
+from analysis.page import report, tables  # noqa: E402
+from analysis.page.table import save  # noqa: E402
+from analysis.plots import (  # noqa: E402
+    PLOTS,
+    drawn,
+    style,  # noqa: E402
+)
+from analysis.results.agents import SUBJECT  # noqa: E402
+from analysis.results.load import load  # noqa: E402
+from analysis.results.select import select  # noqa: E402
+from analysis.results.study import Study, study  # noqa: E402
 from lps.errors import UserError, guarded, suggest  # noqa: E402
 
 

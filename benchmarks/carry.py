@@ -14,11 +14,11 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-from lps.checkpoint import Checkpoint
 from lps.errors import UserError, guarded
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import get_task
+from lps.runs.checkpoint import Checkpoint
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import get_task
 
 
 @guarded

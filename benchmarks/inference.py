@@ -24,13 +24,13 @@ import torch
 from common import device_name, save, table
 
 from lps.agents import AGENTS
-from lps.envs import make_env
 from lps.errors import at_least, check_known, guarded
-from lps.evaluate import TOGETHER
-from lps.policy import Policy
-from lps.program import chosen_device
-from lps.run import Run
-from lps.tasks import GROUPS
+from lps.evaluation.rollout import TOGETHER
+from lps.policy.policy import Policy
+from lps.runs.run import Run
+from lps.tasks.ogbench import make_env
+from lps.tasks.table import GROUPS
+from lps.training.program import chosen_device
 
 TASK = GROUPS["cube-single"][0]
 

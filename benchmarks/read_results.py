@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.agents import AGENTS, GROUP_ORDER  # noqa: E402
-from analysis.load import load  # noqa: E402
-from analysis.scores import study  # noqa: E402
-from lps.results import EPISODES, SCHEMA, Store  # noqa: E402
+from analysis.results.agents import AGENTS, GROUP_ORDER  # noqa: E402
+from analysis.results.load import load  # noqa: E402
+from analysis.results.study import study  # noqa: E402
+from lps.runs.store import EPISODES, SCHEMA, Store  # noqa: E402
 
 INTERVAL = 100_000  # updates between evaluations
 TASKS = 5  # of a group
@@ -49,9 +49,9 @@ def main() -> None:
         assert table.num_rows == rows
         table, _ = timed("Store.read_episodes", Store(path, create=False).read_episodes, base)
         assert table.num_rows == rows
-        results, _ = timed("analysis.load: episodes and run documents", lambda: load(str(path)), base)
+        results, _ = timed("analysis.results.load: episodes and run documents", lambda: load(str(path)), base)
         assert results.evaluations["episodes"].sum() == rows and not results.problems
-        here, _ = timed("analysis.scores.study: the score of every run", lambda: study(results), base)
+        here, _ = timed("analysis.results.study.study: the score of every run", lambda: study(results), base)
         assert here.runs["scored"].all()
 
 

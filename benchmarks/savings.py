@@ -27,16 +27,17 @@ from common import device_name, save, table
 from throughput import TASK, made_up_data
 from torch.utils.flop_counter import FlopCounterMode
 
-from lps import gelu, members
+from lps import cpu as gelu
 from lps.agents import lps as page
 from lps.agents.base import steering_loss
-from lps.batches import Batches
-from lps.data import Dataset
+from lps.agents.flows import meanflow_loss
+from lps.agents.latents import latent_noise
+from lps.data.batches import Batches
+from lps.data.episodes import Dataset
 from lps.errors import check_known, guarded
-from lps.flows import meanflow_loss
-from lps.latents import latent_noise
-from lps.nets import MLP, frozen
-from lps.program import Program, chosen_device
+from lps.members import adam as members
+from lps.nets.mlp import MLP, frozen
+from lps.training.program import Program, chosen_device
 
 _forward, _adam = MLP.__call__, members.adam
 

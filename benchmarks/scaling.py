@@ -1,11 +1,11 @@
-"""What Ray costs: a sweep's wall clock against the time inside lps.train, over pack sizes and workers.
+"""What Ray costs: a sweep's wall clock against the time inside lps.training.trainer, over pack sizes and workers.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --members 1 8 40 --workers 1 2 4 --seeds 8 --tasks 5 --steps 20000 --size paper
 
 One group (cube-single), one agent, tasks x seeds runs. Each row is a whole sweep in a process of its own that starts
-and ends its own Ray. `train_s` is the time inside lps.train, summed over packs, as their run documents have it;
-`ideal_s` is that work divided evenly over the workers; `overhead_s` is what the sweep took beyond it: starting Ray,
+and ends its own Ray. `train_s` is the time inside lps.training.trainer, summed over packs, as their run documents have
+it; `ideal_s` is that work divided evenly over the workers; `overhead_s` is what the sweep took beyond it: starting Ray,
 starting a worker for every pack, waiting for the last one. `evaluation` is the share of `train_s` in which evaluation
 kept learners from their updates: snapshots, storing what came back, and waiting for that of the last step.
 
@@ -33,12 +33,12 @@ from common import save, table  # noqa: E402
 from lps import data  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
 from lps.errors import UserError, check_known, guarded  # noqa: E402
-from lps.program import chosen_device  # noqa: E402
-from lps.results import Store  # noqa: E402
-from lps.run import Run  # noqa: E402
-from lps.tasks import GROUPS  # noqa: E402
-from sweeps.launch import launch  # noqa: E402
-from sweeps.resources import Limits, split  # noqa: E402
+from lps.runs.run import Run  # noqa: E402
+from lps.runs.store import Store  # noqa: E402
+from lps.tasks.table import GROUPS  # noqa: E402
+from lps.training.program import chosen_device  # noqa: E402
+from sweeps.launcher.launch import launch  # noqa: E402
+from sweeps.launcher.resources import Limits, split  # noqa: E402
 
 GROUP = "cube-single"
 DATASET = "scaling"
@@ -157,7 +157,7 @@ def main() -> int:
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     names = [f"{row['packs']} x {-(-row['runs'] // row['packs'])} runs,\n{row['workers']} at once" for row in rows]
     ideal = [row["ideal_s"] for row in rows]
-    axes.bar(names, ideal, color="#1F4FA3", label="inside lps.train")
+    axes.bar(names, ideal, color="#1F4FA3", label="inside lps.training.trainer")
     axes.bar(names, [row["overhead_s"] for row in rows], bottom=ideal, color="#CCCCCC", label="Ray and waiting")
     axes.set(ylabel=f"seconds for {rows[0]['runs']} runs")
     axes.tick_params(axis="x", labelsize=6)

@@ -22,11 +22,11 @@ from common import device_name, save, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from lps.agents import AGENTS
-from lps.batches import Batches
-from lps.data.dataset import Dataset
+from lps.data.batches import Batches
+from lps.data.episodes import Dataset
 from lps.errors import check_known, guarded
-from lps.program import PRECISIONS, Program, chosen_device
-from lps.tasks import GROUPS
+from lps.tasks.table import GROUPS
+from lps.training.program import PRECISIONS, Program, chosen_device
 
 TASK = GROUPS["cube-single"][0]
 MODES = ("plain", "compiled")

@@ -11,11 +11,16 @@ __version__ = "0.1.0"
 __all__ = ["Policy", "Run", "load_policy", "train"]
 
 if TYPE_CHECKING:
-    from lps.policy import Policy, load_policy
-    from lps.run import Run
-    from lps.train import train
+    from lps.policy.policy import Policy, load_policy
+    from lps.runs.run import Run
+    from lps.training.trainer import train
 
-_HOMES = {"Policy": "lps.policy", "load_policy": "lps.policy", "Run": "lps.run", "train": "lps.train"}
+_HOMES = {
+    "Policy": "lps.policy.policy",
+    "load_policy": "lps.policy.policy",
+    "Run": "lps.runs.run",
+    "train": "lps.training.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +29,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value  # a submodule of the same name (lps.train) must not hide it
+        globals()[name] = value  # a submodule of the same name (lps.training.trainer) must not hide it
         return value
     raise AttributeError(f"module 'lps' has no attribute {name!r}")

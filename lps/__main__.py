@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from lps.errors import UserError, at_least, guarded
 
 if TYPE_CHECKING:  # each command imports what it needs: --help and a typing error do not wait for torch
-    from lps.policy import Policy
-    from lps.results import Store
-    from lps.tasks import Task
-    from lps.train import Progress
+    from lps.policy.policy import Policy
+    from lps.runs.store import Store
+    from lps.tasks.table import Task
+    from lps.training.trainer import Progress
 
 DEFAULT_RESULTS = "results/local"
 
@@ -82,11 +82,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
-    from lps.evaluate import InlineEvaluator, PoolEvaluator
-    from lps.results import Store
-    from lps.run import Run
-    from lps.tasks import get_task
-    from lps.train import train
+    from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.runs.run import Run
+    from lps.runs.store import Store
+    from lps.tasks.table import get_task
+    from lps.training.trainer import train
 
     hyperparameters = _hyperparameters(arguments)
     runs = [
@@ -149,7 +149,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _hyperparameters(arguments: argparse.Namespace) -> dict[str, Any]:
     """What --set says. UserError where that is an option of its own."""
-    from lps.run import parse_settings
+    from lps.runs.hyperparameters import parse_settings
 
     settings = parse_settings(arguments.set)
     for name in settings:
@@ -163,7 +163,7 @@ def _hyperparameters(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _warn_of_other_code(done: Sequence[Mapping[str, Any]], store: Store) -> None:
     """One line where runs that are skipped were finished by other code than this."""
-    from lps.results import other_code, short_commit, versions
+    from lps.runs.provenance import other_code, short_commit, versions
 
     if others := other_code(done):
         print(
@@ -243,8 +243,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    from lps.evaluate import InlineEvaluator, PoolEvaluator
-    from lps.policy import load_policy
+    from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.policy.policy import load_policy
 
     policy = load_policy(arguments.checkpoint)
     task = _task_of(policy, arguments.task)
@@ -291,7 +291,7 @@ def _check_writable(path: Path) -> None:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows with the same columns, the whole file or nothing."""
-    from lps.data.files import replacing
+    from lps.files import replacing
 
     try:
         with replacing(path) as part, open(part, "w", newline="") as file:
@@ -314,8 +314,8 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
 def _video(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from lps.policy import load_policy
-    from lps.video import record
+    from lps.evaluation.video import record
+    from lps.policy.policy import load_policy
 
     policy = load_policy(arguments.checkpoint)
     task = _task_of(policy, arguments.task)
@@ -341,7 +341,7 @@ def _advance(bar: Any, count: int) -> None:
 
 
 def _task_of(policy: Policy, name: str | None) -> Task:
-    from lps.tasks import get_task
+    from lps.tasks.table import get_task
 
     task = get_task(name or policy.run.task)
     if task.observation_dim != policy.observation_dim:
@@ -371,8 +371,8 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from lps.data import collect
-    from lps.data.files import default_name, plain_name, published
+    from lps.data.names import default_name, plain_name, published
+    from lps.tasks.ogbench_collect import collect
 
     if arguments.name is not None and published(plain_name(arguments.name, "--name")):
         raise UserError(
@@ -393,7 +393,7 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _tasks(_: argparse.Namespace) -> int:
-    from lps.tasks import TASKS
+    from lps.tasks.table import TASKS
 
     for task in TASKS.values():
         reward = {"none": "dense"}.get(task.reward, task.reward)  # 'none' is the transform: the environment's own
@@ -408,8 +408,8 @@ def _add_agents(parser: argparse.ArgumentParser) -> None:
 
 def _agents(arguments: argparse.Namespace) -> int:
     from lps.agents import AGENTS
-    from lps.presets import GROUP_SETTINGS, VARIANTS, resolve
-    from lps.run import explain
+    from lps.agents.variants import GROUP_SETTINGS, VARIANTS, resolve
+    from lps.runs.hyperparameters import explain
 
     if arguments.agent is None:
         for name, agent in AGENTS.items():
@@ -432,7 +432,7 @@ def _agents(arguments: argparse.Namespace) -> int:
 
 
 def _horizons() -> str:
-    from lps.tasks import GROUPS, RING
+    from lps.tasks.table import GROUPS, RING
 
     of_groups = sorted({task.horizon for tasks in GROUPS.values() for task in tasks})
     return f"{', '.join(map(str, of_groups))}, in {RING.name} {RING.horizon}"

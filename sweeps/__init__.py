@@ -1,7 +1,7 @@
 """What is run, and how: sweeps over the runs of `lps` with Ray Tune and Ray Train, mirrored to MLflow.
 
-A sweep is ordinary Python that builds a list of `lps.run.Run` and hands it to `sweeps.launch.launch`. The results store
-decides what is left to do, so the same command again is how a sweep goes on.
+A sweep is ordinary Python that builds a list of `lps.runs.run.Run` and hands it to `sweeps.launcher.launch.launch`. The
+results store decides what is left to do, so the same command again is how a sweep goes on.
 
     ogbench_all.py  the main comparison: OGBench's tasks x agents x seeds
     ablations.py    LPS's ablations, and every method matched to it
@@ -15,7 +15,7 @@ decides what is left to do, so the same command again is how a sweep goes on.
     spaces.py       the hyperparameters that matter, and their ranges
     cli.py          the rest of their command lines
     launch.py       from a list of runs to finished results: the driver
-    pack.py         one pack on the cluster: a Tune trial that runs a Ray Train worker that runs `lps.train`
+    pack.py         one pack on the cluster: a Tune trial that runs a Ray Train worker that runs `lps.training.trainer`
     evaluator.py    evaluation as Ray tasks beside the learner
     cluster.py      the Ray cluster: found or started
     resources.py    the cluster divided among the packs

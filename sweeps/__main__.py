@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from lps.errors import guarded
-from lps.results import Store
-from sweeps import status
+from lps.runs.store import Store
+from sweeps.watch import status
 
 
 @guarded

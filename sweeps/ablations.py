@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from lps.agents import AGENTS
+from lps.agents.variants import PANELS, resolve
 from lps.errors import check_known, guarded
-from lps.presets import PANELS, resolve
-from lps.run import Run
-from sweeps import cli, scale
-from sweeps.scale import STUDY_SCALES, Scale
+from lps.runs.run import Run
+from sweeps.launcher import cli
+from sweeps.study import scope as scale
+from sweeps.study.scope import STUDY_SCALES, Scale
 
 
 def build(panels: Sequence[str], where: Scale, agents: Sequence[str] | None = None) -> list[Run]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lps.agents import AGENTS
 from lps.errors import UserError, check_known, guarded
-from lps.results import Store
+from lps.runs.store import Store
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PRESETS = {"paper": ("3", "500"), "quick": ("0.3", "50")}

@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lps.data import collect
-from lps.data.collect import NOISE
-from lps.data.files import data_dir
+from lps.data.names import data_dir
 from lps.errors import UserError, check_known, guarded
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import GROUPS
-from sweeps import cli, scale
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.ogbench_collect import NOISE, collect
+from lps.tasks.table import GROUPS
+from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
 from sweeps.ogbench_all import PRESETS as OGBENCH
-from sweeps.scale import PAPER_SCALE, Scale
+from sweeps.study import scope as scale
+from sweeps.study.scope import PAPER_SCALE, Scale
 
 PRESETS = {
     "paper": replace(PAPER_SCALE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),

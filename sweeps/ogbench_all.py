@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lps.errors import guarded
-from lps.run import Run
-from sweeps import cli, scale
-from sweeps.scale import PAPER_SCALE, Scale
+from lps.runs.run import Run
+from sweeps.launcher import cli
+from sweeps.study import scope as scale
+from sweeps.study.scope import PAPER_SCALE, Scale
 
 EVERYONE = ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"]
 """The agents of LPS's main figure, and the strongest published competitor that it leaves out (best_of_n)."""

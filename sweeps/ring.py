@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from lps.agents import AGENTS
-from lps.checkpoint import Checkpoint
 from lps.errors import guarded
-from lps.policy import Policy
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import RING
-from lps.train import checkpoint_path
-from sweeps import cli
-from sweeps.scale import RING_SCALE
+from lps.policy.policy import Policy
+from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.hyperparameters import hyperparameters
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import RING
+from sweeps.launcher import cli
+from sweeps.study.scope import RING_SCALE
 
 AGENT_NAMES = ["qcfql", "lps"]
 ALPHAS = [100.0, 10.0, 1.0, 0.1]
@@ -42,7 +42,7 @@ def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], 
     runs = []
     for agent in agents:
         points: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
-        for point in points if "alpha" in cli.hyperparameters(agent) else [{}]:
+        for point in points if "alpha" in hyperparameters(agent) else [{}]:
             runs += where.runs(agent, **point)
     return runs
 

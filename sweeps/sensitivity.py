@@ -6,7 +6,7 @@
     python sweeps/sensitivity.py --parts joint --points 64
 
 alpha   the grid of LPS's paper. It does nothing in LPS, FM-LPS and DSRL (docs/fidelity.md), and the figure says so.
-axes    one hyperparameter at a time around the default (sweeps/spaces.py).
+axes    one hyperparameter at a time around the default (sweeps/study/spaces.py).
 joint   all scalars at once, at the points of a Sobol sequence: what tuning at random would find.
 
 quick is the ring bandit with small networks, minutes on two CPU cores: it shows that the machinery works, and is no
@@ -23,10 +23,13 @@ from typing import Any
 import optuna
 
 from lps.errors import UserError, check_known, guarded
-from lps.run import Run
-from sweeps import cli, scale, spaces
+from lps.runs.hyperparameters import hyperparameters
+from lps.runs.run import Run
+from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
-from sweeps.scale import PAPER_SCALE, RING_SCALE, Scale
+from sweeps.study import scope as scale
+from sweeps.study import spaces
+from sweeps.study.scope import PAPER_SCALE, RING_SCALE, Scale
 
 PRESETS = {
     # The groups of LPS's alpha figure, with the default task of each (2 of cube and scene, 4 of puzzle).
@@ -58,7 +61,7 @@ def build(
 def _points(parts: Sequence[str], agent: str, axes: Sequence[str], points: int) -> list[dict[str, Any]]:
     """The settings of an agent's runs, as they depart from its default."""
     found: list[dict[str, Any]] = [{}]
-    if "alpha" in parts and "alpha" in cli.hyperparameters(agent):
+    if "alpha" in parts and "alpha" in hyperparameters(agent):
         found += [{"alpha": alpha} for alpha in spaces.ALPHAS]
     if "axes" in parts:
         found += [{name: value} for name, values in spaces.axes(agent).items() if name in axes for value in values]

@@ -4,13 +4,13 @@
     python sweeps/tuning.py --agents lps dsrl qcfql --groups cube-double --tasks 2 --trials 32
     python sweeps/tuning.py --storage postgresql://head/optuna --results s3://bucket/tuning
 
-A trial is one configuration from sweeps/spaces.py; its value is the mean score (the last three evaluations of a run) on
-all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one program;
-with `--asha` only the best third of them goes on from each rung of the budget (sweeps/halving.py). At the end the best
-configuration and the default train with seeds that no trial has seen (`--held-out`): only these numbers may be
-reported. What is given by `--set` is not tuned. The study lives in a database beside the results, or in `--storage`,
-which may hold those of other tasks too; run again, the same command goes on with what is left. quick is the ring
-bandit: machinery, no evidence about robots.
+A trial is one configuration from sweeps/study/spaces.py; its value is the mean score (the last three evaluations of a
+run) on all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one
+program; with `--asha` only the best third of them goes on from each rung of the budget (sweeps/study/halving.py). At
+the end the best configuration and the default train with seeds that no trial has seen (`--held-out`): only these
+numbers may be reported. What is given by `--set` is not tuned. The study lives in a database beside the results, or in
+`--storage`, which may hold those of other tasks too; run again, the same command goes on with what is left. quick is
+the ring bandit: machinery, no evidence about robots.
 """
 
 import argparse
@@ -28,13 +28,15 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from lps.errors import UserError, guarded
-from lps.results import NoResults, Store
-from lps.run import Run
-from lps.scores import scores
-from sweeps import cli, halving, scale, spaces
+from lps.runs.run import Run
+from lps.runs.scores import scores
+from lps.runs.store import NoResults, Store
+from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
-from sweeps.scale import Scale
 from sweeps.sensitivity import PRESETS as SENSITIVITY_PRESETS
+from sweeps.study import halving, spaces
+from sweeps.study import scope as scale
+from sweeps.study.scope import Scale
 
 PRESETS = {name: replace(where, seeds=[0, 1]) for name, where in SENSITIVITY_PRESETS.items()}
 HELD_OUT = {"paper": [100, 101, 102, 103], "quick": [100, 101]}
@@ -61,7 +63,7 @@ def what_a_trial_is(where: Scale, rungs: Sequence[int]) -> str:
 
 
 def space_of(agent: str, where: Scale) -> dict[str, BaseDistribution]:
-    """What is tuned of an agent: all of sweeps/spaces.py that was not set by hand."""
+    """What is tuned of an agent: all of sweeps/study/spaces.py that was not set by hand."""
     return {name: known for name, known in spaces.ranges(agent).items() if name not in where.settings}
 
 

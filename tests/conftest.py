@@ -42,7 +42,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         patch.setenv("LPS_DATA_MIRROR", str(tmp_path_factory.mktemp("mirror")))
-        patch.setattr("lps.results.PAUSES", (0.01, 0.02))
+        patch.setattr("lps.runs.store.PAUSES", (0.01, 0.02))
         yield
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from lps.agents import AGENTS, Agent
-from lps.agents.base import Batch
-from lps.streams import Stream
+from lps.agents import AGENTS
+from lps.agents.base import Agent
+from lps.data.batch import Batch
+from lps.members.streams import Stream
 
 OBSERVATION_DIM, ACTION_DIM = 7, 3
 

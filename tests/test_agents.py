@@ -5,12 +5,12 @@ import torch
 from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
 
 from lps.agents import AGENTS
-from lps.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss, meanflow_times
-from lps.latents import LATENTS, latent_noise, project_latent
-from lps.nets import MLP
-from lps.presets import VARIANTS
-from lps.run import make_config
-from lps.streams import Stream
+from lps.agents.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss, meanflow_times
+from lps.agents.latents import LATENTS, latent_noise, project_latent
+from lps.agents.variants import VARIANTS
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP
+from lps.runs.hyperparameters import make_config
 
 SEEDS = torch.tensor([0])
 

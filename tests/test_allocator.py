@@ -8,7 +8,7 @@ import pytest
 LOOP = """
 import resource, sys
 import numpy as np
-from lps.allocator import keep_freed_memory
+from lps.cpu import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,14 +33,14 @@ def test_temporaries_are_not_paid_for_again_and_again():
         return int(subprocess.run([sys.executable, "-c", LOOP, how], check=True, capture_output=True, text=True).stdout)
 
     usual, kept = faults("usual"), faults("kept")
-    assert usual > 1000, "glibc no longer hands memory back: lps/allocator.py can go"
+    assert usual > 1000, "glibc no longer hands memory back: keep_freed_memory can go"
     assert kept < usual / 100
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     import ctypes
 
-    from lps.allocator import keep_freed_memory
+    from lps.cpu import keep_freed_memory
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()

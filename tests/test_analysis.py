@@ -13,15 +13,19 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from analysis import compare, reference, style, summaries, tables
-from analysis.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_task
-from analysis.load import load
-from analysis.plots import PLOTS
-from analysis.scores import Study, planned_steps, spans, study
-from analysis.table import Table, save
-from lps.presets import VARIANTS
-from lps.results import Episode, Store
-from lps.run import Run
+from analysis import compare
+from analysis.numbers import published as reference
+from analysis.numbers import summaries
+from analysis.page import tables
+from analysis.page.table import Table, save
+from analysis.plots import PLOTS, style
+from analysis.results.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_task
+from analysis.results.load import load
+from analysis.results.study import Study, planned_steps, spans, study
+from lps.agents.variants import VARIANTS
+from lps.runs.record import Episode
+from lps.runs.run import Run
+from lps.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES = 10

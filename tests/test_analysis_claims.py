@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_analysis import put, studied
 
-from analysis.claims import Claim, claims, decide, weigh
-from analysis.stats import LEVEL
+from analysis.numbers.claims import Claim, claims, decide, weigh
+from analysis.numbers.stats import LEVEL
 
 
 def scores(values) -> dict[tuple[str, str], dict[int, float]]:

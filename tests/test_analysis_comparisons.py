@@ -5,9 +5,10 @@ import pytest
 from matplotlib.figure import Figure
 from test_analysis import put, studied
 
-from analysis import comparisons, settings, stats, style
-from analysis.agents import AGENTS, declared
-from analysis.plots import PLOTS
+from analysis.numbers import comparisons, stats
+from analysis.plots import PLOTS, style
+from analysis.results import settings
+from analysis.results.agents import AGENTS, declared
 
 
 def text_of(figure: Figure) -> str:
@@ -16,7 +17,7 @@ def text_of(figure: Figure) -> str:
 
 def test_declared_defaults_are_those_of_the_agents():
     from lps.agents import AGENTS
-    from lps.run import make_config
+    from lps.runs.hyperparameters import make_config
 
     for name, agent in AGENTS.items():
         assert make_config(name, declared(name)) == agent.Config()

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from test_analysis import fill, put, studied
 
-from analysis import page, provenance, summaries
 from analysis.__main__ import main
-from analysis.claims import claims
+from analysis.numbers import summaries
+from analysis.numbers.claims import claims
+from analysis.page import html as page
+from analysis.page import provenance
+from analysis.page.tables import TABLES
 from analysis.plots import PLOTS
-from analysis.tables import TABLES
-from lps.results import Store
-from lps.run import Run, parse_settings
+from lps.runs.hyperparameters import parse_settings
+from lps.runs.run import Run
+from lps.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "example"

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 from test_analysis import fill, put, studied
 
-from analysis import compare, page, report, settings, style, tables
+from analysis import compare
 from analysis.__main__ import main
-from analysis.claims import claims
-from analysis.load import metric
-from analysis.plots import PLOTS, drawn
-from analysis.scores import LEFT_OUT, Study
-from analysis.table import GAP, LETTERS, WHOLE
-from lps.results import Episode, Store
+from analysis.numbers.claims import claims
+from analysis.page import html as page
+from analysis.page import report, tables
+from analysis.page.table import GAP, LETTERS, WHOLE
+from analysis.plots import PLOTS, drawn, style
+from analysis.results import settings
+from analysis.results.load import metric
+from analysis.results.study import LEFT_OUT, Study
+from lps.runs.record import Episode
+from lps.runs.store import Store
 
 COMMIT, OTHER = "a" * 40, "b" * 40 + "+dirty"
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean, wilcoxon
 
-from analysis import stats
+from analysis.numbers import stats
 
 RAGGED = [[0.0, 1.0, 1.0], [0.5, 0.7], [0.2, 0.2, 0.4, 0.8]]
 RLIABLE = json.loads((Path(__file__).parent / "rliable" / "fixture.json").read_text())

@@ -8,13 +8,15 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_analysis import put, studied
 
-from analysis import ablations, budgets, settings, style, tables, tuning
 from analysis.__main__ import main
-from analysis.agents import declared
-from analysis.plots import PLOTS
+from analysis.numbers import ablations, budgets, tuning
+from analysis.page import tables
+from analysis.plots import PLOTS, style
 from analysis.plots.landscape import strongest
-from lps.presets import PANELS, VARIANTS
-from lps.results import Store
+from analysis.results import settings
+from analysis.results.agents import declared
+from lps.agents.variants import PANELS, VARIANTS
+from lps.runs.store import Store
 
 BASE = {"lr": 3e-4, "critic_agg": "min", "latent_dist": "sphere", "meanflow_form": "noise_to_action"}
 

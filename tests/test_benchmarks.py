@@ -12,13 +12,14 @@ import torch
 from small import make_agent, random_batch, small_hyperparameters
 from test_train import FakeEvaluator
 
-from lps import gelu
-from lps.policy import load_policy
-from lps.results import Store
-from lps.run import Run
-from lps.streams import Stream
-from lps.tasks import GROUPS
-from lps.train import checkpoint_path, train
+from lps import cpu as gelu
+from lps.members.streams import Stream
+from lps.policy.policy import load_policy
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import GROUPS
+from lps.training.trainer import train
 
 SEEDS = torch.tensor([0, 1])
 MEASURES = ("inference", "savings", "scaling", "throughput")

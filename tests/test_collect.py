@@ -14,9 +14,9 @@ import ogbench
 import pytest
 
 from lps.__main__ import main
-from lps.data import collect
 from lps.errors import UserError
-from lps.tasks import GROUPS
+from lps.tasks.ogbench_collect import collect
+from lps.tasks.table import GROUPS
 
 LENGTH = 12
 
@@ -65,7 +65,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
 
 def test_killed_collection_goes_on_where_it_was(tmp_path: Path):
     script = f"""
-from lps.data import collect
+from lps.tasks.ogbench_collect import collect
 if __name__ == "__main__":
     collect("cube-single-play", episodes=16, workers=2, seed=3, data_dir={str(tmp_path)!r}, name="mine", val=False,
             episode_length=50, progress=False)

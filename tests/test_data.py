@@ -18,10 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lps.data import Dataset, collect, data_dir, dataset_path, load_dataset
-from lps.envs import make_env
+from lps.data.download import dataset_path
+from lps.data.episodes import Dataset, load_dataset
+from lps.data.names import data_dir
 from lps.errors import UserError
-from lps.tasks import GROUPS
+from lps.tasks.ogbench import make_env
+from lps.tasks.ogbench_collect import collect
+from lps.tasks.table import GROUPS
 
 NAME = "cube-single-play-v0"
 CUBE = GROUPS["cube-single"]
@@ -566,8 +569,8 @@ def test_two_processes_share_one_download_and_one_conversion(server: Server, tmp
     server.delay = 0.5
     script = f"""
 import json, sys
-from lps.data import load_dataset
-from lps.tasks import GROUPS
+from lps.data.episodes import load_dataset
+from lps.tasks.table import GROUPS
 dataset = load_dataset(GROUPS["cube-single"], data_dir={str(tmp_path)!r})
 print(json.dumps([dataset.fingerprint, float(dataset.rewards.sum())]))
 """

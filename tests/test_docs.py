@@ -21,9 +21,9 @@ def mean_bc(monkeypatch):
     module = types.ModuleType("lps.agents.mean_bc")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(page, "docs/adding-an-agent.md", "exec"), module.__dict__)
-    table = eval("{" + line.strip() + "}", dict(module.__dict__))
-    for name, agent in table.items():
-        monkeypatch.setitem(AGENTS, name, agent)
+    table = eval("{" + line.strip() + "}")
+    for name, path in table.items():
+        monkeypatch.setitem(AGENTS.table, name, path)
     return next(iter(table))
 
 

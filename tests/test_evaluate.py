@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from lps import evaluate as evaluation
-from lps.envs import make_env, turn_to
 from lps.errors import UserError
-from lps.evaluate import InlineEvaluator, PoolEvaluator, environment_seed, evaluate, noise_stream
-from lps.tasks import GROUPS, get_task
+from lps.evaluation import rollout as evaluation
+from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+from lps.evaluation.rollout import environment_seed, evaluate, noise_stream
+from lps.tasks.ogbench import make_env, turn_to
+from lps.tasks.table import GROUPS, get_task
 
 TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=12)
 
@@ -333,5 +334,5 @@ def test_workers_do_not_outlive_a_killed_parent():
 
 
 def test_importing_evaluation_needs_no_torch():
-    code = "import sys, lps.evaluate; print([m for m in ('torch', 'ray', 'ogbench') if m in sys.modules])"
+    code = "import sys, lps.evaluation.rollout; print([m for m in ('torch', 'ray', 'ogbench') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

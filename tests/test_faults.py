@@ -15,10 +15,11 @@ from small import small_hyperparameters
 from test_train import FakeEvaluator
 
 from lps.errors import UserError
-from lps.results import Store
-from lps.run import Run
-from lps.train import checkpoint_path, train
-from sweeps import pack
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.training.trainer import train
+from sweeps.launcher import pack
 
 TASK = "cube-single-play-singletask-task1-v0"
 NO_SPACE = OSError(28, "No space left on device")
@@ -93,9 +94,9 @@ class Disk:
 
 @pytest.fixture
 def write_durably() -> Callable[[str, bytes], None]:
-    from lps import results
+    from lps.runs import store as results
 
-    return results._write_durably
+    return results.write_durably
 
 
 def test_a_full_disk_stops_the_runs_with_one_line_and_room_lets_them_go_on(
@@ -103,11 +104,11 @@ def test_a_full_disk_stops_the_runs_with_one_line_and_room_lets_them_go_on(
 ):
     needed = sum(file.stat().st_size for file in Path(undisturbed.path).rglob("*") if file.is_file())
     store = Store(tmp_path / "results")
-    monkeypatch.setattr("lps.results._write_durably", Disk(write_durably, 0.8 * needed))
+    monkeypatch.setattr("lps.runs.store.write_durably", Disk(write_durably, 0.8 * needed))
     with pytest.raises(UserError, match="No space left on device.*run the same command again"):
         go(store)
     assert not list(Path(store.path).rglob("*.part")) and store.read_episodes().num_rows and store.problems == []
-    monkeypatch.setattr("lps.results._write_durably", write_durably)
+    monkeypatch.setattr("lps.runs.store.write_durably", write_durably)
     go(store)
     assert_as_undisturbed(store, undisturbed)
 
@@ -124,7 +125,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(go, undisturbed, write_d
         write_durably(path, data)
 
     store = Store(tmp_path / "results")
-    monkeypatch.setattr("lps.results._write_durably", write)
+    monkeypatch.setattr("lps.runs.store.write_durably", write)
     go(store)
     assert_as_undisturbed(store, undisturbed)
     assert "Couldn't connect to server; trying again in" in caplog.text
@@ -132,8 +133,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(go, undisturbed, write_d
 
 def test_patience_with_a_store_ends(tmp_path, monkeypatch):
     store, slept = Store(tmp_path / "results"), list[float]()
-    monkeypatch.setattr("lps.results._write_durably", lambda *_: (_ for _ in ()).throw(NO_SPACE))
-    monkeypatch.setattr("lps.results.PAUSES", (1, 2, 4))
+    monkeypatch.setattr("lps.runs.store.write_durably", lambda *_: (_ for _ in ()).throw(NO_SPACE))
+    monkeypatch.setattr("lps.runs.store.PAUSES", (1, 2, 4))
     monkeypatch.setattr("time.sleep", slept.append)
     with pytest.raises(UserError, match="No space left"):
         store.write_bytes("checkpoints/a.pt", b"")
@@ -196,7 +197,7 @@ def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatc
     def train(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("lps.train.train", train)
+    monkeypatch.setattr("lps.training.trainer.train", train)
     plan = SimpleNamespace(
         results=Store(tmp_path / "r").path, sweep="t", data_dir=None, checkpoint_seconds=1.0, log_interval=1
     )

@@ -9,11 +9,11 @@ from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, random
 
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
-from lps.checkpoint import Checkpoint
 from lps.errors import UserError
-from lps.policy import Policy
-from lps.run import Run
-from lps.streams import Stream
+from lps.members.streams import Stream
+from lps.policy.policy import Policy
+from lps.runs.checkpoint import Checkpoint
+from lps.runs.run import Run
 
 TASK = "cube-single-play-singletask-task1-v0"
 

@@ -5,13 +5,13 @@ import torch
 from small import make_agent, small_config, small_hyperparameters
 from test_train import FakeEvaluator
 
-from lps import memory
 from lps.agents import AGENTS
-from lps.memory import Footprint, footprint, members_that_fit, peak
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import get_task
-from lps.train import train
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import get_task
+from lps.training import memory
+from lps.training.memory import Footprint, footprint, members_that_fit, peak
+from lps.training.trainer import train
 
 TASK = "cube-single-play-singletask-task1-v0"
 
@@ -55,7 +55,7 @@ def test_a_pack_that_does_not_fit_trains_in_parts_with_the_same_results(room, tm
         return sum(starts), [(row["run_id"], row["step"]) for row in rows], [row["return"] for row in rows]
 
     together = trained("together")
-    monkeypatch.setattr("lps.train.members_that_fit", lambda *_, **__: room)
+    monkeypatch.setattr("lps.training.trainer.members_that_fit", lambda *_, **__: room)
     parts = trained("parts")
     assert (together[0], parts[0]) == (1, -(-3 // room))
     assert parts[1] == together[1]

@@ -19,18 +19,18 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lps import gelu
+from lps import cpu as gelu
 from lps.agents import AGENTS
-from lps.batches import Batches
-from lps.data.dataset import Dataset
+from lps.data.batches import Batches
+from lps.data.episodes import Dataset
 from lps.errors import UserError
-from lps.policy import Policy
-from lps.program import Program, _tf32, check_precision
-from lps.results import Store
-from lps.run import Run
-from lps.streams import Stream
-from lps.tasks import GROUPS
-from lps.train import train
+from lps.members.streams import Stream
+from lps.policy.policy import Policy
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import GROUPS
+from lps.training.program import Program, _tf32, check_precision
+from lps.training.trainer import train
 
 TASK = GROUPS["cube-single"][0]
 SEEDS = [3, 1]

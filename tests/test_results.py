@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-import lps.results
-from lps.results import EPISODES, METRICS, SCHEMA, Episode, Store, StoreError, other_code, versions
+from lps.files import FileError
+from lps.runs.provenance import other_code, versions
+from lps.runs.record import Episode
+from lps.runs.store import EPISODES, METRICS, SCHEMA, Store, StoreError
 
 
 def episodes(n=3, success=True):
@@ -185,7 +187,7 @@ def test_no_write_permission(store, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     # chmod would not do: the administrator, who runs tests in containers, may write everywhere
-    monkeypatch.setattr("lps.results._write_durably", denied)
+    monkeypatch.setattr("lps.runs.store.write_durably", denied)
     for path in (tmp_path / "results", tmp_path / "new"):
         with pytest.raises(StoreError, match=f"cannot write results to {path}: Permission denied. Choose another"):
             Store(path)
@@ -199,7 +201,7 @@ def test_a_store_can_be_sent_to_another_process(store):
 
 
 def test_an_address_that_no_filesystem_has():
-    with pytest.raises(StoreError, match="nowhere://results"):
+    with pytest.raises(FileError, match="nowhere://results"):
         Store("nowhere://results")
 
 
@@ -229,14 +231,14 @@ def test_versions_say_what_a_result_depends_on():
 
 
 def test_reading_results_needs_no_torch():
-    code = "import sys, lps.results; print([m for m in ('torch', 'ray', 'pandas', 'gymnasium') if m in sys.modules])"
+    code = "import sys, lps.runs.store; print([m for m in ('torch', 'ray', 'pandas', 'gymnasium') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_runs_of_other_code_are_known_by_their_commits(monkeypatch):
     commits = {"same": "a" * 40, "other": "b" * 40, "changed": "a" * 40 + "+dirty", "nowhere": "unknown"}
     docs = [{"id": run, "versions": {"git_commit": commit}} for run, commit in commits.items()]
-    monkeypatch.setattr(lps.results, "versions", lambda: {"git_commit": "a" * 40})
+    monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": "a" * 40})
     assert other_code([*docs, {"id": "old"}]) == {"other": "b" * 7, "changed": "a" * 7 + "+dirty"}
-    monkeypatch.setattr(lps.results, "versions", lambda: {"git_commit": "unknown"})
+    monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": "unknown"})
     assert other_code(docs) == {}

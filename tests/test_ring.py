@@ -8,22 +8,23 @@ import pytest
 from small import small_hyperparameters
 
 from analysis.compare import write
-from analysis.load import load
-from analysis.scores import study
-from lps import ring
+from analysis.results.load import load
+from analysis.results.study import study
 from lps.agents import AGENTS
-from lps.batches import Batches
-from lps.data import load_dataset
-from lps.envs import make_env
+from lps.data.batches import Batches
+from lps.data.episodes import load_dataset
 from lps.errors import UserError
-from lps.policy import Policy, load_policy
-from lps.program import Program
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import RING
-from lps.train import checkpoint_path, train
+from lps.policy.policy import Policy, load_policy
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks import ring
+from lps.tasks.ogbench import make_env
+from lps.tasks.table import RING
+from lps.training.program import Program
+from lps.training.trainer import train
 from sweeps import ring as sweep
-from sweeps.scale import RING_SCALE
+from sweeps.study.scope import RING_SCALE
 
 
 def test_an_action_is_worth_one_on_the_arc_and_nothing_elsewhere():

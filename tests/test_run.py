@@ -9,8 +9,10 @@ import pytest
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
 from lps.errors import UserError
-from lps.run import Run, pack, parse_settings, range_of
-from lps.tasks import GROUPS
+from lps.runs.hyperparameters import parse_settings, range_of
+from lps.runs.run import Run
+from lps.tasks.table import GROUPS
+from lps.training.packs import pack
 
 TASK = "cube-single-play-singletask-task1-v0"
 

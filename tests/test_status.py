@@ -9,13 +9,14 @@ import pytest
 from small import small_hyperparameters
 from test_train import FakeEvaluator
 
-from lps.results import Episode, Store
-from lps.run import Run
-from lps.train import train
+from lps.runs.record import Episode
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.training.trainer import train
 from sweeps.__main__ import main
-from sweeps.launch import note, unfinished
-from sweeps.pack import mark_failed
-from sweeps.status import SILENCE, standings
+from sweeps.launcher.launch import note, unfinished
+from sweeps.launcher.plan import mark_failed
+from sweeps.watch.status import SILENCE, standings
 
 TASK = "cube-single-play-singletask-task1-v0"
 

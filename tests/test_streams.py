@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lps.streams import Stream
+from lps.members.streams import Stream
 
 
 def test_a_member_draws_the_same_numbers_in_any_company():

@@ -15,15 +15,18 @@ import torch
 from analysis.plots.landscape import drawn_in_decades
 from lps.agents import AGENTS
 from lps.agents.base import MEMBER_SCALARS
-from lps.checkpoint import Checkpoint
+from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
-from lps.presets import PANELS, VARIANTS
-from lps.results import Episode, Store
-from lps.run import Run, pack
-from lps.scores import scores
-from lps.train import checkpoint_path, train
-from sweeps import ablations, compute, data_scaling, halving, ogbench_all, ring, sensitivity, spaces, tuning
-from sweeps.scale import RING_SCALE, STUDY_SCALES
+from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.record import Episode
+from lps.runs.run import Run
+from lps.runs.scores import scores
+from lps.runs.store import Store
+from lps.training.packs import pack
+from lps.training.trainer import train
+from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps.study import halving, spaces
+from sweeps.study.scope import RING_SCALE, STUDY_SCALES
 
 STUDIES: dict[ModuleType, Sequence[str]] = {
     ogbench_all: list(ogbench_all.PRESETS),

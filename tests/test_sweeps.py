@@ -20,14 +20,14 @@ import ray  # noqa: F401  psutil comes with it
 from mlflow.tracking import MlflowClient
 from small import small_hyperparameters
 
-from lps.checkpoint import Checkpoint
-from lps.results import Store
-from lps.run import Run
-from lps.train import train
-from sweeps.cluster import ENVIRONMENT
-from sweeps.launch import launch
-from sweeps.mirror import Mirror
-from sweeps.resources import Limits
+from lps.runs.checkpoint import Checkpoint
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.training.trainer import train
+from sweeps.launcher.connection import ENVIRONMENT
+from sweeps.launcher.launch import launch
+from sweeps.launcher.resources import Limits
+from sweeps.watch.mlflow import Mirror
 
 import psutil  # isort: skip
 
@@ -191,7 +191,7 @@ def test_finished_runs_are_skipped_and_mlflow_catches_up_and_nothing_is_logged_t
     assert "MLflow does not have everything" in story.output
     results = story.results
     before = {path: path.stat().st_mtime_ns for path in files(results)}
-    monkeypatch.setattr("sweeps.cluster.connected", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("sweeps.launcher.connection.connected", lambda *_: pytest.fail("Ray was started"))
 
     assert sweep(healthy_runs(), results, tiny_data_dir) == 0
     printed = capsys.readouterr().out

@@ -21,14 +21,16 @@ from small import small_hyperparameters
 
 from lps.agents import AGENTS
 from lps.errors import UserError
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import GROUPS, get_task
-from sweeps import cluster, estimate, ogbench_all
-from sweeps.console import Console, title
-from sweeps.launch import launch
-from sweeps.mirror import Mirror
-from sweeps.resources import Limits, divide, split
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import GROUPS, get_task
+from sweeps import ogbench_all
+from sweeps.launcher import connection as cluster
+from sweeps.launcher.launch import launch
+from sweeps.launcher.resources import Limits, divide, split
+from sweeps.watch import estimate
+from sweeps.watch.console import Console, title
+from sweeps.watch.mlflow import Mirror
 
 TASK = "cube-single-play-singletask-task1-v0"
 
@@ -91,7 +93,7 @@ def test_filters_and_settings() -> None:
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.cli.launch", record)
+        patch.setattr("sweeps.launcher.cli.launch", record)
         assert ogbench_all.main([*arguments.split(), "--set", "critic_hidden=[8]"]) == 0
     assert seen == ogbench_all.build(["dsrl", "flow_bc"], where)
     assert [run.agent for run in seen] == ["dsrl", "flow_bc"]
@@ -127,7 +129,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
     (tmp_path / "newer").mkdir()
     (tmp_path / "newer" / "schema.json").write_text('{"schema": 99}')
     filled = arguments.format(foreign=tmp_path / "foreign", newer=tmp_path / "newer")
-    monkeypatch.setattr("sweeps.cluster.connected", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("sweeps.launcher.connection.connected", lambda *_: pytest.fail("Ray was started"))
     assert ogbench_all.main([*filled.split(), "--address", "local"]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.startswith("error: ") and printed.err.count("\n") == 1
@@ -303,7 +305,7 @@ def test_mlflow_is_waited_for_as_long_as_it_gets_on(
                 go_on.wait(60 * patience if stuck else patience / 3)
                 yield
 
-    monkeypatch.setattr("sweeps.mirror._Mlflow", Slow)
+    monkeypatch.setattr("sweeps.watch.mlflow._Mlflow", Slow)
     mirror = Mirror(Store(tmp_path / "results"), "test", [a_run()])
     mirror.close(patience)
     assert bool(mirror.problem) is stuck and mirror._thread.is_alive() is stuck
@@ -313,7 +315,7 @@ def test_mlflow_is_waited_for_as_long_as_it_gets_on(
 
 def test_a_driver_killed_while_mlflows_database_is_made_leaves_none_that_is_half_made(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
-    make = f"from sweeps.mirror import _make_database as make; make('sqlite:///{database}')"
+    make = f"from sweeps.watch.mlflow import _make_database as make; make('sqlite:///{database}')"
     dies = "import os, signal; from mlflow.store.db import utils; utils._upgrade_db = lambda _: os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", f"{dies}; {make}"]).returncode == -signal.SIGKILL
     assert not database.exists() and max(path.stat().st_size for path in tmp_path.iterdir()) > 10_000

@@ -11,10 +11,10 @@ from small import small_hyperparameters
 from test_train import FakeEvaluator
 
 from lps.errors import UserError
-from lps.results import Store
-from lps.run import Run
-from sweeps import cli, launch, pack
-from sweeps.resources import Share
+from lps.runs.run import Run
+from lps.runs.store import Store
+from sweeps.launcher import cli, launch, pack
+from sweeps.launcher.resources import Share
 
 TASK = "cube-single-play-singletask-task1-v0"
 SETTINGS: dict[str, Any] = {"steps": 2, "eval_interval": 2, "eval_episodes": 1}
@@ -42,7 +42,7 @@ def plan_of(*words: str, results: Path, data_dir: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Does a pack's work in this process, as the given words of the command line ask; what Program was told."""
-    from lps import train
+    from lps.training import trainer as train
 
     told: dict[str, Any] = {}
 
@@ -54,7 +54,7 @@ def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch)
 
     real = train.Program
     monkeypatch.setattr(train, "Program", program)
-    monkeypatch.setattr("sweeps.evaluator.RayEvaluator", lambda *_: FakeEvaluator())
+    monkeypatch.setattr("sweeps.launcher.evaluator.RayEvaluator", lambda *_: FakeEvaluator())
     board = SimpleNamespace(say=SimpleNamespace(remote=lambda *_, **__: None))
 
     def work(*words: str) -> tuple[Store, dict[str, Any]]:

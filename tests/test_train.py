@@ -18,13 +18,13 @@ from small import small_hyperparameters
 import lps
 from lps.__main__ import main
 from lps.agents import AGENTS
-from lps.checkpoint import Checkpoint
 from lps.errors import UserError
-from lps.evaluate import Episode
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import GROUPS
-from lps.train import checkpoint_path, train
+from lps.evaluation.rollout import Episode
+from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import GROUPS
+from lps.training.trainer import train
 
 TASK = "cube-single-play-singletask-task1-v0"
 
@@ -214,7 +214,7 @@ def test_the_time_that_evaluation_takes_from_the_learner_is_counted(tmp_path, ti
             polls.append(wait)
             return super().poll(wait)
 
-    monkeypatch.setattr(sys.modules["lps.train"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sys.modules["lps.training.trainer"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
     store, (run,) = Store(tmp_path / "r"), make_runs("flow_bc", seeds=(0,))
     run_train([run], store, tiny_data_dir, evaluator=Slow())
     document = store.read_run(run.id)
@@ -398,7 +398,7 @@ def test_an_evaluation_is_kept_as_a_table(trained, tmp_path):
 
 @pytest.mark.parametrize("out", ["/proc/nothing/rows.csv", "."])
 def test_a_table_that_cannot_be_written_is_refused_before_evaluating(out, trained, capsys, monkeypatch):
-    monkeypatch.setattr("lps.evaluate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    monkeypatch.setattr("lps.evaluation.rollout.evaluate", lambda *_, **__: pytest.fail("evaluated"))
     assert main(["evaluate", str(trained.checkpoint), "--out", out]) == 2
     assert capsys.readouterr().err.startswith("error: cannot write ")
 
@@ -407,7 +407,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_evaluating(out, traine
 def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, trained, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        "lps.video.record", lambda *_, **settings: asked.append((settings["seed"], settings["step"])) or []
+        "lps.evaluation.video.record", lambda *_, **settings: asked.append((settings["seed"], settings["step"])) or []
     )
     load = lps.load_policy
     for own in (0, 7):
@@ -417,7 +417,7 @@ def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, tr
             policy.run = dataclasses.replace(policy.run, seed=own)
             return policy
 
-        monkeypatch.setattr("lps.policy.load_policy", load_of_seed)
+        monkeypatch.setattr("lps.policy.policy.load_policy", load_of_seed)
         assert main(["video", str(trained.checkpoint), str(tmp_path / "v.mp4"), *given]) == 0
     assert asked == [(seed, 6), (seed if given else 7, 6)]  # the first episodes of its evaluation
 
@@ -435,7 +435,7 @@ def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, tr
 def test_a_finished_run_of_other_code_is_skipped_with_a_warning(then, here, warned, trained, capsys, monkeypatch):
     (document,) = trained.store.runs()
     trained.store.write_run({**document, "versions": {"git_commit": then}})
-    monkeypatch.setattr("lps.results.versions", lambda: {"git_commit": here})
+    monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": here})
     assert main(trained.command) == 0
     shown = capsys.readouterr()
     assert "finished already: skipped" in shown.out

@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lps import video
 from lps.errors import UserError
-from lps.evaluate import evaluate
-from lps.tasks import get_task
-from lps.video import record
+from lps.evaluation import video
+from lps.evaluation.rollout import evaluate
+from lps.evaluation.video import record
+from lps.tasks.table import get_task
 
 TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=1)
 

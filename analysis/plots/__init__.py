@@ -24,8 +24,8 @@ from analysis.plots import (
     sensitivity,
     success,
 )
-from analysis.scores import Study
-from analysis.style import Plot
+from analysis.plots.style import Plot
+from analysis.results.study import Study
 
 PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "success": success.draw,

@@ -6,10 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import ablations, style, summaries
-from analysis.agents import agents_of
-from analysis.scores import Study
-from lps.presets import PANELS
+from analysis.numbers import ablations, summaries
+from analysis.plots import style
+from analysis.results.agents import agents_of
+from analysis.results.study import Study
+from lps.agents.variants import PANELS
 
 WIDE = 5  # bars from which on a panel takes the place of two
 

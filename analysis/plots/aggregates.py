@@ -3,8 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import comparisons, style, summaries
-from analysis.scores import Study
+from analysis.numbers import comparisons, summaries
+from analysis.plots import style
+from analysis.results.study import Study
 
 ROW = 0.21  # inches
 

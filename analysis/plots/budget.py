@@ -4,9 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import budgets, style
-from analysis.agents import agents_of, group_key
-from analysis.scores import Study
+from analysis.numbers import budgets
+from analysis.plots import style
+from analysis.results.agents import agents_of, group_key
+from analysis.results.study import Study
 
 
 def draw(study: Study) -> style.Plot | None:

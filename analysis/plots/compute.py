@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.agents import agents_of
-from analysis.scores import Study
+from analysis.plots import style
+from analysis.results.agents import agents_of
+from analysis.results.study import Study
 
 PANELS = {"update_ms": "one update (ms)", "memory_mib": "memory (MiB)", "decision_ms": "one decision (ms)"}
 

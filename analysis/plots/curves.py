@@ -7,8 +7,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import style, summaries
-from analysis.scores import Study
+from analysis.numbers import summaries
+from analysis.plots import style
+from analysis.results.study import Study
 
 MANY_POINTS = 25  # beyond it, markers would hide the line
 

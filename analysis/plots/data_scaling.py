@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis import stats, style, summaries
-from analysis.agents import agents_of, group_key
-from analysis.plays import corner, plays
-from analysis.scores import Study, records
+from analysis.numbers import stats, summaries
+from analysis.plots import style
+from analysis.results.agents import agents_of, group_key
+from analysis.results.plays import corner, plays
+from analysis.results.study import Study, records
 
 AXES = {"episodes": "episodes of play", "noise": "noise of play"}
 

@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import settings, style, summaries
-from analysis.scores import Study
+from analysis.numbers import summaries
+from analysis.plots import style
+from analysis.results import settings
+from analysis.results.study import Study
 
 ROW, GROUP_GAP = 0.21, 0.6  # inches per row; rows left free between groups
 

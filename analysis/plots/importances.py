@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.agents import agents_of
-from analysis.scores import Study
+from analysis.plots import style
+from analysis.results.agents import agents_of
+from analysis.results.study import Study
 
 
 def draw(study: Study) -> style.Plot | None:

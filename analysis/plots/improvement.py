@@ -6,8 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import comparisons, style, summaries
-from analysis.scores import Study
+from analysis.numbers import comparisons, summaries
+from analysis.plots import style
+from analysis.results.study import Study
 
 CELL = 0.62  # inches
 COLOURS = "PuOr"  # two hues that everyone tells apart, white where neither agent is ahead

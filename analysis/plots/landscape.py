@@ -9,11 +9,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from analysis import budgets, style
-from analysis.agents import agents_of, group_key
+from analysis.numbers import budgets
+from analysis.plots import style
 from analysis.plots.sensitivity import DECADE
-from analysis.scores import Study
-from lps.presets import ALPHA_WITHOUT_EFFECT
+from analysis.results.agents import agents_of, group_key
+from analysis.results.study import Study
+from lps.agents.variants import ALPHA_WITHOUT_EFFECT
 
 COLUMNS = 3
 

@@ -4,11 +4,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from analysis import ablations, reference, style, summaries
-from analysis.agents import agents_of
+from analysis.numbers import ablations, summaries
+from analysis.numbers import published as reference
+from analysis.plots import style
 from analysis.plots.curves import updates
-from analysis.scores import Study
-from lps.tasks import RING
+from analysis.results.agents import agents_of
+from analysis.results.study import Study
+from lps.tasks.table import RING
 
 LINES = {"normal": (0, (5, 1.5)), "truncated_normal": (0, (1.2, 1.2))}  # the sphere, LPS itself, is drawn through
 SHADES = {"normal": 0.3, "truncated_normal": 0.55}  # towards white

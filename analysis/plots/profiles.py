@@ -4,8 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import comparisons, style, summaries
-from analysis.scores import Study
+from analysis.numbers import comparisons, summaries
+from analysis.plots import style
+from analysis.results.study import Study
 
 MARKS = 10  # thresholds between two markers
 

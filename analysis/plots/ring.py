@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, Wedge
 
-from analysis import settings, style
-from analysis.agents import alpha_without_effect
-from analysis.scores import Study
-from lps import ring
+from analysis.plots import style
+from analysis.results import settings
+from analysis.results.agents import alpha_without_effect
+from analysis.results.study import Study
+from lps.tasks import ring
 
 BINS = 72
 ARC = "#E38B1E"

@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis import reference, settings, style, summaries
-from analysis.agents import Agent, agents_of, alpha_without_effect
-from analysis.scores import Study
+from analysis.numbers import published as reference
+from analysis.numbers import summaries
+from analysis.plots import style
+from analysis.results import settings
+from analysis.results.agents import Agent, agents_of, alpha_without_effect
+from analysis.results.study import Study
 
 DECADE = 10  # values that span it stand on a log axis
 

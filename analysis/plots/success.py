@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis import settings, style, summaries
-from analysis.agents import AVERAGE
-from analysis.scores import DAGGER, Study
+from analysis.numbers import summaries
+from analysis.plots import style
+from analysis.results import settings
+from analysis.results.agents import AVERAGE
+from analysis.results.study import DAGGER, Study
 
 GROUP_GAP = 0.9  # bars left free between groups
 MIN_BAR, MAX_BAR = 0.24, 0.45  # inches per bar: below the first the figure takes the whole page

@@ -1,24 +1,18 @@
-"""The agents, by the name used on every command line.  Adding one is a file here and a line below."""
+"""The agents, by the name used on every command line.  A new agent is a file here and a line below."""
 
-from lps.agents.base import Agent
-from lps.agents.best_of_n import BestOfN
-from lps.agents.cfgrl import CFGRL
-from lps.agents.dsrl import DSRL
-from lps.agents.flow_bc import FlowBC
-from lps.agents.fm_lps import FMLPS
-from lps.agents.lps import LPS
-from lps.agents.meanflow_bc import MeanFlowBC
-from lps.agents.qcfql import QCFQL
-from lps.agents.qcmfql import QCMFQL
+from lps.registry import Registry
 
-AGENTS: dict[str, type[Agent]] = {
-    "lps": LPS,
-    "fm_lps": FMLPS,
-    "dsrl": DSRL,
-    "qcfql": QCFQL,
-    "qcmfql": QCMFQL,
-    "best_of_n": BestOfN,
-    "cfgrl": CFGRL,
-    "meanflow_bc": MeanFlowBC,
-    "flow_bc": FlowBC,
-}
+AGENTS = Registry(
+    "lps.agents",
+    {
+        "lps": "lps.agents.lps:LPS",
+        "fm_lps": "lps.agents.fm_lps:FMLPS",
+        "dsrl": "lps.agents.dsrl:DSRL",
+        "qcfql": "lps.agents.qcfql:QCFQL",
+        "qcmfql": "lps.agents.qcmfql:QCMFQL",
+        "best_of_n": "lps.agents.best_of_n:BestOfN",
+        "cfgrl": "lps.agents.cfgrl:CFGRL",
+        "meanflow_bc": "lps.agents.meanflow_bc:MeanFlowBC",
+        "flow_bc": "lps.agents.flow_bc:FlowBC",
+    },
+)

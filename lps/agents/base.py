@@ -7,33 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lps.members import MemberAdam, move_targets
-from lps.nets import MLP, Params
-from lps.streams import Stream
+from lps.data.batch import Batch
+from lps.members.adam import MemberAdam, move_targets
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP, Params
 
 # Hyperparameters that may differ between the members of a pack; all others shape the program and must be equal.
 MEMBER_SCALARS = ("lr", "discount", "tau", "alpha", "flow_ratio", "expectile", "guidance")
-
-
-@dataclass
-class Batch:
-    """One minibatch for M members; d = horizon * action_dim.
-
-    observations, next_observations (M, B, obs): s_t and s_{t+h}.  actions (M, B, d): the chunk, flattened.
-    rewards (M, B): sum_i discount^i r_{t+i}.  masks (M, B): product of the chunk's masks.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    next_observations: Tensor
-    rewards: Tensor
-    masks: Tensor
 
 
 Noise = Mapping[str, Tensor]

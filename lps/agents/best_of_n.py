@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise
-from lps.flows import flow_actions, flow_matching_loss
-from lps.latents import latent_noise
-from lps.nets import MLP
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise
+from lps.agents.flows import flow_actions, flow_matching_loss
+from lps.agents.latents import latent_noise
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise
-from lps.latents import latent_noise
-from lps.nets import MLP
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise
+from lps.agents.latents import latent_noise
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP
 
 UNCONDITIONAL_WEIGHT = 0.1
 """Weight of the g = 0 part of the cloning loss."""

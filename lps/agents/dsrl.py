@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
-from lps.flows import flow_actions, flow_matching_loss
-from lps.latents import latent_noise, latent_size, project_latent
-from lps.nets import MLP, frozen
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.flows import flow_actions, flow_matching_loss
+from lps.agents.latents import latent_noise, latent_size, project_latent
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP, frozen
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
-from lps.flows import meanflow_actions, meanflow_loss
-from lps.latents import latent_noise, latent_size, project_latent
-from lps.nets import MLP, Params, frozen
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.flows import meanflow_actions, meanflow_loss
+from lps.agents.latents import latent_noise, latent_size, project_latent
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP, Params, frozen
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Config:
     critic_agg: str = "min"  # over the target critics: "min" or "mean"
     num_critics: int = 2  # K
     flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.flows.MEANFLOW_FORMS
+    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
     latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
     critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm

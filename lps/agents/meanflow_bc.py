@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise
-from lps.flows import meanflow_actions, meanflow_loss
-from lps.latents import latent_noise
-from lps.nets import MLP
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise
+from lps.agents.flows import meanflow_actions, meanflow_loss
+from lps.agents.latents import latent_noise
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Config:
     horizon: int = 5  # h, actions per chunk, executed open loop
     discount: float = 0.99  # gamma; only the logged return of a chunk sees it
     flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.flows.MEANFLOW_FORMS
+    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
     latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
 

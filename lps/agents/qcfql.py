@@ -1,7 +1,7 @@
 """QC-FQL: flow Q-learning over action chunks (arXiv 2507.07969 on arXiv 2502.02538), as the LPS release implements it.
 
 A flow policy is cloned from the data.  A one-step actor mu(s, e) climbs the critic and is held to the flow policy by
-distillation; alpha weighs the two, and has to be tuned for every group of tasks (lps.presets).
+distillation; alpha weighs the two, and has to be tuned for every group of tasks (lps.agents.variants).
 
     critic           y = R + discount^h m mean_k Qbar_k(s', clip mu(s', e)),  loss = mean_k (Q_k(s, x) - y)^2
     base policy      flow matching on (s, x)
@@ -16,16 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
-from lps.flows import flow_actions, flow_matching_loss
-from lps.latents import latent_noise
-from lps.nets import MLP, frozen
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.flows import flow_actions, flow_matching_loss
+from lps.agents.latents import latent_noise
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP, frozen
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of the LPS release; alpha is that of scene, the other groups' are in lps.presets."""
+    """Defaults of the LPS release; alpha is that of scene, the other groups' are in lps.agents.variants."""
 
     lr: float = 3e-4  # Adam step size of every network
     batch_size: int = 256  # chunks per update

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Batch, Info, Noise, steering_loss
-from lps.flows import meanflow_actions, meanflow_loss
-from lps.latents import latent_noise
-from lps.nets import MLP, frozen
-from lps.streams import Stream
+from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.flows import meanflow_actions, meanflow_loss
+from lps.agents.latents import latent_noise
+from lps.data.batch import Batch
+from lps.members.streams import Stream
+from lps.nets.mlp import MLP, frozen
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of the LPS release; its alphas for QC-MFQL are not published, QC-FQL's stand in (lps.presets)."""
+    """Defaults of the LPS release; its alphas for QC-MFQL are not published, QC-FQL's stand in
+    (lps.agents.variants)."""
 
     lr: float = 3e-4  # Adam step size of every network
     batch_size: int = 256  # chunks per update
@@ -35,7 +37,7 @@ class Config:
     critic_agg: str = "min"  # over the target critics: "min" or "mean"
     num_critics: int = 2  # K
     flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.flows.MEANFLOW_FORMS
+    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
     latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
     base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
     critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lps.data.collect import command
-from lps.data.files import data_dir as find_data_dir
-from lps.data.files import default_name, locked, make_dir, plain_name, published, replacing
 from lps.data.integrity import record
+from lps.data.names import command, default_name, plain_name, published
+from lps.data.names import data_dir as find_data_dir
 from lps.errors import UserError, suggest
-from lps.tasks import GROUPS
+from lps.files import locked, make_dir, replacing
+from lps.tasks.table import GROUPS
 
 # As in ogbench.utils, without importing MuJoCo for a constant.
 URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"

@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lps.data.files import replacing, sha256
 from lps.errors import UserError
+from lps.files import replacing, sha256
 
 ARRAYS = "checksums.json"
 

@@ -30,10 +30,13 @@ pytest.importorskip("moto", reason="needs moto[server]: make test-cluster instal
 import boto3  # noqa: E402
 from cloud import IMAGE, REGION, Cloud, unavailable  # noqa: E402
 
-from lps.checkpoint import Checkpoint  # noqa: E402
-from lps.results import Store  # noqa: E402
-from lps.run import Run  # noqa: E402
-from lps.train import checkpoint_path, train  # noqa: E402
+from lps.runs.checkpoint import (
+    Checkpoint,  # noqa: E402
+    checkpoint_path,  # noqa: E402
+)
+from lps.runs.run import Run  # noqa: E402
+from lps.runs.store import Store  # noqa: E402
+from lps.training.trainer import train  # noqa: E402
 from sweeps import ogbench_all  # noqa: E402
 
 REASON = unavailable()
@@ -98,7 +101,7 @@ def runs() -> list[Run]:
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.cli.launch", record)
+        patch.setattr("sweeps.launcher.cli.launch", record)
         assert ogbench_all.main([*TINY, *SWEEP]) == 0
     return found
 

@@ -18,10 +18,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from lps import gelu
-from lps.agents import AGENTS, Agent
-from lps.agents.base import Batch
-from lps.nets import MLP
+from lps import cpu as gelu
+from lps.agents import AGENTS
+from lps.agents.base import Agent
+from lps.data.batch import Batch
+from lps.nets.mlp import MLP
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 

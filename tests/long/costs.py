@@ -35,13 +35,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray  # noqa: F401  psutil comes with it
 from small import small_hyperparameters
 
-from lps.envs import make_env
-from lps.evaluate import TOGETHER
-from lps.results import Episode, Store, versions
-from lps.run import Run
-from lps.tasks import RING, get_task
-from lps.train import checkpoint_path, train
-from sweeps.mirror import _Mlflow
+from lps.evaluation.rollout import TOGETHER
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.provenance import versions
+from lps.runs.record import Episode
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.ogbench import make_env
+from lps.tasks.table import RING, get_task
+from lps.training.trainer import train
+from sweeps.watch.mlflow import _Mlflow
 
 import psutil  # isort: skip
 

@@ -25,10 +25,10 @@ from leftovers import MARK, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import RING
-from sweeps.launch import launch
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import RING
+from sweeps.launcher.launch import launch
 
 KILLS = int(os.environ.get("LPS_LONG_KILLS", "20"))
 SEED = int(os.environ.get("LPS_LONG_SEED", "0"))

@@ -24,12 +24,12 @@ from leftovers import MARK, environment, marked, title, wait_until
 from ray.cluster_utils import Cluster
 from test_sweeps import checkpoint_step
 
-from lps.results import Store
-from lps.run import Run
-from lps.train import train
-from sweeps import cluster
-from sweeps.launch import launch
-from sweeps.resources import Limits
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.training.trainer import train
+from sweeps.launcher import connection as cluster
+from sweeps.launcher.launch import launch
+from sweeps.launcher.resources import Limits
 
 STEPS = 6000
 CPUS = 2

@@ -28,12 +28,12 @@ from leftovers import MARK, OUT, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
-from lps.results import Store
-from lps.run import Run
-from lps.tasks import RING
-from sweeps import cluster
-from sweeps.launch import launch
-from sweeps.resources import Limits
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.table import RING
+from sweeps.launcher import connection as cluster
+from sweeps.launcher.launch import launch
+from sweeps.launcher.resources import Limits
 
 import psutil  # isort: skip
 

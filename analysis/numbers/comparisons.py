@@ -1,0 +1,118 @@
+"""Agents compared over all tasks at once, as Agarwal et al. (arXiv 2108.13264) ask for. Functions return tidy tables.
+
+Who is compared: the series of `settings.rivals`, on the tasks that all of them have. A series with fewer than half of
+the tasks is left out, so that it does not take them from the others. Intervals are as in `summaries`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from analysis.numbers import stats
+from analysis.results import settings
+from analysis.results.study import Study
+
+THRESHOLDS = np.linspace(0, 1, 51)
+STATISTICS: dict[str, tuple[str, Callable[..., stats.Floats]]] = {
+    "iqm": ("IQM", stats.iqm),
+    "median": ("Median", stats.median),
+    "mean": ("Mean", stats.mean),
+    "optimality_gap": ("Optimality gap", stats.optimality_gap),
+}
+"""name -> title and function."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Who meets where: {series: {(group, task): {seed: score}}}, all series on the same tasks; and who stays out."""
+
+    scores: dict[str, dict[tuple[str, str], dict[int, float]]]
+    left_out: list[str]
+    tasks_of_all: int
+
+    @property
+    def tasks(self) -> list[tuple[str, str]]:
+        return list(next(iter(self.scores.values()), {}))
+
+    def strata(self, series: str) -> list[list[float]]:
+        return [list(seeds.values()) for seeds in self.scores[series].values()]
+
+    def seeds(self, series: str) -> tuple[int, int]:
+        """Fewest and most seeds of a task."""
+        counts = [len(seeds) for seeds in self.scores[series].values()]
+        return min(counts), max(counts)
+
+    def note(self, study: Study) -> str:
+        """What a caption has to say about who and what is shown."""
+        text = f"On the {len(self.tasks)} task{'s' * (len(self.tasks) != 1)} that all of them have"
+        text += f", of {self.tasks_of_all}." if len(self.tasks) < self.tasks_of_all else "."
+        if self.left_out:
+            names = ", ".join(settings.titles(study)[key] for key in self.left_out)
+            text += f" Not shown, for too few tasks: {names}."
+        return text
+
+
+@lru_cache(maxsize=2)
+def field(study: Study) -> Field:
+    """The series that are compared, with their scores on the tasks that all of them have."""
+    found = {
+        key: {(group, task): seeds for group in study.groups for task, seeds in study.scores(key, group).items()}
+        for key in settings.shown(study)
+    }
+    everywhere = {task for own in found.values() for task in own}
+    enough = {key: own for key, own in found.items() if 2 * len(own) >= len(everywhere)}
+    shared = set(everywhere).intersection(*enough.values()) if enough else set()
+    if not shared:
+        return Field({}, list(found), len(everywhere))
+    scores = {key: {task: seeds for task, seeds in own.items() if task in shared} for key, own in enough.items()}
+    return Field(scores, [key for key in found if key not in enough], len(everywhere))
+
+
+@lru_cache(maxsize=2)
+def aggregates(study: Study) -> pd.DataFrame:
+    """One row per series and statistic of STATISTICS. Columns: series, statistic, value, low, high, n_tasks,
+    n_seeds_min, n_seeds_max (per task)."""
+    here = field(study)
+    rows = []
+    for key in here.scores:
+        fewest, most = here.seeds(key)
+        for name, (_, statistic) in STATISTICS.items():
+            value = stats.aggregate(here.strata(key), statistic)
+            ends = {"value": value.mean, "low": value.low, "high": value.high, "n_tasks": len(here.tasks)}
+            rows.append({"series": key, "statistic": name, **ends, "n_seeds_min": fewest, "n_seeds_max": most})
+    columns = ["series", "statistic", "value", "low", "high", "n_tasks", "n_seeds_min", "n_seeds_max"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@lru_cache(maxsize=2)
+def profiles(study: Study) -> pd.DataFrame:
+    """The share of runs above each of THRESHOLDS. Columns: series, threshold, share, low, high, n_tasks,
+    n_seeds_min."""
+    here = field(study)
+    frames = []
+    for key in here.scores:
+        share, low, high = stats.profile(here.strata(key), THRESHOLDS)
+        columns = {"series": key, "threshold": THRESHOLDS, "share": share, "low": low, "high": high}
+        frames.append(pd.DataFrame({**columns, "n_tasks": len(here.tasks), "n_seeds_min": here.seeds(key)[0]}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+@lru_cache(maxsize=2)
+def improvements(study: Study) -> pd.DataFrame:
+    """The probability that a run of one series scores above one of another on the same task, for every pair. Columns:
+    series, versus, probability, low, high, n_tasks, n_seeds, n_seeds_versus (per task, at least)."""
+    here = field(study)
+    rows = []
+    for i, key in enumerate(here.scores):
+        for versus in list(here.scores)[:i]:
+            value = stats.improvement(here.strata(key), here.strata(versus))
+            back = stats.Estimate(1 - value.mean, 1 - value.high, 1 - value.low)
+            for a, b, found in ((key, versus, value), (versus, key, back)):
+                ends = {"n_tasks": len(here.tasks), "n_seeds": here.seeds(a)[0], "n_seeds_versus": here.seeds(b)[0]}
+                known = asdict(found)
+                rows.append({"series": a, "versus": b, "probability": known.pop("mean"), **known, **ends})
+    columns = ["series", "versus", "probability", "low", "high", "n_tasks", "n_seeds", "n_seeds_versus"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,214 @@
+"""Numbers that others have published, to stand beside ours; reference/README.md says where each comes from.
+
+Published protocols differ from each other and from ours; what is known of them is part of every value.
+"""
+
+import csv
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from analysis.results.agents import AVERAGE, PUBLISHED_GROUPS, Agent
+
+FOLDER = Path(__file__).with_name("reference")
+TASKS_PER_GROUP = 5
+# What a published success rate on OGBench's manipulation tasks was made with, as far as it is known.
+STEPS = 1_000_000
+EVAL_EPISODES = 50
+SUCCESS_TIMING = "post"
+REWARD_TIMING = "pre"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published success rate (0..1) with the ends of its error bar, NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    source: str
+    protocol: str  # one line for people
+
+
+LPS_FIGURE = "1M updates on OGBench's data, 5 tasks; number of seeds and kind of error bar not stated"
+
+
+def dataset_of(group: str) -> str:
+    """OGBench's dataset of a group, which published numbers were trained on."""
+    return f"{group}-play-v0"
+
+
+def published(agent: Agent, group: str) -> Published | None:
+    """The published success of an agent on one of our groups: LPS's main figure, else Q-chunking's released data."""
+    if agent.published is None or group == AVERAGE:
+        return None
+    name = PUBLISHED_GROUPS.get(group, group)
+    return _table().get((agent.published, name))
+
+
+def published_average(agent: Agent, groups: list[str]) -> Published | None:
+    """The mean of the published group means over the given groups; None unless all of them are published.
+
+    Computed here: the published average also counts visual tasks. It has no error bar of its own.
+    """
+    found = [published(agent, group) for group in groups]
+    values = [value for value in found if value is not None]
+    if not values or len(values) < len(groups):
+        return None
+    nan = float("nan")
+    mean = sum(value.mean for value in values) / len(values)
+    return Published(mean, nan, nan, values[0].source, f"mean of the groups shown; {values[0].protocol}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The highest published success rate (0..1) of any method on a group or on one of its tasks."""
+
+    what: str  # 'record', or 'second-hand' where we have it not from its source
+    by: str  # the method
+    mean: float
+    low: float  # of its error bar; NaN where there is none
+    high: float
+    protocol: str  # where it stands and how it was made, one line for people
+
+
+FIRST_HAND = ("table text", "README table", "released data file", "computed here from the five task means")
+# What in a published protocol is not what our runs do, by the words that tell of it.
+DEPARTURES = {
+    "offline phase": "one evaluation at the end instead of the mean of the last three",
+    "2.5M/2.75M/3M": "3M updates instead of 1M",
+    "eval every 20k": "which evaluations count is not said",
+    "not stated": "which evaluations count is not said",
+}
+
+
+def records(group: str, task: str = "") -> list[Record]:
+    """The highest number that stands in a paper or in what its authors released, and before it any higher one that we
+    know at second hand only; of the group's five tasks together, or of one of them ('task2'). Empty where none is
+    known.
+
+    It is asked for on the same tasks, with the same reward and size of dataset as ours: tables of other rewards, or of
+    10M and 100M transitions, are of other problems.
+    """
+    name = PUBLISHED_GROUPS.get(group, group)
+    reward = "sparse" if group in PUBLISHED_GROUPS else "dense"
+    known = [
+        _record(row)
+        for row in _rows("other_papers.csv")
+        if (row["env_group"], row["task"]) == (name, task or "mean of 5 tasks")
+        and row["reward"].startswith(reward)
+        and row["dataset"].endswith("std")
+        and "0.9M steps" not in row["protocol"]  # a point of a curve whose end is there too
+    ]
+    for (method, here), value in _figure().items():
+        if here == name and not task:
+            protocol = f"{value.source}: {value.protocol}"
+            known.append(Record("record", method, value.mean, value.low, value.high, protocol))
+    first, second = (_highest([one for one in known if one.what == what]) for what in ("record", "second-hand"))
+    higher = second if second and not (first and second.mean <= first.mean) else None
+    return [record for record in (higher, first) if record]
+
+
+def _highest(known: list[Record]) -> Record | None:
+    """The best of them, which says so where it is not the only one."""
+    best = max(known, key=lambda record: record.mean, default=None)
+    also = {record.by for record in known if best and record.mean == best.mean and record.by != best.by}
+    return replace(best, by=f"{best.by} and {len(also)} more") if best and also else best
+
+
+def _record(row: dict[str, str]) -> Record:
+    mean = float(row["mean"]) / 100
+    low = high = float("nan")
+    bar = ""
+    if row["err"].startswith("["):
+        low, high = (float(end) / 100 for end in row["err"].strip("[]").split(","))
+    elif row["err"]:
+        half = float(row["err"]) / 100
+        low, high, bar = max(0.0, mean - half), min(1.0, mean + half), f", brackets: one {row['err_type']}"
+    seeds = f"{row['seeds']} seeds" if row["seeds"].isdigit() else "number of seeds not stated"
+    differs = next((f"; unlike ours: {how}" for words, how in DEPARTURES.items() if words in row["protocol"]), "")
+    protocol = f"{row['source']}, {row['how_obtained']}: {row['protocol']}, {seeds}{bar}{differs}"
+    what = "record" if row["how_obtained"] in FIRST_HAND else "second-hand"
+    return Record(what, row["method"], mean, low, high, protocol)
+
+
+# The bars of LPS's ablation figure, by panel and variant (lps.agents.variants.PANELS).
+_ABLATIONS = {
+    ("a", "qcfql"): "QC-FQL normal latent",
+    ("a", "qcfql:sphere"): "QC-FQL sphere latent",
+    ("a", "qcmfql"): "QC-MFQL normal latent",
+    ("a", "qcmfql:sphere"): "QC-MFQL sphere latent",
+    ("b", "lps:normal"): "LPS normal latent",
+    ("b", "lps:truncated_normal"): "LPS truncated-normal latent",
+    ("b", "lps"): "LPS sphere latent",
+    ("d", "fm_lps"): "FM-LPS (10-step flow base)",
+    ("d", "fm_lps:one_step"): "FM-1step-LPS",
+    ("d", "lps"): "LPS (MeanFlow base)",
+    ("e", "lps:original_meanflow_released"): "LPS original MeanFlow parameterisation",
+    ("e", "lps"): "LPS reformulated",
+}
+
+
+def published_ablation(panel: str, bar: str) -> Published | None:
+    """The published success of a bar of LPS's ablation figure: a mean over tasks that the page does not name."""
+    rows = {(row["panel"], row["variant"]): row for row in _rows("ablations.csv")}
+    row = rows.get((panel, _ABLATIONS.get((panel, bar), "")))
+    if row is None:
+        return None
+    low, high = (float(row[key]) if row[key] else float("nan") for key in ("err_low", "err_high"))
+    return Published(float(row["mean"]), low, high, row["source"], row["note"])
+
+
+def published_latent_sizes() -> str:
+    """What the paper's figure of the latents' size shows, in a sentence: curves that were read by eye, whose labels are
+    in doubt."""
+    rows = [row for row in _rows("ablations.csv") if row["panel"] == "c"]
+    curves = "; ".join(f"{row['variant']}: {row['mean']}" for row in rows)
+    return f"Published ({rows[0]['source']}, {rows[0]['how_obtained']}): {curves}. Its {rows[0]['note']}."
+
+
+def published_alphas() -> list[dict[str, Any]]:
+    """The points of LPS's alpha figure: group, method, alpha, mean (0..1), source; single tasks."""
+    return [
+        {
+            "group": row["env"],
+            "method": row["method"],
+            "source": row["source"],
+            "alpha": float(row["alpha"]),
+            "mean": float(row["mean"]),
+        }
+        for row in _rows("alpha_sensitivity.csv")
+        if row["mean"]
+    ]
+
+
+@cache
+def _table() -> dict[tuple[str, str], Published]:
+    table: dict[tuple[str, str], Published] = {}
+    for row in _rows("other_papers.csv"):
+        if row["paper"] == "QC" and row["task"] == "mean of 5 tasks" and "1.0M steps" in row["protocol"]:
+            low, high = (float(end) / 100 for end in row["err"].strip("[]").split(","))
+            size = row["dataset"].removesuffix(" std")
+            protocol = (
+                f"1M updates on OGBench's data of {size} transitions, 5 tasks, {row['seeds']} seeds, {row['err_type']}"
+            )
+            value = Published(float(row["mean"]) / 100, low, high, row["source"], protocol)
+            table[row["method"], row["env_group"]] = value
+    return table | _figure()
+
+
+@cache
+def _figure() -> dict[tuple[str, str], Published]:
+    """LPS's main figure."""
+    table = {}
+    for row in _rows("main_results.csv"):
+        mean, low, high = (float(row[key]) for key in ("mean", "err_low", "err_high"))
+        table[row["method"], row["env_group"]] = Published(mean, low, high, row["source"], LPS_FIGURE)
+    return table
+
+
+@cache
+def _rows(name: str) -> list[dict[str, str]]:
+    with open(FOLDER / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,320 @@
+"""Scores summed up: by group, by task, along training, and against imitation. Every function returns a tidy table.
+
+Success rates are fractions (0..1), intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
+support one. Figures and tables ask for the same summary, so the last ones are kept: do not change what you are given.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.numbers import published as reference
+from analysis.numbers import stats
+from analysis.results import settings
+from analysis.results.agents import AVERAGE
+from analysis.results.study import DAGGER, LAST, Series, Study, as_text, defaults, planned_steps
+from lps.tasks.table import RING
+
+Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
+
+
+@lru_cache(maxsize=2)
+def by_group(study: Study) -> pd.DataFrame:
+    """One row per series and group, groups and series in showing order, then the average over groups if there are
+    several. Columns: series, group, mean, low, high, n_tasks, n_seeds_min, n_seeds_max (per task), runs_scored,
+    runs_planned, published_mean, published_low, published_high, published_source, published_protocol.
+    """
+    rows = []
+    for group in study.groups:
+        for key, series in study.series.items():
+            scores = study.scores(key, group)
+            if scores:
+                counts = {"runs_scored": _runs(scores), "runs_planned": study.planned(key, group)}
+                known = reference.published(series.agent, group)
+                rows.append({"series": key, "group": group, **_summary(scores), **counts, **_published(known)})
+    if len(study.groups) > 1:
+        rows += [row for series in study.series.values() if (row := _average(study, series))]
+    return pd.DataFrame(rows)
+
+
+def _average(study: Study, series: Series) -> dict[str, Any] | None:
+    """Every group weighs the same. None for a series that lacks a group: its average would be another quantity."""
+    cells = [study.scores(series.key, group) for group in study.groups]
+    if not all(cells):
+        return None
+    strata = {f"{i}/{task}": seeds for i, cell in enumerate(cells) for task, seeds in cell.items()}
+    weights = [1 / len(cell) for cell in cells for _ in cell]
+    counts = {
+        "runs_scored": _runs(strata),
+        "runs_planned": sum(study.planned(series.key, group) for group in study.groups),
+    }
+    known = reference.published_average(series.agent, study.groups)
+    return {
+        "series": series.key,
+        "group": AVERAGE,
+        **_summary(strata, weights),
+        **counts,
+        **_published(known),
+    }
+
+
+@lru_cache(maxsize=2)
+def by_task(study: Study) -> pd.DataFrame:
+    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds)."""
+    rows = []
+    for group in study.groups:
+        for key in study.series:
+            for task, seeds in study.scores(key, group).items():
+                values = list(seeds.values())
+                ends = {"n_seeds": len(values), "min": min(values), "max": max(values)}
+                rows.append({"series": key, "group": group, "task": task, **asdict(stats.estimate([values])), **ends})
+    frame = pd.DataFrame(rows)
+    order = {group: i for i, group in enumerate(study.groups)}
+    return frame.sort_values(["group", "task"], key=lambda c: c.map(order) if c.name == "group" else c, kind="stable")
+
+
+@lru_cache(maxsize=2)
+def curves(study: Study) -> pd.DataFrame:
+    """Success along training, one row per series, group and step. Columns: series, group, step, mean, low, high,
+    n_tasks, n_runs. A step appears where every scored run of the series has been evaluated, so that a curve never
+    changes its company.
+    """
+    evaluations = study.results.evaluations
+    rows = []
+    for group in study.groups:
+        for key in study.series:
+            cell = study.cell(key, group)
+            if cell.empty:
+                continue
+            wide = evaluations[evaluations["run_id"].isin(cell.index)].pivot(
+                index="run_id", columns="step", values="success"
+            )
+            wide = wide.dropna(axis="columns")
+            if wide.empty:
+                continue
+            strata = [wide.loc[runs.index].to_numpy() for _, runs in cell.groupby("short")]
+            for step, mean, low, high in zip(wide.columns, *stats.curve(strata), strict=True):
+                ends = {"mean": mean, "low": low, "high": high, "n_tasks": len(strata), "n_runs": len(cell)}
+                rows.append({"series": key, "group": group, "step": int(step), **ends})
+    return pd.DataFrame(rows, columns=["series", "group", "step", "mean", "low", "high", "n_tasks", "n_runs"])
+
+
+DIFFERENCES = ["series", "versus", "group", "difference", "low", "high", "paired", "paired_low", "paired_high"]
+
+
+@lru_cache(maxsize=2)
+def differences(study: Study) -> pd.DataFrame:
+    """Every other rival that is shown minus every imitation one, on the tasks they share: one row per pair and group.
+    Columns: DIFFERENCES (`paired` over the seeds they share), n_tasks, n_seeds, n_seeds_versus, n_pairs (per task, at
+    least).
+    """
+    rows = []
+    shown = [study.series[key] for key in settings.shown(study)]
+    baselines = [series for series in shown if series.agent.imitation]
+    others = [series for series in shown if not series.agent.imitation]
+    for group in study.groups:
+        for series in others:
+            for versus in baselines:
+                mine, theirs = study.scores(series.key, group), study.scores(versus.key, group)
+                tasks = sorted(mine.keys() & theirs.keys())
+                if tasks:
+                    pair = ([mine[task] for task in tasks], [theirs[task] for task in tasks])
+                    row = {"series": series.key, "versus": versus.key, "group": group, "n_tasks": len(tasks)}
+                    rows.append({**row, **_difference(*pair)})
+    return pd.DataFrame(rows, columns=[*DIFFERENCES, "n_tasks", "n_seeds", "n_seeds_versus", "n_pairs"])
+
+
+def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[int, float]]) -> dict[str, Any]:
+    free = stats.difference(*([list(seeds.values()) for seeds in side] for side in (mine, theirs)))
+    paired = stats.paired_difference(mine, theirs) or stats.Estimate(float("nan"))
+    return {
+        "difference": free.mean,
+        "low": free.low,
+        "high": free.high,
+        "paired": paired.mean,
+        "paired_low": paired.low,
+        "paired_high": paired.high,
+        "n_seeds": min(map(len, mine)),
+        "n_seeds_versus": min(map(len, theirs)),
+        "n_pairs": min(len(a.keys() & b.keys()) for a, b in zip(mine, theirs, strict=True)),
+    }
+
+
+def protocol_differences(study: Study, series: str, group: str, task: str = "") -> list[str]:
+    """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, and its
+    agent's hyperparameters from the defaults, one phrase each."""
+    groups = study.groups if group == AVERAGE else [group]
+    found: list[str] = []
+    for here in groups:
+        cell = study.cell(series, here)
+        if cell.empty or here == RING.group:  # nothing is published of the ring bandit
+            continue
+        run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
+        if run["steps"] != reference.STEPS:
+            found.append(f"{run['steps']:,} updates (published: {reference.STEPS:,})")
+        if run["dataset"] and run["dataset"] != reference.dataset_of(here):
+            found.append(f"dataset {run['dataset']} (published: {reference.dataset_of(here)})")
+        if run["eval_episodes"] != reference.EVAL_EPISODES:
+            found.append(f"{run['eval_episodes']} episodes per evaluation (published: {reference.EVAL_EPISODES})")
+        evaluations = len(planned_steps(int(run["steps"]), int(run["eval_interval"])))
+        if evaluations < LAST:
+            found.append(f"score from {evaluations} evaluation{'s' * (evaluations > 1)} (rule: the last {LAST})")
+        if run["success_timing"] != reference.SUCCESS_TIMING:
+            found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
+        if run["reward_timing"] != reference.REWARD_TIMING:
+            found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
+        found += _own_settings(study, run, settings.titles(study)[series])
+        tasks = cell["short"].nunique()
+        if not task and tasks < reference.TASKS_PER_GROUP:
+            found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
+        if study.include_unfinished and (cell["state"] != "done").any():
+            found.append("includes unfinished runs")
+    return list(dict.fromkeys(found))
+
+
+def _own_settings(study: Study, run: Mapping[str, Any], title: str) -> list[str]:
+    """The hyperparameters of a run that are not its agent's on its group, but for those that its title tells."""
+    usual = defaults(study.results, run["agent"], run["group"], [run])
+    return [
+        f"{name} {as_text(value)} (default: {as_text(usual[name])})"
+        for name, value in sorted(run["hyperparameters"].items())
+        if name in usual and as_text(value) != as_text(usual[name]) and not re.search(rf"\b{name}=", title)
+    ]
+
+
+BESIDE = ["group", "task", "what", "by", "mean", "low", "high", "protocol"]
+
+
+def beside_published(study: Study) -> pd.DataFrame:
+    """What was reached here beside what is published, by whatever method: one row per value, by group and then by each
+    of its tasks (`task` is '' for the group). Columns: BESIDE; `what` is
+
+    'ours' (the subject at its common setting), 'best' (of the rivals here), 'figure' (what is published of the subject:
+    LPS in its paper; of groups only),
+    'record' (the highest published number of any method) and 'second-hand' (a higher one that we have not from its
+    source); `protocol` is how ours differ from the published protocol, and how a published value was made.
+    """
+    groups, tasks = by_group(study), by_task(study)
+    rows: list[dict[str, Any]] = []
+    for group in study.groups:
+        rows += _beside(study, group, "", groups[groups["group"] == group])
+        for task, here in tasks[tasks["group"] == group].groupby("task", sort=False):
+            rows += _beside(study, group, str(task), here)
+    return pd.DataFrame(rows, columns=BESIDE)
+
+
+def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dict[str, Any]]:
+    values = {row["series"]: row for row in data.to_dict("records") if row["series"] in settings.rivals(study)}
+    place = {"group": group, "task": task}
+    ours = settings.plain(study, study.subject.name, list(values))
+    best = max(values, key=lambda key: values[key]["mean"], default=None)
+    found = []
+    for what, key in (("ours", ours), ("best", best)):
+        if key is not None:
+            protocol = "; ".join(protocol_differences(study, key, group, task))
+            value = {name: values[key][name] for name in ("mean", "low", "high")}
+            found.append({**place, "what": what, "by": settings.titles(study)[key], **value, "protocol": protocol})
+    figure = None if task else reference.published(study.subject, group)
+    if figure:
+        value = {"mean": figure.mean, "low": figure.low, "high": figure.high}
+        source = f"{figure.source}: {figure.protocol}"
+        found.append({**place, "what": "figure", "by": study.subject.title, **value, "protocol": source})
+    return found + [{**place, **asdict(record)} for record in reference.records(group, task)]
+
+
+def is_short(study: Study, series: str, group: str) -> bool:
+    """Whether some run of a series on a group does not count."""
+    return len(study.cell(series, group)) < study.planned(series, group)
+
+
+def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
+    """The title of a series, with a dagger if it is short of runs on one of the groups."""
+    return settings.titles(study)[series.key] + DAGGER * any(is_short(study, series.key, group) for group in groups)
+
+
+def shortfall(study: Study) -> str:
+    """What the dagger stands for: 'n of m runs' of every rival that is short of some; '' if none is."""
+    cells = [
+        f"{settings.titles(study)[key]} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
+        for group in study.groups
+        for key in settings.rivals(study)
+        if is_short(study, key, group)
+    ]
+    return f"{DAGGER} {'; '.join(cells)}." if cells else ""
+
+
+def small_print(study: Study) -> str:
+    """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs
+    are not the defaults of their agents; '' if there is nothing to say."""
+    return "\n".join(line for line in (shortfall(study), _settings_of_rivals(study)) if line)
+
+
+def _settings_of_rivals(study: Study) -> str:
+    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. The ring's
+    are left out, where all are small on purpose."""
+    rivals_with: dict[str, list[str]] = {}
+    for key in settings.shown(study):
+        title = settings.titles(study)[key]
+        cells = [study.cell(key, group) for group in study.groups if group != RING.group]
+        found = [_own_settings(study, cell.iloc[0].to_dict(), title) for cell in cells if not cell.empty]
+        for text in dict.fromkeys(text for texts in found for text in texts):
+            rivals_with.setdefault(text, []).append(title)
+    settings_of: dict[str, list[str]] = {}
+    for text, titles in rivals_with.items():
+        settings_of.setdefault(", ".join(titles), []).append(text)
+    return "; ".join(f"{titles}: {', '.join(texts)}" for titles, texts in settings_of.items()) + "." * bool(settings_of)
+
+
+def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the series that are compared with each other and that a figure has room for (`settings.shown`)."""
+    return data[data["series"].isin(settings.shown(study))]
+
+
+def others_note(study: Study) -> str:
+    """Where the series are that a figure does not show, '' if it shows all."""
+    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.shown(study)))
+    some = "One other setting is" if count == 1 else f"{count} other settings are"
+    return f"{some} in the tables and the figures of ablations and sensitivity." if count else ""
+
+
+def sources(known: pd.DataFrame) -> list[tuple[str, str]]:
+    """Source and protocol of the published values in rows of `by_group`, each once."""
+    return list(dict.fromkeys(zip(known["published_source"], known["published_protocol"], strict=True)))
+
+
+def interval_note(data: pd.DataFrame, *counts: str) -> str:
+    """What to keep in mind about the intervals of a table, '' where nothing; `counts` name its columns of seeds."""
+    some = data[data["low"].notna()]
+    notes = []
+    if len(some) and some[list(counts or ("n_seeds_min",))].min(axis=None) < stats.FEW_SEEDS:
+        notes.append(f"With fewer than {stats.FEW_SEEDS} seeds per task a bootstrap interval tends to be too narrow.")
+    if np.isclose(some["low"], some["high"]).any():
+        notes.append("An interval without width says that all seeds scored the same, not that the value is certain.")
+    return " ".join(notes)
+
+
+def _summary(scores: Scores, weights: list[float] | None = None) -> dict[str, Any]:
+    strata = [list(seeds.values()) for seeds in scores.values()]
+    counts = [len(stratum) for stratum in strata]
+    value = asdict(stats.estimate(strata, weights))
+    return {**value, "n_tasks": len(strata), "n_seeds_min": min(counts), "n_seeds_max": max(counts)}
+
+
+def _runs(scores: Scores) -> int:
+    return sum(map(len, scores.values()))
+
+
+def _published(known: reference.Published | None) -> dict[str, Any]:
+    nan = np.nan
+    return {
+        "published_mean": known.mean if known else nan,
+        "published_low": known.low if known else nan,
+        "published_high": known.high if known else nan,
+        "published_source": known.source if known else "",
+        "published_protocol": known.protocol if known else "",
+    }

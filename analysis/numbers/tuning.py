@@ -1,0 +1,76 @@
+"""What the tuning studies (sweeps/tuning.py) say of the runs: which were trials, and what tuning bought.
+
+A trial is a point where a tuner looked because it was good there: it is no draw from a joint design, its seeds chose
+it, and nobody lacks it. The best and the default setting have runs of their own, with seeds that no trial has seen.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.numbers import stats
+from analysis.results.load import Results
+from analysis.results.study import Study, records
+
+TUNING = [
+    *("agent", "best_mean", "best_low", "best_high", "default_mean", "default_low", "default_high"),
+    *("difference", "low", "high", "n_tasks", "n_seeds_min", "trials", "pruned", "setting"),
+]
+
+
+def documents(results: Results) -> list[dict[str, Any]]:
+    """What the tuning studies wrote down, in their midst too: then nothing is held out yet."""
+    return [document for document in results.studies if "trials" in document]
+
+
+@lru_cache(maxsize=2)
+def tried(study: Study) -> set[str]:
+    """The ids of the runs whose setting a tuner chose: those of all trials, and of the best on its held-out seeds."""
+    found: set[str] = set()
+    for document in documents(study.results):
+        names = sorted({name for trial in document["trials"] for name in trial["params"]})
+        chosen = {_key(trial["params"], names) for trial in document["trials"]}
+        agent = document["agent"].partition(":")[0]
+        runs = study.runs[study.runs["agent"] == agent] if names else study.runs.iloc[:0]
+        found |= {run["run_id"] for run in records(runs) if _key(run["hyperparameters"], names) in chosen}
+    return found - study.results.held_out("default")
+
+
+def bought(study: Study) -> pd.DataFrame:
+    """One row per tuning study whose held-out runs count: TUNING. Means over tasks of the mean over held-out seeds
+    (0..1), `difference` is best minus default over the seeds that both have, `setting` that of the best trial."""
+    rows = []
+    for document in documents(study.results):
+        sides = {name: _scores(study, ids) for name, ids in document["held_out"].items()}
+        tasks = sorted(sides.get("best", {}).keys() & sides.get("default", {}).keys())
+        if not tasks:
+            continue
+        best, default = ([sides[name][task] for task in tasks] for name in ("best", "default"))
+        row: dict[str, Any] = {"agent": document["agent"], "n_tasks": len(tasks)}
+        for name, side in (("best", best), ("default", default)):
+            value = stats.estimate([list(seeds.values()) for seeds in side])
+            row |= {f"{name}_mean": value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+        gap = stats.paired_difference(best, default) or stats.Estimate(np.nan)
+        row |= {"difference": gap.mean, "low": gap.low, "high": gap.high}
+        row["n_seeds_min"] = min(len(a.keys() & b.keys()) for a, b in zip(best, default, strict=True))
+        finished = [trial for trial in document["trials"] if trial["state"] == "COMPLETE"]
+        row |= {"trials": len(document["trials"]), "pruned": sum(t["state"] == "PRUNED" for t in document["trials"])}
+        row["setting"] = json.dumps(max(finished, key=lambda trial: trial["value"])["params"]) if finished else ""
+        rows.append(row)
+    return pd.DataFrame(rows, columns=TUNING)
+
+
+def _scores(study: Study, ids: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
+    """{(group, task): {seed: score}} of those of the runs that count."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for run in records(study.runs[study.runs["scored"] & study.runs.index.isin(list(ids))]):
+        found.setdefault((run["group"], run["short"]), {})[run["seed"]] = run["score"]
+    return found
+
+
+def _key(settings: Any, names: Sequence[str]) -> str:
+    return json.dumps([settings.get(name) for name in names])

@@ -1,0 +1,108 @@
+"""The report as one HTML file that needs nothing else: figures, numbers and tables are inside it."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis.numbers.claims import Claim, claims
+from analysis.page import provenance, report
+from analysis.page.table import Table
+from analysis.page.tables import made
+from analysis.plots import drawn, style
+from analysis.results import settings
+from analysis.results.study import Study, records
+
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "open": "not shown",
+    "too few": "too few runs",
+    "not compared": "not compared",
+}
+FOLDED = 30  # rows from which on a table is folded away
+FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
+
+
+def write(study: Study, path: Path) -> None:
+    """Writes the page to `path`. OSError where it cannot."""
+    html = render(study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def render(study: Study) -> str:
+    """The page as text. The same results make the same page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    tables = {name: _table(name, table) for name, table in made(study).items()}
+    supported = claims(study)
+    return environment.get_template("page.html").render(
+        title=study.results.name,
+        summary=report.summary(study).replace("**", ""),
+        updated=max(study.runs["updated"], default=""),
+        verdict=_verdict(supported),
+        claims=[(group, *_parted(list(here))) for group, here in groupby(supported, lambda claim: claim.group)],
+        few_shown=FEW_SHOWN,
+        claims_table=tables.pop("claims"),
+        coverage=[tables.pop("coverage"), tables.pop("missing_runs")],
+        figures=_figures(study),
+        tables=list(tables.values()),
+        problems=study.results.problems,
+        rules=report.RULES,
+        protocol=[_table("protocol", report.protocol(study)), _table("versions", report.versions(study.runs))],
+        sweeps=provenance.sweeps(study),
+        commands=provenance.commands(study),
+        mlflow=provenance.mlflow(study),
+        runs=_runs(study),
+    )
+
+
+def _figures(study: Study) -> list[dict[str, str]]:
+    found = []
+    with style.styled():
+        for name, plot in drawn(study).items():
+            links = {"svg": _data("image/svg+xml", style.svg(plot)), "csv": _csv(plot.data.to_csv(index=False))}
+            found.append({"name": name, "title": plot.title, "caption": plot.caption, **links})
+    return found
+
+
+def _table(name: str, table: Table) -> dict[str, Any]:
+    links = {"csv": _csv(table.data.to_csv(index=False)), "tex": _data("text/x-tex", table.latex(name).encode())}
+    return {"name": name, "table": table, "folded": len(table.rows) >= FOLDED, **links}
+
+
+def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+    """The claims that had enough runs, and those that had not."""
+    return [one for one in made if one.verdict != "too few"], [one for one in made if one.verdict == "too few"]
+
+
+def _verdict(made: Sequence[Claim]) -> str:
+    """How often the subject is better, in a sentence; '' where it is compared with nobody."""
+    if len({claim.ours for claim in made}) != 1:
+        return ""
+    counts = {key: sum(claim.verdict == key for claim in made) for key in VERDICTS}
+    return f"{len(made)} comparisons: " + ", ".join(f"{counts[key]} {VERDICTS[key]}" for key in VERDICTS if counts[key])
+
+
+def _runs(study: Study) -> list[Mapping[str, Any]]:
+    order = {key: i for i, key in enumerate(study.series)}
+    runs = records(study.runs)
+    runs.sort(key=lambda run: (run["group"], order[run["series"]], run["short"], run["seed"]))
+    return [{**run, "title": settings.titles(study)[run["series"]]} for run in runs]
+
+
+def _csv(text: str) -> str:
+    return _data("text/csv", text.encode())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

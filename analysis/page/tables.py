@@ -1,0 +1,313 @@
+"""The tables: what stands in them (`analysis.page.table` is how they are written). A table added is one function and
+one line in TABLES.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.numbers import budgets, summaries, tuning
+from analysis.numbers.claims import claims as claimed
+from analysis.page import provenance
+from analysis.page.table import DOUBLE_DAGGER, Table
+from analysis.results import settings
+from analysis.results.agents import AVERAGE, SUBJECT, agents_of, group_key
+from analysis.results.study import DAGGER, Study
+
+
+def success(study: Study) -> Table:
+    """Success by group: ours, the published number, what stands behind ours, and how the protocols differ."""
+    data = summaries.by_group(study)
+    letters: dict[str, str] = {}
+    marks, rows = [], []
+    for row in data.to_dict("records"):
+        phrases = summaries.protocol_differences(study, row["series"], row["group"])
+        own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases)
+        marks.append(own)
+        dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
+        seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
+        runs = f"{row['runs_scored']} of {row['runs_planned']}"
+        value = interval(row["mean"], row["low"], row["high"], alone=row["n_seeds_min"] == 1)
+        published = interval(row["published_mean"], row["published_low"], row["published_high"])
+        title = settings.titles(study)[row["series"]] + dagger
+        rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
+    notes = _success_notes(data, letters)
+    header = ["Group", "Agent", "Success % [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
+    frame = data.assign(protocol_differences=[_spelled(own, letters) for own in marks])
+    return Table("Success by group", header, rows, frame, notes)
+
+
+def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
+    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    if (data["runs_scored"] < data["runs_planned"]).any():
+        notes.append(f"{DAGGER} not all of its runs count: see the list of runs that are missing")
+    notes.append(summaries.interval_note(data))
+    known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
+    notes += [f"Published: {source}; {protocol}." for source, protocol in summaries.sources(known)]
+    if known.empty:
+        notes.append("No published number is known for these agents and groups.")
+    return [note for note in notes if note]
+
+
+def published(study: Study) -> Table:
+    """The subject here and the best agent here against what is published of the subject (LPS's figure) and the best
+    published number of any method, by group and by task, with what each of them was made with."""
+    data, title = summaries.beside_published(study), study.subject.title
+    figure = f"{title}'s figure" if study.subject.name == SUBJECT else f"{title} as published"
+    letters: dict[str, str] = {}
+    rows = []
+    for (group, task), here in data.groupby(["group", "task"], sort=False):
+        cells = dict.fromkeys(("ours", "best", "figure", "record"), "")
+        for value in here.to_dict("records"):
+            what, own = value["what"], value["what"] in ("ours", "best")
+            phrases = value["protocol"].split("; ") if own else [value["protocol"]]
+            marks = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases if phrase)
+            # A value of ours without an interval has a task with a single seed.
+            number = interval(value["mean"], value["low"], value["high"], alone=own) + (f" ({marks})" if marks else "")
+            column, dagger = ("record", DOUBLE_DAGGER) if what == "second-hand" else (what, "")
+            by = "" if what in ("ours", "figure") else f"{value['by']}{dagger} "
+            cells[column] = "; ".join(filter(None, [cells[column], by + number]))
+        rows.append([group, task or "all", *cells.values()])
+        rows[-1][-1] = rows[-1][-1] or "none known"
+    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    if data["what"].isin(["record", "second-hand"]).any():
+        notes.append(
+            "Best published: the highest number of any method on the same tasks, with the same reward and size of "
+            f"dataset. The highest of many is a maximum, and so is the best here: both flatter. {figure} has no "
+            "numbers by task, and protocols differ in what the marks say: a higher number is not yet a better method."
+        )
+    else:
+        notes.append("There is no overlap with what is published: no number is known of these groups.")
+    if (data["what"] == "second-hand").any():
+        notes.append(f"{DOUBLE_DAGGER} second-hand: higher than the next one, but not read in its source.")
+    header = ["Group", "Tasks", f"{title} %", "Best here %", f"{figure} %", "Best published %"]
+    return Table("Beside the published numbers", header, rows, data, notes)
+
+
+def tasks(study: Study) -> Table:
+    """Success by task, with the lowest and highest seed."""
+    data = summaries.by_task(study)
+    rows = [
+        [
+            f"{row['group']} {row['task']}" if row["group"] != row["task"] else row["task"],
+            settings.titles(study)[row["series"]],
+            interval(row["mean"], row["low"], row["high"], alone=row["n_seeds"] == 1),
+            f"{100 * row['min']:.0f}-{100 * row['max']:.0f}",
+            str(row["n_seeds"]),
+        ]
+        for row in data.to_dict("records")
+    ]
+    header = ["Task", "Agent", "Success % [95% CI]", "Lowest-highest", "Seeds"]
+    return Table("Success by task", header, rows, data)
+
+
+def differences(study: Study) -> Table:
+    """Every agent against every imitation agent."""
+    data, titles = summaries.differences(study), settings.titles(study)
+    rows = [
+        [
+            row["group"],
+            f"{titles[row['series']]} - {titles[row['versus']]}",
+            interval(row["difference"], row["low"], row["high"], signed=True),
+            interval(row["paired"], row["paired_low"], row["paired_high"], signed=True),
+            f"{row['n_seeds']}, {row['n_seeds_versus']}",
+            str(row["n_pairs"]),
+            str(row["n_tasks"]),
+        ]
+        for row in data.to_dict("records")
+    ]
+    notes = ["Percentage points. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
+    if data.empty:
+        notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
+    elif few := summaries.interval_note(data, "n_seeds", "n_seeds_versus"):
+        notes.append(few)
+    header = ["Group", "Difference", "Unpaired [95% CI]", "Paired [95% CI]", "Seeds", "Pairs", "Tasks"]
+    return Table("Difference from imitation", header, rows, data, notes)
+
+
+def claims(study: Study) -> Table:
+    """What the data support, one sentence per comparison, with its evidence."""
+    rows: list[list[str]] = []
+    data: list[dict[str, Any]] = []
+    for claim in claimed(study):
+        rows.append([claim.verdict, claim.sentence, claim.details])
+        row: dict[str, Any] = {
+            "group": claim.group,
+            "series": claim.ours,
+            "versus": claim.theirs,
+            "verdict": claim.verdict,
+        }
+        if one := claim.evidence:
+            value, gap = one.probability, one.difference
+            row |= {"probability": value.mean, "low": value.low, "high": value.high}
+            row |= {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
+            row |= {"n_tasks": one.tasks, "n_pairs": one.test.pairs, "p": one.test.p, "p_corrected": claim.p}
+        data.append({**row, "comparisons": claim.comparisons, "sentence": claim.sentence})
+    notes = [
+        "Better: a paired sign-flip test over (task, seed) finds a difference at 5 %, corrected by Holm's method for "
+        "all comparisons on the same group, and the probability of improvement agrees on its direction. That is the "
+        "chance that a run of the one scores above a run of the other on the same task. Imitation does not see "
+        "rewards: its runs of one seed on the tasks of a group are one network, and count as one pair."
+    ]
+    if not rows:
+        notes = ["Nothing to compare: this needs two agents on the same group."]
+    columns = ["group", "series", "versus", "verdict"]
+    frame = pd.DataFrame(data, columns=None if data else columns)
+    return Table("What the data support", ["Verdict", "Claim", "Evidence"], rows, frame, notes, text_columns=3)
+
+
+def robustness(study: Study) -> Table:
+    """What the default reaches, and what departing from it costs or buys."""
+    data = budgets.robustness(study)
+    rows = []
+    for row in data.to_dict("records"):
+        percent = {
+            key: interval(row[key], np.nan, np.nan) for key in ("default", "random", "best", "area", "near_best")
+        }
+        worst = f"{100 * row['worst']:.1f} ({row['worst_axis']} {row['worst_value']})" if row["worst"] >= 0 else ""
+        title = agents_of([row["agent"]])[row["agent"]].title
+        cells = [percent[key] for key in ("random", "best", "area", "near_best")]
+        rows.append([row["group"], title, percent["default"], worst, *cells, str(row["configurations"])])
+    notes = [
+        "Default: the setting that most runs of the agent share, untuned. Worst: the lowest point of all axes of "
+        "the sensitivity figure. Random, best, area: one configuration of the joint design drawn at random, the best "
+        "of all by one half of the seeds and judged by the other, and the mean of the budget curve in between. Near "
+        f"best: share of configurations with at least {100 * budgets.NEAR:.0f} % of the best one's success."
+    ]
+    if data.empty:
+        notes = ["No hyperparameter varies: this needs a study of sensitivity."]
+    header = ["Group", "Agent", "Default", "Worst on an axis", "Random", "Best", "Area", "Near best", "Configurations"]
+    return Table("Robustness to hyperparameters (%)", header, rows, data, notes)
+
+
+def tuned(study: Study) -> Table:
+    """What tuning bought, on seeds that no trial has seen."""
+    data = tuning.bought(study)
+    rows = []
+    for row in data.to_dict("records"):
+        alone = row["n_seeds_min"] == 1
+        values = [interval(*(row[f"{side}_{end}"] for end in ("mean", "low", "high")), alone=alone) for side in SIDES]
+        gap = interval(row["difference"], row["low"], row["high"], signed=True)
+        best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
+        trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
+        rows.append(
+            [_variant_title(row["agent"]), best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
+        )
+    notes = []
+    if not data.empty:
+        notes = [
+            "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, "
+            "together. The best setting is that of the trial with the highest score on the tuning seeds, which "
+            "flatter it.",
+            *filter(None, [summaries.interval_note(data, "n_seeds_min")]),
+        ]
+    for document in tuning.documents(study.results):
+        if document["agent"] in set(data["agent"]):
+            continue
+        finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
+        notes.append(
+            f"{_variant_title(document['agent'])}: under way, {finished} of the {len(document['trials'])} trials so "
+            "far are finished. The comparison on held-out seeds comes last; until then its trials are compared with "
+            "nothing."
+        )
+    notes = notes or ["Nothing was tuned: this needs a tuning study."]
+    header = ["Agent", "Best setting", "Default %", "Best %", "Difference", "Trials", "Tasks", "Seeds"]
+    return Table("What tuning bought", header, rows, data, notes)
+
+
+def _variant_title(name: str) -> str:
+    """'DSRL (matched)' of 'dsrl:matched'."""
+    agent, _, variant = name.partition(":")
+    return agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
+
+
+SIDES = ("default", "best")
+STATES = ("done", "running", "failed", "incomplete", "absent")
+
+
+def coverage(study: Study) -> Table:
+    """How many runs of every group and agent are done, and how many are not."""
+    absent = study.gaps[study.gaps["state"] == "absent"]
+    data = []
+    for group in sorted(set(study.runs["group"]), key=group_key):
+        for key in study.series:
+            runs = study.cell(key, group, scored=False)
+            lacking = absent[(absent["series"] == key) & (absent["group"] == group)]["runs"].sum()
+            if len(runs):
+                counts = {state: int((runs["state"] == state).sum()) for state in STATES} | {"absent": int(lacking)}
+                data.append({"group": group, "series": key, **counts, "counted": int(runs["scored"].sum())})
+    rows = [
+        [row["group"], settings.titles(study)[row["series"]], *(str(row[state]) for state in (*STATES, "counted"))]
+        for row in data
+    ]
+    header = ["Group", "Agent", *(state.capitalize() for state in STATES), "Counted"]
+    notes = ["Incomplete: done, but evaluations are missing. Absent: no such run here, while another agent has it."]
+    return Table("Coverage", header, rows, pd.DataFrame(data), notes)
+
+
+def gaps(study: Study) -> Table:
+    """The runs that failed, are not finished, lack evaluations or are not there at all."""
+    data = study.gaps
+    rows = []
+    for row in data.to_dict("records"):
+        progress = "" if row["state"] == "absent" else f"{int(row['step']):,} / {int(row['steps']):,}"
+        name = settings.titles(study)[row["series"]]
+        counts = "yes" if row["scored"] else "no"
+        rows.append([row["group"], name, row["task"], row["seeds"], row["state"], row["reason"], progress, counts])
+    header = ["Group", "Agent", "Task", "Seeds", "State", "Why", "Updates", "Counts"]
+    notes = [] if rows else ["None: every run is finished, with all its evaluations."]
+    return Table("Runs that are missing, failed or unfinished", header, rows, data, notes, text_columns=6)
+
+
+TABLES: dict[str, Callable[[Study], Table]] = {
+    "claims": claims,
+    "success": success,
+    "published": published,
+    "tasks": tasks,
+    "differences": differences,
+    "robustness": robustness,
+    "tuned": tuned,
+    "coverage": coverage,
+    "missing_runs": gaps,
+}
+OF_SERIES = ("claims", "success", "published", "tasks", "differences")  # tables whose numbers are those of series
+
+
+def made(study: Study) -> dict[str, Table]:
+    """All tables, with what has to stand beside every one of them: what was left out by hand, and what was trained by
+    different code or on different data under one name."""
+    mixed = list(filter(None, [provenance.mixed_code(study), provenance.mixed_data(study)]))
+    found = {}
+    for name, make in TABLES.items():
+        table = make(study)
+        notes = [*table.notes, *(mixed if name in OF_SERIES else []), *study.results.notes]
+        found[name] = replace(table, notes=notes)
+    return found
+
+
+def interval(mean: float, low: float, high: float, *, alone: bool = False, signed: bool = False) -> str:
+    """Percent with the ends of its interval: '95.0 [92.8, 97.0]', '40.0 (n=1)' for a single seed, '' for no number."""
+    if not np.isfinite(mean):
+        return ""
+    sign = "+" if signed else ""
+    text = f"{100 * mean:{sign}.1f}"
+    if np.isfinite(low):
+        return f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{text} (n=1)" if alone else text
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _letter(i: int) -> str:
+    return chr(ord("a") + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
+
+
+def _spelled(marks: str, letters: dict[str, str]) -> str:
+    own = marks.split(",")
+    return "; ".join(phrase for phrase, letter in letters.items() if letter in own)

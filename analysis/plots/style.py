@@ -1,0 +1,162 @@
+"""How all figures look, and how they are saved: one place, so that they belong together.
+
+Figures are made without pyplot, so that no display, backend or global state is involved. Widths are those of a
+two-column paper page, in inches. A plot returns a `Plot`; `save` writes it as PNG, PDF and CSV.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from analysis.results import settings
+from analysis.results.study import Series, Study
+
+COLUMN, PAGE = 3.5, 7.16
+DPI = 220
+SUFFIXES = ("png", "pdf", "csv")
+"""Of the files of a figure."""
+LETTER, LINE = 0.058, 0.145  # inches that a letter and a line of a legend take
+INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,  # text stays text
+    "ps.fonttype": 42,
+    "svg.hashsalt": "lps",  # the same data make the same bytes
+    "savefig.dpi": DPI,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.06,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with the numbers in it and the words under it."""
+
+    figure: Figure
+    data: pd.DataFrame
+    title: str
+    caption: str  # what is shown, how it was computed, what differs: one paragraph
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made and saved in this context look like ours; the caller's matplotlib settings stay as they were."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def colour(study: Study, series: Series) -> str:
+    """The colour of a series: its agent's, the lighter the more of the agent's series come before it, those that are
+    shown (`settings.shown`) before all others."""
+    shown = settings.shown(study)
+    own = [key for key, other in study.series.items() if other.agent == series.agent]
+    place = sorted(own, key=lambda key: key not in shown).index(series.key)
+    return lighter(series.agent.colour, 0.75 * place / (1 + place))
+
+
+def lighter(colour: str, mix: float) -> str:
+    """A colour mixed with white: 0 is the colour itself, 1 is white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((red + (1 - red) * mix, green + (1 - green) * mix, blue + (1 - blue) * mix))
+
+
+def line(axes: Axes, x: pd.Series, data: pd.DataFrame, colour: str, marker: str | None) -> None:
+    """A line of means with a band from `low` to `high`, all of them 0..1 and drawn in percent; no band where there is
+    none. An empty line is left out: matplotlib would give it room, at the figure's corner."""
+    if data.empty:
+        return
+    axes.plot(x, 100 * data["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
+    if data["low"].notna().any():
+        axes.fill_between(x, 100 * data["low"], 100 * data["high"], color=colour, alpha=0.17, linewidth=0)
+
+
+def success_axis(axes: Axes, label: str = "success rate (%)") -> None:
+    """A y axis of percentages from 0 to 100, with room for a mark above the top."""
+    axes.set_ylim(0, 106)
+    axes.set_yticks(range(0, 101, 20))
+    axes.spines["left"].set_bounds(0, 100)
+    axes.set_ylabel(label)
+
+
+def whisker(axes: Axes, x: float, low: float, high: float, *, caps: float = 2.0, zorder: float) -> None:
+    """A thin dark error bar with a light rim, so that it is seen on a dark bar too; `caps` in points."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    for ink, width in (("white", 2.1), (INK, 0.9)):
+        axes.errorbar(
+            x, middle, half, ecolor=ink, elinewidth=width, capthick=width, capsize=caps, fmt="none", zorder=zorder
+        )
+
+
+def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """One legend for all panels, above them: in as many columns as have room, in a figure that grows with its rows."""
+    wide = 0.42 + LETTER * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(columns, int(figure.get_figwidth() / wide)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=1.3, columnspacing=1.4)
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small print below a figure, wrapped to its width."""
+    if text:
+        wide = int(figure.get_figwidth() * 20.5)  # characters of this size on a line
+        lines = "\n".join(textwrap.fill(line, wide) for line in text.splitlines())
+        below = figure.transFigure + ScaledTranslation(0, -7 / 72, figure.dpi_scale_trans)
+        figure.text(0, 0, lines, transform=below, va="top", fontsize=6.3, color=MUTED, linespacing=1.35)
+
+
+def save(plot: Plot, folder: Path, name: str) -> list[Path]:
+    """Writes NAME.png, NAME.pdf and NAME.csv (the numbers in the figure)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
+    plot.figure.savefig(paths[0])
+    plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
+    plot.data.to_csv(paths[2], index=False)
+    return paths
+
+
+def svg(plot: Plot) -> bytes:
+    """The figure as SVG, its letters as outlines: the same wherever it is opened."""
+    buffer = io.BytesIO()
+    plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

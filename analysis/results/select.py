@@ -1,0 +1,92 @@
+"""Which runs are shown: those of one or more folders, less what is left out by hand. What is left out is said wherever
+numbers stand (`Results.notes`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import Any
+
+import pandas as pd
+
+from analysis.results.agents import agents_of, group_key
+from analysis.results.load import Results, join
+from lps.errors import UserError, suggest
+
+
+def select(
+    parts: Sequence[Results], exclude: Sequence[str] = (), agents: Sequence[str] = (), groups: Sequence[str] = ()
+) -> Results:
+    """The results of several folders as one (`load.join`), less the runs of these ids (or unique beginnings of ids),
+    and of these agents and groups only, where some are named.
+
+    Raises:
+        UserError: a name or an id that is not there, folders that disagree about a run, or nothing left.
+    """
+    everything = pd.concat([part.runs for part in parts])
+    everything = everything[~everything.index.duplicated()]
+    ids = list(dict.fromkeys(_run_id(text, list(everything.index)) for text in exclude))
+    notes: list[str] = []
+    kept = ~everything.index.isin(ids)
+    if ids:
+        titles = agents_of(everything["agent"])
+        shown = [
+            f"run {run_id} ({titles[run['agent']].title}, {run['group']} {run['short']}, seed {run['seed']})"
+            for run_id, run in everything.loc[ids].iterrows()
+        ]
+        notes.append(f"Left out by hand: {', '.join(shown)}.")
+    for what, names in (("agent", agents), ("group", groups)):
+        if names:
+            present = _ordered(what, everything[what])
+            _check(names, present, what)
+            kept &= everything[what].isin(list(names))
+            notes.append(_only(what, [n for n in present if n in names], [n for n in present if n not in names]))
+    if not kept.any():
+        where = " and ".join(path for part in parts for path in part.paths)
+        raise UserError(f"--exclude, --agents and --groups leave nothing of the {len(everything)} runs in {where}")
+    # Before they are joined: a run that folders disagree about may be left out.
+    results = join([part.only(everything.index[kept]) for part in parts])
+    studies = [found for document in results.studies if (found := _of_agents(document, agents))]
+    return replace(results, studies=studies, left_out=everything.loc[ids], notes=(*notes, *results.notes))
+
+
+def _run_id(text: str, known: Sequence[str]) -> str:
+    found = [run_id for run_id in known if run_id == text] or [run_id for run_id in known if run_id.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+        raise UserError(f"--exclude {text!r} fits {len(found)} runs: {shown}; give more of the id")
+    near = sorted(known, key=lambda run_id: -SequenceMatcher(None, text, run_id[: len(text)]).ratio())[:3]
+    raise UserError(f"--exclude: there is no run {text!r}; the nearest: {', '.join(near)}. The report lists all runs")
+
+
+def _check(names: Iterable[str], present: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in present:
+            raise UserError(f"--{what}s: {suggest(name, present, what)} (those of the results)")
+
+
+def _ordered(what: str, names: Iterable[str]) -> list[str]:
+    return list(agents_of(names)) if what == "agent" else sorted(set(names), key=group_key)
+
+
+def _only(what: str, kept: Sequence[str], others: Sequence[str]) -> str:
+    def shown(names: Sequence[str]) -> str:
+        return ", ".join(agent.title for agent in agents_of(names).values()) if what == "agent" else ", ".join(names)
+
+    return f"Chosen by hand: only the {what}{'s' * (len(kept) > 1)} {shown(kept)}" + (
+        f", not {shown(others)}." if others else "."
+    )
+
+
+def _of_agents(document: dict[str, Any], agents: Sequence[str]) -> dict[str, Any] | None:
+    """What a study found of these agents, of all where none is named; None where nothing is left."""
+    if not agents:
+        return document
+    if "agent" in document:
+        return document if document["agent"].partition(":")[0] in agents else None
+    if "rows" in document:
+        rows = [row for row in document["rows"] if row["agent"] in agents]
+        return {**document, "rows": rows} if rows else None
+    return document

@@ -1,0 +1,58 @@
+"""Minibatches of action chunks, drawn on the device for M members at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lps.data.batch import Batch
+from lps.data.episodes import Dataset
+from lps.members.streams import Stream
+from lps.tasks.table import Task
+
+
+class Batches:
+    """Draws chunks from one dataset that all members share; a member sees the rewards of its own task.
+
+    Args:
+        dataset: observations and actions (N, *), rewards and masks (T, N) for its T tasks.
+        tasks: the task of each member.
+        discounts: discount per environment step of each member.
+        horizon: h, actions per chunk.
+        device: where the data is kept.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tasks: Sequence[Task],
+        discounts: Sequence[float],
+        horizon: int,
+        device: str | torch.device = "cpu",
+    ):
+        def put(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        self.observations, self.actions = put(dataset.observations), put(dataset.actions)
+        self.rewards, self.masks = put(dataset.rewards), put(dataset.masks)
+        self.starts = put(dataset.starts(horizon))
+        self.task = torch.tensor([dataset.tasks.index(task) for task in tasks], device=device)[:, None, None]
+        self.steps = torch.arange(horizon, device=device)
+        powers = np.array(discounts, dtype=np.float64)[:, None] ** np.arange(horizon)
+        self.discount_powers = torch.tensor(powers, dtype=torch.float32, device=device)[:, None]
+        self.horizon = horizon
+
+    def sample(self, stream: Stream, batch_size: int) -> Batch:
+        """A batch for each member, decided by its stream alone: uniform over all starts whose chunk stays inside."""
+        start = self.starts[stream.integers(len(self.starts), batch_size)]
+        chunk = start[..., None] + self.steps
+        return Batch(
+            observations=self.observations[start],
+            actions=self.actions[chunk].flatten(2),
+            next_observations=self.observations[start + self.horizon],
+            rewards=(self.rewards[self.task, chunk] * self.discount_powers).sum(-1),
+            masks=self.masks[self.task, chunk].prod(-1),
+        )

@@ -1,0 +1,142 @@
+"""TODO"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lps.errors import UserError
+from lps.evaluation.rollout import ChunkPolicy, evaluate
+from lps.runs.record import Episode
+from lps.tasks.table import get_task
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from lps.runs.run import Run
+
+
+Evaluation = tuple["Run", int, list[Episode]]
+
+
+class Evaluator(Protocol):
+    """Evaluates policies of runs, perhaps beside the training that submits them."""
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        """Takes the policy, as it is now, of a run after `step` updates."""
+        ...
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        """The evaluations (run, step, episodes) that were completed and not handed out yet; with `wait`, all that
+        were submitted. Raises what an evaluation raised."""
+        ...
+
+    def pending(self) -> int:
+        """How many evaluations were submitted and not handed out by `poll`."""
+        ...
+
+    def close(self) -> None:
+        """Ends the evaluator; what is still pending is given up."""
+        ...
+
+
+class InlineEvaluator:
+    """Evaluates while `submit` waits."""
+
+    def __init__(self) -> None:
+        self._done: list[Evaluation] = []
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        self._done.append((run, step, evaluate(policy, get_task(run.task), step=step, **_protocol(run))))
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        done, self._done = self._done, []
+        return done
+
+    def pending(self) -> int:
+        return len(self._done)
+
+    def close(self) -> None:
+        self._done = []
+
+
+class PoolEvaluator:
+    """Evaluates in `workers` processes on this machine, which share the episodes of every evaluation.
+
+    Its processes import the main module again, so a script that uses it needs `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        spawn = multiprocessing.get_context("spawn")
+        watched, self._alive = spawn.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (watched,))
+        self._jobs: list[tuple[Run, int, list[Future[list[Episode]]]]] = []
+        self._done: list[Evaluation] = []
+
+    def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
+        pickled = pickle.dumps(policy)  # once, and now: training goes on changing the parameters
+        parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
+        with self._explained():
+            futures = [
+                self._pool.submit(_evaluate_part, pickled, run.task, step, {**_protocol(run), "episodes": part})
+                for part in parts
+                if part
+            ]
+        self._jobs.append((run, step, futures))
+
+    def poll(self, wait: bool = False) -> list[Evaluation]:
+        for job in list(self._jobs):
+            run, step, futures = job
+            if wait or all(future.done() for future in futures):
+                self._jobs.remove(job)
+                with self._explained():
+                    episodes = itertools.chain.from_iterable(future.result() for future in futures)
+                    self._done.append((run, step, sorted(episodes, key=lambda episode: episode.episode)))
+        done, self._done = self._done, []
+        return done
+
+    def pending(self) -> int:
+        return len(self._jobs) + len(self._done)
+
+    def close(self) -> None:
+        self._jobs, self._done = [], []
+        self._alive.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of the {self.workers} evaluation workers died: killed, or out of memory. "
+                "Run the same command again, with fewer workers if memory was short"
+            ) from error
+
+
+def _protocol(run: "Run") -> dict[str, Any]:
+    return {"seed": run.seed, "episodes": run.eval_episodes, "success_timing": run.success_timing}
+
+
+def _evaluate_part(policy: bytes, task: str, step: int, protocol: dict[str, Any]) -> list[Episode]:
+    return evaluate(pickle.loads(policy), get_task(task), step=step, **protocol)
+
+
+def _start_worker(parent: "Connection") -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+
+    def follow() -> None:
+        with contextlib.suppress(EOFError):
+            parent.recv()  # nothing is ever sent: it ends when the evaluator is closed, or its process was killed
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

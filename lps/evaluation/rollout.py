@@ -1,0 +1,192 @@
+"""Evaluation: what a policy reaches in a task, episode by episode.
+
+An episode is a pure function of (policy, task, run seed, step, episode): its environment and the policy's noise have
+their own random streams keyed by these three numbers. So the result depends neither on training nor on how many
+processes share the episodes or how many run side by side in one, and any episode can be replayed alone.
+"""
+
+import collections
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lps.runs.record import Episode
+from lps.tasks.ogbench import make_env, turn_to
+from lps.tasks.table import SuccessTiming, Task
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
+
+TOGETHER = 4
+"""Episodes that run side by side and ask the policy together. Beside its physics a decision of four is cheap for every
+agent (benchmarks/inference.py), and every further environment takes 160 MB."""
+
+
+class ChunkPolicy(Protocol):
+    """What can be evaluated. An answer must not depend on what else is asked with it."""
+
+    @property
+    def noise_dim(self) -> int:
+        """How many standard normal numbers a decision takes; 0 where it takes none."""
+        ...
+
+    def act_batch(self, observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """observations (B, observation_dim) and noise (B, noise_dim), float32 -> the next actions of each
+        (B, h, action_dim)."""
+        ...
+
+
+def environment_seed(seed: int, step: int, episode: int) -> int:
+    """The seed in [0, 2^31) that an environment is reset with: the upper 31 bits of the first 32-bit word of
+    `numpy.random.SeedSequence((1, seed, step, episode))`."""
+    return int(np.random.SeedSequence((_ENVIRONMENT, seed, step, episode)).generate_state(1)[0]) >> 1
+
+
+def noise_stream(seed: int, step: int, episode: int) -> np.random.Generator:
+    """The policy's noise in one episode: a Philox generator keyed by SeedSequence((2, seed, step, episode))."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((_NOISE, seed, step, episode))))
+
+
+def evaluate(
+    policy: ChunkPolicy,
+    task: Task,
+    *,
+    seed: int,
+    step: int,
+    episodes: Sequence[int] | int = 50,
+    success_timing: SuccessTiming = "post",
+    progress: Callable[[Episode], None] | None = None,
+    frames: Callable[[np.ndarray], None] | None = None,
+) -> list[Episode]:
+    """Runs the given episodes (a number n stands for 0 .. n-1) and returns them in this order.
+
+    The policy is asked once per chunk, for up to TOGETHER episodes at once; all actions of a chunk are executed before
+    it is asked again, unless the episode ends. `progress` is called with every finished episode, `frames` with the
+    picture (height, width, 3) uint8 after the reset and after every step, episode after episode. Raises ValueError
+    where the policy returns something else than finite (h, action_dim) actions.
+    """
+    wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
+    waiting = collections.deque(wanted)
+    running: list[_Rollout] = []
+    over: dict[int, Episode] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_thread())
+        waves = len(wanted) if frames else math.ceil(len(wanted) / TOGETHER)
+        together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
+        free = [stack.enter_context(_environment(task, success_timing, frames is not None)) for _ in range(together)]
+        while waiting or running:
+            while waiting and free:
+                running.append(_Rollout(free.pop(), seed, step, waiting.popleft(), frames))
+            for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
+                rollout.play(chunk)
+                if rollout.over:
+                    over[rollout.episode] = rollout.result()
+                    free.append(rollout.env)
+                    if progress:
+                        progress(over[rollout.episode])
+            running = [rollout for rollout in running if not rollout.over]
+    return [over[episode] for episode in wanted]
+
+
+def _decide(policy: ChunkPolicy, task: Task, rollouts: Sequence["_Rollout"]) -> np.ndarray:
+    """The next chunk of each, (B, h, action_dim)."""
+    observations = np.stack([rollout.observation for rollout in rollouts])
+    noise = np.stack([rollout.draw(policy.noise_dim) for rollout in rollouts]) if policy.noise_dim else None
+    chunks = np.asarray(policy.act_batch(observations, noise))
+    if chunks.ndim != 3 or chunks.shape[::2] != (len(rollouts), task.action_dim) or not chunks.size:
+        expected = f"({len(rollouts)}, h, {task.action_dim})"
+        raise ValueError(f"the policy returned actions of shape {chunks.shape}, not {expected}")
+    if not np.isfinite(chunks).all():
+        raise ValueError("the policy returned actions that are not finite")
+    return chunks
+
+
+class _Rollout:
+    """An episode on its way, alone in its environment."""
+
+    def __init__(
+        self,
+        env: "gymnasium.Env",
+        seed: int,
+        step: int,
+        episode: int,
+        frames: Callable[[np.ndarray], None] | None,
+    ):
+        self.env, self.episode, self.frames = env, episode, frames
+        self.env_seed = environment_seed(seed, step, episode)
+        self.noise = noise_stream(seed, step, episode)
+        self.length, self.return_, self.success, self.over = 0, 0.0, False, False
+        self._see(env.reset(seed=self.env_seed)[0])
+
+    def draw(self, noise_dim: int) -> np.ndarray:
+        """The noise of the next decision."""
+        return self.noise.standard_normal(noise_dim, np.float32)
+
+    def play(self, chunk: np.ndarray) -> None:
+        """Executes a chunk, as far as the episode goes."""
+        for action in chunk:
+            observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1, 1))
+            self.length, self.return_ = self.length + 1, self.return_ + float(reward)
+            self.success, self.over = bool(info["success"]), terminated or truncated
+            self._see(observation)
+            if self.over:
+                return
+
+    def result(self) -> Episode:
+        return Episode(self.episode, self.env_seed, self.success, self.return_, self.length)
+
+    def _see(self, observation: np.ndarray) -> None:
+        self.observation = np.asarray(observation, np.float32)
+        if self.frames:
+            self.frames(np.asarray(self.env.render()))
+
+
+_idle: list[tuple[tuple[Task, SuccessTiming], "gymnasium.Env"]] = []
+"""Environments that wait for their next use, by group: building one takes longer than an episode in it."""
+_KEPT = 8
+
+
+@contextlib.contextmanager
+def _environment(task: Task, success_timing: SuccessTiming, render: bool) -> Iterator["gymnasium.Env"]:
+    """An environment for this caller alone. It is kept for the next one, also on another task of the group: a seeded
+    reset leaves no trace of the past."""
+    key = (replace(task, name="", index=0, env=""), success_timing)
+    found = next((i for i, (kept, _) in enumerate(_idle) if kept == key), None)
+    if render or found is None:
+        env = make_env(task, success_timing=success_timing, render=render)
+    else:
+        env = _idle.pop(found)[1]
+        turn_to(env, task)
+    try:
+        yield env
+    except BaseException:
+        env.close()
+        raise
+    if render:
+        env.close()
+        return
+    _idle.append((key, env))
+    if len(_idle) > _KEPT:
+        _idle.pop(0)[1].close()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread: the fastest for one observation at a time, and the same sums in every process."""
+    torch: Any = sys.modules.get("torch")  # a policy of another library does not pay for importing it
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

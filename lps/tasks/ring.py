@@ -1,0 +1,95 @@
+"""The ring bandit: one action in the plane, to see in a minute what an agent makes of its data.
+
+The dataset's actions lie on a ring, in all directions alike, and those on an arc at its top right are worth 1. Cloning
+gives back the whole ring, improving ends on the arc, and who trusts a critic where there is no data leaves the ring.
+After figure 2 of LPS's paper (arXiv 2603.05296): a task in the plane with the reward in the top right corner. It is
+one ring and not two, because LPS's sphere is a circle here, and one pass of a network maps a circle to one closed
+curve, which cannot follow two rings.
+
+It needs no simulator and no file. Every episode is a single step; the reward belongs to the action, so which state
+counts (success_timing, reward_timing) makes no difference.
+"""
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+from lps.errors import UserError
+from lps.tasks.table import RING
+
+if TYPE_CHECKING:
+    from lps.data.episodes import Dataset
+
+RADIUS = 0.7
+SPREAD = 0.08
+"""The data's distance from the ring is uniform up to this."""
+BAND = 0.15
+"""An action at most so far from the ring counts as on it."""
+ARC = (math.pi / 4, math.pi / 6)
+"""Middle and half width of the rewarded arc, in radians."""
+ACTIONS = 20_000
+
+
+def on_ring(actions: np.ndarray) -> np.ndarray:
+    """Which actions (..., 2) are on the ring, (...) bool."""
+    return np.abs(np.linalg.norm(actions, axis=-1) - RADIUS) <= BAND
+
+
+def reward(actions: np.ndarray) -> np.ndarray:
+    """1 for the actions (..., 2) on the rewarded arc of the ring, else 0; (...) float32."""
+    middle, half = ARC
+    along = actions @ np.array([math.cos(middle), math.sin(middle)])
+    towards = along >= math.cos(half) * np.linalg.norm(actions, axis=-1)
+    return (on_ring(actions) & towards).astype(np.float32)
+
+
+class RingBandit(gymnasium.Env):
+    """One step: the observation is always [1], `info['success']` says whether the action was on the rewarded arc."""
+
+    observation_space = gymnasium.spaces.Box(1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        value = float(reward(np.clip(action, -1.0, 1.0)))
+        return np.ones(1, np.float32), value, True, False, {"success": value == 1.0}
+
+    def render(self) -> Any:
+        raise UserError(f"{RING.name} is a single step without a picture; python sweeps/ring.py draws what agents do")
+
+
+def data() -> np.ndarray:
+    """The actions that were tried, (ACTIONS, 2) float32, the same in every process."""
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(-math.pi, math.pi, ACTIONS)
+    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, ACTIONS)
+    return (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
+
+
+def dataset(name: str = RING.dataset) -> "Dataset":
+    """The data as agents train on it: each action is an episode of one step, in two rows, for the last row of an
+    episode starts no transition. UserError for any other dataset."""
+    from lps.data.episodes import Dataset
+
+    if name != RING.dataset:
+        raise UserError(f"{RING.name} has its own data, which is made on the spot: leave out --dataset {name}")
+    tried = data()
+    rows = 2 * ACTIONS
+    actions, rewards = np.zeros((rows, 2), np.float32), np.zeros((1, rows), np.float32)
+    actions[::2], rewards[0, ::2] = tried, reward(tried)
+    return Dataset(
+        name=RING.dataset,
+        fingerprint=hashlib.sha256(tried.tobytes()).hexdigest(),
+        observations=np.ones((rows, 1), np.float32),
+        actions=actions,
+        terminals=np.arange(rows) % 2 == 1,
+        rewards=rewards,
+        masks=np.zeros((1, rows), np.float32),  # there is nothing after the step
+        tasks=(RING,),
+    )

@@ -1,0 +1,102 @@
+"""How many members fit on a device at once: measured there, not guessed.
+
+Every tensor of a program carries the member axis, so its memory is a line in the number of members. Two short
+measurements, of two members and of three, give the line for this agent, these widths, this device and this torch. (One
+member lies off it: what is copied for several is a mere view of one.)
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lps.agents import AGENTS
+from lps.data.batches import Batches
+from lps.data.episodes import Dataset
+from lps.runs.run import Run
+from lps.tasks.table import Task, get_task
+from lps.training.program import Program
+
+USABLE = 0.8
+"""Of the memory that is free, the part that members may fill; the rest is for the dataset and the allocator's gaps."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peak memory of a program in bytes: `fixed` + M * `member`, the dataset not counted."""
+
+    fixed: int
+    member: int
+
+
+def members_that_fit(run: Run, device: str, precision: str = "float32", device_share: float = 1.0) -> int | None:
+    """How many members like `run` (same agent, widths, batch) one program on `device` has room for, at least 1.
+
+    None, for no limit, on the CPU: members are cheap there beside the machine's memory, and there are few of them.
+
+    Args:
+        device_share: the part of the device that this process may take, where others train on it too.
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    line = footprint(run, device, precision)
+    torch.cuda.empty_cache()  # what the measurement used counts as free again
+    free, total = torch.cuda.mem_get_info(device)
+    room = min(free, device_share * total) * USABLE
+    return max(1, int((room - line.fixed) // line.member))
+
+
+def footprint(run: Run, device: str, precision: str = "float32") -> Footprint:
+    """What the members of a pack of `run` take, by one plain update of two members and of three. Measured once for each
+    agent, configuration and device in a process; compiled updates take less, for they keep fewer tensors between."""
+    return _footprint(run.agent, run.config, get_task(run.task), device, precision)
+
+
+@functools.cache
+def _footprint(agent: str, config: Any, task: Task, device: str, precision: str) -> Footprint:
+    of = functools.partial(peak, agent, config, task, device=device, precision=precision)
+    of(1)  # the first update of a process also brings the workspaces of the device's libraries
+    two, three = of(2), of(3)
+    return Footprint(fixed=max(0, 3 * two - 2 * three), member=max(1, three - two))
+
+
+def peak(agent: str, config: Any, task: Task, members: int, device: str, precision: str = "float32") -> int:
+    """Bytes that building a program of `members` and its first update take at their worst."""
+    dataset = _no_data(task, rows=2 * config.horizon)
+
+    def once() -> None:
+        seeds = list(range(members))
+        subject = AGENTS[agent]([config] * members, seeds, task.observation_dim, task.action_dim, device)
+        batches = Batches(dataset, [task] * members, [config.discount] * members, config.horizon, device)
+        Program(subject, batches, seeds, precision=precision).update(1)
+
+    gc.collect()  # nothing from before may be freed in between
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        once()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        once()
+    assert profile.profiler and profile.profiler.kineto_results
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max())
+
+
+def _no_data(task: Task, rows: int) -> Dataset:
+    """One episode of zeros."""
+    return Dataset(
+        name="zeros",
+        fingerprint="",
+        observations=np.zeros((rows, task.observation_dim), np.float32),
+        actions=np.zeros((rows, task.action_dim), np.float32),
+        terminals=np.arange(rows) == rows - 1,
+        rewards=np.zeros((1, rows), np.float32),
+        masks=np.ones((1, rows), np.float32),
+        tasks=(task,),
+    )

@@ -1,0 +1,180 @@
+"""One update as one program: drawing the batch, the losses, their gradients, Adam and the targets, for a whole pack.
+
+Nothing in it waits for the host.  There are two switches of speed.  `compiled`: torch.compile fuses the losses and
+their gradients, and on CUDA the whole update is captured as a graph and replayed; both compute what the plain update
+computes, up to the rounding of fused arithmetic.  `precision`: how exactly matrix products are taken, and this does
+change what is computed:
+
+    float32  the reference, which is held to the authors' numbers
+    tf32     CUDA only: products of numbers rounded to 10 bits, summed in float32; all else as in float32
+    bf16     losses and gradients under autocast: products and what lies between them in 8 bits; parameters, Adam,
+             targets, losses and metrics stay float32
+
+A policy acts, and is evaluated, in float32 whatever it was trained in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lps.agents.base import Agent, Info, Noise
+from lps.cpu import keep_freed_memory
+from lps.data.batch import Batch
+from lps.data.batches import Batches
+from lps.errors import UserError, suggest
+from lps.members.streams import Stream
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+WARM_UP = 3
+"""Updates before the capture, so that every kernel has been chosen and every buffer made.  They are real updates."""
+
+
+def chosen_device(device: str) -> str:
+    """The device that "auto" stands for: cuda where there is one.  UserError for a GPU that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UserError(suggest(device, ("auto", "cpu", "cuda"), "device") + " (CUDA_VISIBLE_DEVICES chooses a GPU)")
+    if device == "cuda" and not torch.cuda.is_available():
+        built = "finds no GPU" if torch.version.cuda else "is a build without CUDA"
+        raise UserError(f"there is no device {device!r} here: torch {torch.__version__} {built}; take cpu or auto")
+    return device
+
+
+def check_precision(precision: str, device: str) -> None:
+    """UserError for a precision that does not exist, or not on `device` ("cpu" or "cuda")."""
+    if precision not in PRECISIONS:
+        raise UserError(suggest(precision, PRECISIONS, "precision"))
+    if precision == "tf32" and device == "cpu":
+        raise UserError("tf32 is a precision of NVIDIA GPUs: on the CPU take float32 or bf16")
+
+
+class Program:
+    """Updates of `agent` on `batches`, keyed by the members' run seeds.
+
+    Args:
+        seeds: run seed of each member.
+        compiled: see above; the first updates are slow then.
+        precision: one of PRECISIONS; see above.
+    Raises:
+        UserError: for a precision that the agent's device does not have, and on the CPU without a C++ compiler.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        batches: Batches,
+        seeds: list[int],
+        compiled: bool = False,
+        precision: str = "float32",
+    ):
+        on_gpu = agent.device.type == "cuda"
+        check_precision(precision, agent.device.type)
+        if not on_gpu:
+            keep_freed_memory()
+        self.agent, self.batches, self.precision = agent, batches, precision
+        self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
+        self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
+        if compiled and _can_compile(on_gpu):
+            self._losses = _compiled(self._losses)
+        self._capture = _Capture() if compiled and on_gpu else None
+
+    def update(self, step: int) -> Info:
+        """The update number `step`, which decides its batch and noise; metrics by name, (M,) each, on the device."""
+        return self._capture(self._update, step) if self._capture else self._update(step)
+
+    def _update(self, step: int | Tensor) -> Info:
+        size = self.agent.config.batch_size
+        batch = self.batches.sample(Stream(self.seeds, step, "batch"), size)
+        noise = self.agent.noise(Stream(self.seeds, step, "noise"), size)
+        with _tf32() if self.precision == "tf32" else contextlib.nullcontext():
+            return self.agent.update(batch, noise, self._losses)
+
+
+class _Capture:
+    """Updates as replays of one CUDA graph, which is captured after a few ordinary ones."""
+
+    def __init__(self) -> None:
+        self.warm_up = WARM_UP
+        self.side = torch.cuda.Stream()
+        self.step = torch.zeros((), dtype=torch.int64, device="cuda")
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.info: Info = {}
+
+    def __call__(self, update: Callable[[Tensor], Info], step: int) -> Info:
+        self.step.fill_(step)
+        if self.warm_up:
+            self.warm_up -= 1
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
+                self.info = update(self.step)
+            torch.cuda.current_stream().wait_stream(self.side)
+            return self.info
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.side):
+                self.info = update(self.step)
+        self.graph.replay()
+        return self.info
+
+
+Losses = Callable[[Batch, Noise], tuple[Info, Info]]
+
+
+def _in_bf16(agent: Agent) -> Losses:
+    def losses(batch: Batch, noise: Noise) -> tuple[Info, Info]:
+        # Autocast's cache of rounded parameters would keep those made under no_grad, which pass no gradient on.
+        with torch.autocast(agent.device.type, torch.bfloat16, cache_enabled=False):
+            losses, info = agent.losses(batch, noise)
+        return {k: v.float() for k, v in losses.items()}, {k: v.float() for k, v in info.items()}
+
+    return losses
+
+
+def _compiled(losses: Losses) -> Losses:
+    # Beyond its limit the compiler would run the plain losses without a word; agents, sizes of packs and precisions are
+    # shapes enough to meet the 8 that it allows.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(losses, dynamic=False)
+
+
+def _can_compile(on_gpu: bool) -> bool:
+    """Whether torch finds the compiler it needs: C++ for the CPU, else a UserError; C and Python's headers for a GPU,
+    else a warning, for capturing needs neither and is worth having alone."""
+    if not on_gpu:
+        if not shutil.which(os.environ.get("CXX", "g++")):
+            raise UserError(
+                "compiling for the CPU needs a C++ compiler: install g++, name another in $CXX, or do without"
+            )
+        return True
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
+    found = compiler and (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    if not found:
+        log.warning(
+            "compiling for a GPU needs a C compiler and Python's headers (apt install gcc python3-dev): updates are "
+            "captured as a graph, but not compiled"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    """The switch is the process's, so it is put back: what trains beside or after this asked for something else."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,58 @@
+"""The hyperparameters that matter, and between what they are varied: the same for every agent that has them.
+
+Wide enough to break an agent at both ends: a range that only holds good values says nothing about robustness.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from lps.agents.base import MEMBER_SCALARS
+from lps.agents.variants import ALPHA_WITHOUT_EFFECT
+from lps.runs.hyperparameters import hyperparameters
+
+ALPHAS = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+"""The grid of LPS's alpha figure."""
+
+AXES: Mapping[str, Sequence[Any]] = {
+    "lr": [3e-5, 1e-4, 3e-4, 1e-3, 3e-3],
+    "tau": [5e-4, 5e-3, 2e-2, 1e-1],
+    "discount": [0.97, 0.98, 0.99, 0.995, 0.999],
+    "flow_ratio": [0.0, 0.1, 0.25, 0.5, 1.0],
+    "horizon": [1, 3, 5, 10],
+    "critic_agg": ["min", "mean"],
+    "num_critics": [1, 2, 4, 10],
+    "batch_size": [64, 256, 1024],
+    "flow_steps": [1, 5, 10, 20],
+    "base_hidden": [[128] * 4, [256] * 4, [512] * 4, [1024] * 4],
+    "critic_hidden": [[64] * 4, [128] * 4, [256] * 4, [512] * 4],
+    "latent_actor_hidden": [[64] * 2, [256] * 2, [512] * 4],
+    "actor_hidden": [[64] * 4, [256] * 4, [512] * 4],
+}
+"""One at a time, the others at the default."""
+
+RANGES: Mapping[str, BaseDistribution] = {
+    "lr": FloatDistribution(3e-5, 3e-3, log=True),
+    "tau": FloatDistribution(5e-4, 1e-1, log=True),
+    "discount": FloatDistribution(0.97, 0.999),
+    "flow_ratio": FloatDistribution(0.0, 1.0),
+    "alpha": FloatDistribution(0.03, 300.0, log=True),
+    "expectile": FloatDistribution(0.5, 0.99),
+    "guidance": FloatDistribution(1.0, 5.0),
+}
+"""All at once. They are scalars of a member, so that the configurations of an agent train in one program."""
+
+
+def axes(agent: str) -> dict[str, Sequence[Any]]:
+    """The axes of AXES that an agent or variant has."""
+    known = hyperparameters(agent)
+    return {name: values for name, values in AXES.items() if name in known}
+
+
+def ranges(agent: str) -> dict[str, BaseDistribution]:
+    """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
+    known = hyperparameters(agent) & set(MEMBER_SCALARS)
+    if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:
+        known -= {"alpha"}
+    return {name: known_range for name, known_range in RANGES.items() if name in known}

@@ -1,0 +1,137 @@
+"""How the runs of a results store stand, and the failed ones put back into the queue."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lps.errors import UserError, last_line, suggest
+from lps.runs.store import Store
+from lps.tasks.table import get_task
+
+STATES = ("done", "running", "interrupted", "queued", "failed", "missing")
+SILENCE = timedelta(minutes=30)
+"""A run says that it lives with every checkpoint. One that has been silent for so long was interrupted."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one run stands."""
+
+    id: str
+    agent: str
+    task: str
+    seed: int
+    state: str
+    """One of STATES; 'missing' is planned and has not begun."""
+    step: int = 0
+    steps: int = 0
+    reason: str = ""
+    """Why it failed, in a line."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.agent} {' task '.join(_place(self.task))} seed {self.seed}"
+
+
+def _place(task: str) -> list[str]:
+    """Group and number of a task; of one that this version does not know its name."""
+    try:
+        return [get_task(task).group, str(get_task(task).index)]
+    except UserError:
+        return [task]
+
+
+def standings(store: Store, now: datetime | None = None) -> list[Standing]:
+    """Every run that the store knows of: begun, or planned by a sweep."""
+    now = now or datetime.now(UTC)
+    planned = {run_id: run for sweep in store.sweeps() for run_id, run in sweep["runs"].items()}
+    found = {doc["id"]: _standing(doc, now) for doc in store.runs()}
+    for run_id, run in planned.items():
+        found.setdefault(run_id, Standing(run_id, run["agent"], run["task"], run["seed"], "missing"))
+    order = {run_id: number for number, run_id in enumerate(planned)}
+    return sorted(found.values(), key=lambda run: (order.get(run.id, len(order)), run.agent, run.task, run.seed))
+
+
+def _standing(doc: dict[str, Any], now: datetime) -> Standing:
+    run, state = doc["run"], doc["status"]
+    if state == "running" and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
+        state = "interrupted"
+    reason = last_line(doc.get("error") or "") if state == "failed" else ""
+    return Standing(doc["id"], run["agent"], run["task"], run["seed"], state, doc["step"], run["steps"], reason)
+
+
+def show(store: Store) -> None:
+    """Prints a table by agent and group, a line for every run that failed, and how to go on."""
+    runs = standings(store)
+    states = [state for state in STATES if state in ("done", "failed") or any(run.state == state for run in runs)]
+    table = Table("agent", "group", *states, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    rows: dict[tuple[str, str], Counter[str]] = {}
+    for run in runs:
+        rows.setdefault((run.agent, _place(run.task)[0]), Counter())[run.state] += 1
+    for (agent, group), counts in rows.items():
+        table.add_row(agent, group, *(str(counts[state] or "-") for state in states))
+    Console(highlight=False).print(table)
+    total = Counter(run.state for run in runs)
+    print(f"{len(runs)} runs: " + ", ".join(f"{total[state]} {state}" for state in STATES if total[state]))
+    for run in runs:
+        if run.state == "failed":
+            print(f"failed: {run.title} (run {run.id}, step {run.step} of {run.steps}): {run.reason}")
+    for problem in store.problems:
+        print(f"cannot be read: {problem}")
+    left = {run.id for run in runs if run.state != "done"}
+    commands = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if left & set(sweep["runs"]))
+    if commands:
+        print("To go on with what is left, if it is not running:", *commands, sep="\n  ")
+
+
+def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> list[Standing]:
+    """Puts failed runs back into the queue, those in `ids` or all, and returns them as they stood.
+
+    They go on from their last checkpoint, or `from_start`: then what they have trained and evaluated is deleted.
+    """
+    runs = {run.id: run for run in standings(store)}
+    for run_id in ids:
+        if run_id not in runs:
+            raise UserError(suggest(run_id, runs, "run"))
+        if runs[run_id].state != "failed":
+            raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
+    failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
+    for run in failed:
+        doc = store.read_run(run.id) or {}
+        if from_start:
+            _forget(store, run.id)
+            doc["step"] = 0
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        store.write_run({**doc, "status": "queued", "error": None, "updated": now})
+    return failed
+
+
+def _forget(store: Store, run_id: str) -> None:
+    store.delete(f"checkpoints/{run_id}.pt")
+    store.drop_metrics(run_id, 0)
+    for step in store.episode_steps(run_id):
+        store.delete(f"episodes/{run_id}/{step:09d}.parquet")
+
+
+def say_retry(runs: Sequence[Standing], store: Store) -> None:
+    """Prints what `retry` did."""
+    for run in runs:
+        print(f"queued: {run.title} (run {run.id}), which failed at step {run.step} of {run.steps}: {run.reason}")
+    if not runs:
+        print(f"no run has failed in {store.path}")
+        return
+    if any(run.reason.startswith("diverged") for run in runs):
+        print("A run that diverged will diverge again: it needs other hyperparameters, and that is another run.")
+    wanted = {run.id for run in runs}
+    commands = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if wanted & set(sweep["runs"]))
+    if commands:
+        print("They are trained by the same command again:", *commands, sep="\n  ")
+    else:
+        print("No sweep of these results knows them: give the command that began them again.")
