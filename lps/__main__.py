@@ -86,6 +86,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from lps.runs.run import Run
     from lps.runs.store import Store
     from lps.tasks.table import get_task
+    from lps.training.options import TrainOptions
     from lps.training.trainer import train
 
     hyperparameters = _hyperparameters(arguments)
@@ -123,15 +124,17 @@ def _train(arguments: argparse.Namespace) -> int:
             status = train(
                 runs,
                 store,
+                TrainOptions(
+                    device=arguments.device,
+                    precision=arguments.precision,
+                    compile=arguments.compile,
+                    data_dir=arguments.data_dir,
+                    checkpoint_seconds=arguments.checkpoint_seconds,
+                    log_interval=arguments.log_interval,
+                ),
                 sweep="train",
-                data_dir=arguments.data_dir,
-                device=arguments.device,
                 evaluator=evaluator,
                 callback=line,
-                checkpoint_seconds=arguments.checkpoint_seconds,
-                log_interval=arguments.log_interval,
-                compiled=arguments.compile,
-                precision=arguments.precision,
             )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -19,6 +19,7 @@ from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.table import GROUPS
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 SEEDS = torch.tensor([0, 1])
@@ -64,7 +65,7 @@ def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_
     tasks = [task.name for task in GROUPS["cube-single"]][:2]
     runs = [Run.create("lps", task, seed, **settings) for task in tasks for seed in (0, 1)]
     store, out = Store(tmp_path / "results"), tmp_path / "out"
-    train(runs, store, data_dir=str(tiny_data_dir), device="cpu", evaluator=FakeEvaluator())
+    train(runs, store, TrainOptions("cpu", data_dir=str(tiny_data_dir)), evaluator=FakeEvaluator())
     monkeypatch.setattr(sys, "argv", ["carry.py", str(tmp_path / "results"), str(out)])
     assert carry.main() == 0
 

@@ -24,6 +24,7 @@ from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.table import GROUPS
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 TASK = "cube-single-play-singletask-task1-v0"
@@ -74,8 +75,10 @@ def metrics_of(store):
 
 
 def run_train(runs, store, tiny_data_dir, **settings):
-    settings = {"evaluator": FakeEvaluator(), "log_interval": 5, "device": "cpu"} | settings
-    return train(runs, store, data_dir=str(tiny_data_dir), **settings)
+    """Train on the CPU; `settings` are fields of TrainOptions, `evaluator` and `callback`."""
+    others = {name: settings.pop(name) for name in ("evaluator", "callback") if name in settings}
+    options = TrainOptions(**({"device": "cpu", "data_dir": str(tiny_data_dir), "log_interval": 5} | settings))
+    return train(runs, store, options, **({"evaluator": FakeEvaluator()} | others))
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +36,9 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.table import get_task
 from lps.training.memory import members_that_fit
+from lps.training.options import TrainOptions
 from lps.training.packs import resumable_packs, shared_members
-from lps.training.program import Program, check_precision, chosen_device
+from lps.training.program import Program, chosen_device
 
 
 @dataclass
@@ -61,17 +62,11 @@ Callback = Callable[[Progress], None]
 def train(
     runs: Sequence[Run],
     store: Store,
+    options: TrainOptions = TrainOptions(),
     *,
     sweep: str = "",
-    data_dir: str | None = None,
-    device: str = "auto",
     evaluator: Evaluator | None = None,
     callback: Callback | None = None,
-    checkpoint_seconds: float = 120.0,
-    log_interval: int = 1000,
-    compiled: bool = False,
-    precision: str = "float32",
-    device_share: float = 1.0,
 ) -> dict[str, str]:
     """Train runs to their last step and evaluate them on the way; returns the status of each by run id.
 
@@ -79,39 +74,34 @@ def train(
     whose loss is no longer finite is marked failed and reported no more; the others are not touched by it.
 
     Args:
-        runs: any runs; those that can train together do (lps.training.packs.pack), as many at once as the device has
-        room for. store: where everything goes. sweep: name of the study the runs belong to, stored with them. data_dir:
-        where datasets are; see lps.data. device: "cpu", "cuda" or "auto" (cuda where there is one). evaluator: who
-        evaluates; in this process if None. callback: called with a Progress at every log line, evaluation, checkpoint
-        and end. checkpoint_seconds: at most this much training is lost in a crash. log_interval: updates between logged
-        metrics. compiled: let torch compile the update (lps.training.program); slow to start, faster to run. precision:
-        of the updates (lps.training.program); "float32" is the reference.  No part of a run's id, as the device is
-            none, but noted in its document: a finished run is finished, in whatever precision.
-        device_share: the part of a GPU's memory that this training may take, where others train on it too.
+        runs: any runs. Runs that can train together do (lps.training.packs.pack), as many at once as fit the device.
+        store: the results store.
+        options: device, precision and intervals. Not part of a run's id; the run's document records the precision. A
+            finished run is not trained again in another precision.
+        sweep: name of the sweep that the runs belong to, stored with the runs.
+        evaluator: evaluates snapshots; in this process if None.
+        callback: called with a Progress at every log line, evaluation, checkpoint and end.
     Raises:
         UserError: for what the caller can mend, such as a device that is not there.  Any other exception marks the
         unfinished runs as failed, with its traceback, and is raised again.
     """
-    device = chosen_device(device)
-    check_precision(precision, torch.device(device).type)
+    options = replace(options, device=chosen_device(options.device))
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
-    room = functools.partial(members_that_fit, device=device, precision=precision, device_share=device_share)
+    room = functools.partial(
+        members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
+    )
     for members in resumable_packs(unfinished, store, room):
         training = _Training(
             members,
             store,
+            options,
             sweep,
-            data_dir,
-            device,
             evaluator or InlineEvaluator(),
             callback,
-            log_interval,
-            compiled,
-            precision,
         )
         try:
-            status |= training.run(checkpoint_seconds)
+            status |= training.run()
         except Exception as problem:
             training.fail(training.members, str(problem) if isinstance(problem, UserError) else traceback.format_exc())
             raise
@@ -125,21 +115,16 @@ class _Training:
         self,
         members: Sequence[tuple[Run, Checkpoint | None]],
         store: Store,
+        options: TrainOptions,
         sweep: str,
-        data_dir: str | None,
-        device: str,
         evaluator: Evaluator,
         callback: Callback | None,
-        log_interval: int,
-        compiled: bool,
-        precision: str,
     ):
         self.members = [run for run, _ in members]
         self.member = shared_members(self.members)
         self.checkpoints = [checkpoint for _, checkpoint in members]
-        self.store, self.sweep, self.data_dir, self.device = store, sweep, data_dir, device
-        self.evaluator, self.callback, self.log_interval = evaluator, callback, log_interval
-        self.compiled, self.precision = compiled, precision
+        self.store, self.options, self.sweep, self.device = store, options, sweep, options.device
+        self.evaluator, self.callback, self.log_interval = evaluator, callback, options.log_interval
         self.steps = self.members[0].steps
         self.step = self.start = self.checkpoints[0].step if self.checkpoints[0] else 0
         self.fingerprint = ""
@@ -153,14 +138,14 @@ class _Training:
         self.evaluation_s = 0.0
         self.previous = {run.id: self.store.read_run(run.id) or {} for run in self.members}
 
-    def run(self, checkpoint_seconds: float) -> dict[str, str]:
+    def run(self) -> dict[str, str]:
         runs = self.members
         for run in runs:
             self.write_document(run, "running")
         dataset = load_dataset(
             list(dict.fromkeys(get_task(run.task) for run in runs)),
             dataset=runs[0].dataset,
-            data_dir=self.data_dir,
+            data_dir=self.options.data_dir,
             reward_timing=runs[0].reward_timing,
         )
         self.fingerprint = dataset.fingerprint
@@ -183,7 +168,7 @@ class _Training:
             configs[0].horizon,
             self.device,
         )
-        program = Program(self.agent, batches, seeds, self.compiled, self.precision)
+        program = Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
         eval_steps = set(runs[0].eval_steps)
 
         self.report("start")
@@ -196,7 +181,7 @@ class _Training:
             if self.step % self.log_interval == 0 or self.step == self.steps:
                 self.log(info)
                 self.collect()
-            due = time.monotonic() - saved > checkpoint_seconds
+            due = time.monotonic() - saved > self.options.checkpoint_seconds
             if self.step in eval_steps:
                 if due:  # a learner faster than its evaluators would never see them done, nor keep a checkpoint
                     self.collect(wait=True)
@@ -322,7 +307,7 @@ class _Training:
     def precisions(self, before: dict[str, Any]) -> str:
         """All that the run was trained in, in order: it may go on in another one than it began in."""
         earlier = before.get("precision", "float32").split(", ") if self.start else []
-        return ", ".join(dict.fromkeys([*earlier, self.precision]))
+        return ", ".join(dict.fromkeys([*earlier, self.options.precision]))
 
     def write_document(self, run: Run, status: str, error: str | None = None) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
