@@ -265,7 +265,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print("episode  env_seed    success  return   length")
     for row in episodes:
         print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
-    mean = sum(row.success for row in episodes) / len(episodes)
+    mean = measure_episodes(run, episodes)
     print(f"success {mean:.3f} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
     if out:
         of_run = {

@@ -1,4 +1,4 @@
-"""The one number of a run: the mean success of its last three evaluations, never its best.
+"""The one number of a run: the mean of its last three evaluations by its task's metric, never its best evaluation.
 
 After Park et al., "Flow Q-learning", arXiv 2502.02538. The best evaluation would reward noise.
 """
@@ -10,23 +10,46 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lps.runs.store import Store
+from lps.tasks.table import get_task
 
 if TYPE_CHECKING:
+    from lps.runs.record import Episode
     from lps.runs.run import Run
 
 LAST = 3
-"""Evaluations that make the score; all of them if there are fewer."""
+"""Number of evaluations in the score; all of them if there are fewer."""
+
+
+def measure(metric: str, return_range: Sequence[float] | None, success: float | None, return_: float) -> float:
+    """One evaluation by a task's metric, from its mean success and mean return.
+
+    The success rate (0..1) for "success" and "both". For "return" the mean return; with a `return_range` its place
+    between the two ends, where 0 and 1 are the ends.
+    """
+    if metric != "return":
+        return float("nan") if success is None else success
+    if return_range is None:
+        return return_
+    low, high = return_range
+    return (return_ - low) / (high - low)
+
+
+def measure_episodes(run: Run, episodes: Sequence[Episode]) -> float:
+    """The same of the episodes of one evaluation of a run."""
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    mean_return = fmean(episode.return_ for episode in episodes)
+    task = get_task(run.task)
+    return measure(task.metric, task.return_range, fmean(successes) if successes else None, mean_return)
 
 
 def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
-    """{run id: score in 0 .. 1} of the runs that are done and have all episodes of their last evaluations."""
+    """{run id: score} of the runs that are done and have all episodes of their last evaluations."""
     found = {}
     for run in runs:
         if not store.finished(run.id):
             continue
-        table = store.read_episodes(run.id).select(["step", "success"]).to_pydict()
-        rows = list(zip(table["step"], table["success"], strict=True))
-        last = [[success for at, success in rows if at == step] for step in run.eval_steps[-LAST:]]
+        episodes = store.episodes(run.id)
+        last = [episodes.get(step, []) for step in run.eval_steps[-LAST:]]
         if all(len(of_step) >= run.eval_episodes for of_step in last):
-            found[run.id] = fmean(map(fmean, last))
+            found[run.id] = fmean(measure_episodes(run, of_step) for of_step in last)
     return found

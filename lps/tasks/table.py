@@ -39,6 +39,10 @@ class Task:
     reward: Reward
     """'none': the environment's own, in OGBench minus the number of subgoals not reached; 'sparse': -1 until all are
     reached, then 0."""
+    title: str = ""
+    suite: str = "ogbench"
+    metric: str = "success"
+    return_range: tuple[float, float] | None = None
 
 
 # group: observation size, step limit, reward transform
@@ -68,6 +72,7 @@ GROUPS: Mapping[str, tuple[Task, ...]] = MappingProxyType(
                 horizon=5,
                 max_episode_steps=max_episode_steps,
                 reward=reward,
+                title=f"{group} task {index}",
             )
             for index in range(1, 6)
         )
@@ -87,6 +92,8 @@ RING = Task(
     horizon=1,
     max_episode_steps=1,
     reward="none",
+    title="ring bandit",
+    suite="ring",
 )
 """The ring bandit; all about it is in lps.tasks.ring."""
 

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -32,7 +31,9 @@ from lps.evaluation.evaluators import Evaluator, InlineEvaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.provenance import versions
+from lps.runs.record import RunRecord, Status
 from lps.runs.run import Run
+from lps.runs.scores import measure_episodes
 from lps.runs.store import Store
 from lps.tasks.table import get_task
 from lps.training.memory import members_that_fit
@@ -136,12 +137,12 @@ class _Training:
         self.waiting: set[tuple[str, int]] = set()
         self.began = time.monotonic()
         self.evaluation_s = 0.0
-        self.previous = {run.id: self.store.read_run(run.id) or {} for run in self.members}
+        self.previous = {run.id: self.store.record(run) for run in self.members}
 
     def run(self) -> dict[str, str]:
         runs = self.members
         for run in runs:
-            self.write_document(run, "running")
+            self.write_document(run, Status.RUNNING)
         dataset = load_dataset(
             list(dict.fromkeys(get_task(run.task) for run in runs)),
             dataset=runs[0].dataset,
@@ -193,7 +194,7 @@ class _Training:
         self.flush()
         for run in self.alive():
             self.checkpoint_member(run)
-            self.write_document(run, "done")
+            self.write_document(run, Status.DONE)
         self.report("done" if self.alive() else "failed")
         return {run.id: "failed" if run.id in self.failed else "done" for run in runs}
 
@@ -216,7 +217,7 @@ class _Training:
             for run, step, episodes in self.evaluator.poll(wait):
                 self.store.write_episodes(run.id, step, episodes)
                 self.waiting.discard((run.id, step))
-                self.success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
+                self.success[run.id] = measure_episodes(run, episodes)
                 self.report("eval")
 
     @contextmanager
@@ -283,7 +284,7 @@ class _Training:
         self.flush()
         for run in self.alive():
             self.checkpoint_member(run)
-            self.write_document(run, "running")
+            self.write_document(run, Status.RUNNING)
         self.report("checkpoint")
 
     def checkpoint_member(self, run: Run) -> None:
@@ -301,34 +302,28 @@ class _Training:
         for run in runs:
             if run.id not in self.failed:
                 self.failed.add(run.id)
-                self.write_document(run, "failed", reason)
+                self.write_document(run, Status.FAILED, reason)
         self.report("failed")
 
-    def precisions(self, before: dict[str, Any]) -> str:
+    def precisions(self, before: RunRecord) -> str:
         """All that the run was trained in, in order: it may go on in another one than it began in."""
-        earlier = before.get("precision", "float32").split(", ") if self.start else []
+        earlier = before.precision.split(", ") if self.start else []
         return ", ".join(dict.fromkeys([*earlier, self.options.precision]))
 
-    def write_document(self, run: Run, status: str, error: str | None = None) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+    def write_document(self, run: Run, status: Status, error: str | None = None) -> None:
         before = self.previous[run.id]
-        document = {
-            "id": run.id,
-            "sweep": self.sweep or before.get("sweep", ""),
-            "run": run.to_dict(),
-            "status": status,
-            "step": self.step,
-            "versions": versions(),
-            "host": platform.node(),
-            "precision": self.precisions(before),
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
-            "started": before.get("started", now),
-            "updated": now,
-            "wall_time_s": before.get("wall_time_s", 0.0) + time.monotonic() - self.began,
-            "evaluation_s": before.get("evaluation_s", 0.0) + self.evaluation_s,
-            "dataset_fingerprint": self.fingerprint or before.get("dataset_fingerprint", ""),
-            "error": error,
-            "checkpoint": checkpoint_path(run),
-        }
-        before.setdefault("started", now)
-        self.store.write_run(document)
+        record = before.update(
+            status,
+            error=error,
+            step=self.step,
+            sweep=self.sweep or before.sweep,
+            versions=versions(),
+            host=platform.node(),
+            precision=self.precisions(before),
+            device=torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
+            wall_time_s=before.wall_time_s + time.monotonic() - self.began,
+            evaluation_s=before.evaluation_s + self.evaluation_s,
+            dataset_fingerprint=self.fingerprint or before.dataset_fingerprint,
+            checkpoint=checkpoint_path(run),
+        )
+        self.store.write_run(record)

@@ -6,7 +6,7 @@ Wide enough to break an agent at both ends: a range that only holds good values 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 
 from lps.agents.base import MEMBER_SCALARS
 from lps.agents.variants import ALPHA_WITHOUT_EFFECT
@@ -32,7 +32,7 @@ AXES: Mapping[str, Sequence[Any]] = {
 }
 """One at a time, the others at the default."""
 
-RANGES: Mapping[str, BaseDistribution] = {
+RANGES: Mapping[str, FloatDistribution] = {
     "lr": FloatDistribution(3e-5, 3e-3, log=True),
     "tau": FloatDistribution(5e-4, 1e-1, log=True),
     "discount": FloatDistribution(0.97, 0.999),
@@ -50,7 +50,7 @@ def axes(agent: str) -> dict[str, Sequence[Any]]:
     return {name: values for name, values in AXES.items() if name in known}
 
 
-def ranges(agent: str) -> dict[str, BaseDistribution]:
+def ranges(agent: str) -> dict[str, FloatDistribution]:
     """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
     known = hyperparameters(agent) & set(MEMBER_SCALARS)
     if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:

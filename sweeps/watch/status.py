@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lps.errors import UserError, last_line, suggest
+from lps.runs.record import RunRecord, Status
 from lps.runs.store import Store
 from lps.tasks.table import get_task
 
@@ -104,12 +105,11 @@ def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> 
             raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
     failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
     for run in failed:
-        doc = store.read_run(run.id) or {}
+        record = RunRecord.from_document(store.read_run(run.id) or {"id": run.id, "status": Status.FAILED})
         if from_start:
             _forget(store, run.id)
-            doc["step"] = 0
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        store.write_run({**doc, "status": "queued", "error": None, "updated": now})
+            record = replace(record, step=0)
+        store.write_run(record.queued())
     return failed
 
 
