@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # each command imports what it needs: --help and a typing err
     from lps.policy.policy import Policy
     from lps.runs.store import Store
     from lps.tasks.table import Task
-    from lps.training.trainer import Progress
+    from lps.training.ledger import Progress
 
 DEFAULT_RESULTS = "results/local"
 

@@ -217,7 +217,7 @@ def test_the_time_that_evaluation_takes_from_the_learner_is_counted(tmp_path, ti
             polls.append(wait)
             return super().poll(wait)
 
-    monkeypatch.setattr(sys.modules["lps.training.trainer"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sys.modules["lps.training.ledger"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
     store, (run,) = Store(tmp_path / "r"), make_runs("flow_bc", seeds=(0,))
     run_train([run], store, tiny_data_dir, evaluator=Slow())
     document = store.read_run(run.id)
