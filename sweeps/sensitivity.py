@@ -59,7 +59,9 @@ def build(
 
 def _points(parts: Sequence[str], agent: str, axes: Sequence[str], points: int) -> list[tuple[Role, dict[str, Any]]]:
     """The roles of an agent's runs, with the settings that they vary."""
-    axes_of: dict[str, Sequence[Any]] = {"alpha": spaces.ALPHAS} if "alpha" in parts and "alpha" in hyperparameters(agent) else {}
+    axes_of: dict[str, Sequence[Any]] = (
+        {"alpha": spaces.ALPHAS} if "alpha" in parts and "alpha" in hyperparameters(agent) else {}
+    )
     if "axes" in parts:
         axes_of |= {name: values for name, values in spaces.axes(agent).items() if name in axes}
     found: list[tuple[Role, dict[str, Any]]] = [({}, {})]

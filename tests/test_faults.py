@@ -71,7 +71,7 @@ def test_a_truncated_checkpoint_costs_time_and_no_result(kept, go, undisturbed, 
     store.write_run({**(store.read_run(run.id) or {}), "status": "running"})
     store.write_bytes(checkpoint_path(run), whole[: int(kept * len(whole)) if kept < 1 else kept])
     assert set(go(store).values()) == {"done"}
-    assert f"{run.id}.pt is not a whole checkpoint" in caplog.text and "starts again" in caplog.text
+    assert f"{run.id}.pt is not a whole checkpoint" in caplog.text and "restarts" in caplog.text
     assert rows(store) == before
     assert len(store.read_bytes(checkpoint_path(run))) == len(whole)
 

@@ -217,7 +217,7 @@ def test_the_time_that_evaluation_takes_from_the_learner_is_counted(tmp_path, ti
             polls.append(wait)
             return super().poll(wait)
 
-    monkeypatch.setattr(sys.modules["lps.training.trainer"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sys.modules["lps.training.ledger"], "time", SimpleNamespace(monotonic=lambda: clock[0]))
     store, (run,) = Store(tmp_path / "r"), make_runs("flow_bc", seeds=(0,))
     run_train([run], store, tiny_data_dir, evaluator=Slow())
     document = store.read_run(run.id)
@@ -366,7 +366,7 @@ def test_senseless_numbers_are_refused_by_their_option(arguments, said, capsys):
 )
 def test_an_option_is_no_hyperparameter(setting, option, capsys):
     assert main(["train", "--agent", "lps", "--task", TASK, "--set", setting]) == 2
-    assert f"is an option of its own: {option}\n" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"Use {option}\n")
 
 
 @pytest.fixture(scope="module")
@@ -441,12 +441,12 @@ def test_a_finished_run_of_other_code_is_skipped_with_a_warning(then, here, warn
     monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": here})
     assert main(trained.command) == 0
     shown = capsys.readouterr()
-    assert "finished already: skipped" in shown.out
+    assert "already finished" in shown.out
     lines = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
     assert len(lines) == warned
     if warned:
         (line,) = lines
-        assert "finished with commit abc1234" in line and f"this is {here[:7]}" in line and document["id"] in line
+        assert "commit abc1234" in line and here[:7] in line and document["id"] in line
 
 
 def test_the_command_line_lists_tasks(capsys):

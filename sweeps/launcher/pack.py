@@ -23,7 +23,7 @@ from sweeps.launcher.plan import mark_failed
 from sweeps.launcher.resources import Share
 
 if TYPE_CHECKING:
-    from lps.training.trainer import Progress
+    from lps.training.ledger import Progress
     from sweeps.launcher.plan import Plan
 
 ON_HEAD = {HEAD: 0.001}
