@@ -110,7 +110,7 @@ def _on(study: Study, group: str) -> list[Claim]:
     family = sum(verdict != "too few" for verdict, _ in decided.values())
     made = []
     for pair in pairs:
-        a, b = (settings.titles(study)[key] for key in pair)
+        a, b = (study.series[key].title for key in pair)
         where = f"over all {len(within)} groups" if group == AVERAGE else f"on {group}"
         if pair in apart:
             sentence = f"{a} and {b} are not compared {where}: {apart[pair]}."

@@ -50,7 +50,7 @@ class Field:
         text = f"On the {len(self.tasks)} task{'s' * (len(self.tasks) != 1)} that all of them have"
         text += f", of {self.tasks_of_all}." if len(self.tasks) < self.tasks_of_all else "."
         if self.left_out:
-            names = ", ".join(settings.titles(study)[key] for key in self.left_out)
+            names = ", ".join(study.series[key].title for key in self.left_out)
             text += f" Not shown, for too few tasks: {names}."
         return text
 

@@ -17,8 +17,7 @@ from analysis.numbers import published as reference
 from analysis.numbers import stats
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
-from analysis.results.study import DAGGER, LAST, Series, Study, as_text, defaults, planned_steps
-from lps.tasks.table import RING
+from analysis.results.study import DAGGER, LAST, Series, Study, as_text, planned_steps
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
 
@@ -92,7 +91,7 @@ def curves(study: Study) -> pd.DataFrame:
             if cell.empty:
                 continue
             wide = evaluations[evaluations["run_id"].isin(cell.index)].pivot(
-                index="run_id", columns="step", values="success"
+                index="run_id", columns="step", values="value"
             )
             wide = wide.dropna(axis="columns")
             if wide.empty:
@@ -152,25 +151,26 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
     found: list[str] = []
     for here in groups:
         cell = study.cell(series, here)
-        if cell.empty or here == RING.group:  # nothing is published of the ring bandit
+        if cell.empty or study.fact(here, "bandit"):
             continue
         run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
-        if run["steps"] != reference.STEPS:
+        ogbench, standard = run["suite"] == "ogbench", study.fact(here, "standard")
+        if ogbench and run["steps"] != reference.STEPS:
             found.append(f"{run['steps']:,} updates (published: {reference.STEPS:,})")
-        if run["dataset"] and run["dataset"] != reference.dataset_of(here):
-            found.append(f"dataset {run['dataset']} (published: {reference.dataset_of(here)})")
-        if run["eval_episodes"] != reference.EVAL_EPISODES:
+        if run["dataset"] and standard and run["dataset"] != standard:
+            found.append(f"dataset {run['dataset']} ({'published' if ogbench else 'standard'}: {standard})")
+        if ogbench and run["eval_episodes"] != reference.EVAL_EPISODES:
             found.append(f"{run['eval_episodes']} episodes per evaluation (published: {reference.EVAL_EPISODES})")
         evaluations = len(planned_steps(int(run["steps"]), int(run["eval_interval"])))
         if evaluations < LAST:
             found.append(f"score from {evaluations} evaluation{'s' * (evaluations > 1)} (rule: the last {LAST})")
-        if run["success_timing"] != reference.SUCCESS_TIMING:
+        if ogbench and run["success_timing"] != reference.SUCCESS_TIMING:
             found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
-        if run["reward_timing"] != reference.REWARD_TIMING:
+        if ogbench and run["reward_timing"] != reference.REWARD_TIMING:
             found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
-        found += _own_settings(study, run, settings.titles(study)[series])
+        found += _own_settings(study, run, study.series[series].title)
         tasks = cell["short"].nunique()
-        if not task and tasks < reference.TASKS_PER_GROUP:
+        if ogbench and not task and tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
         if study.include_unfinished and (cell["state"] != "done").any():
             found.append("includes unfinished runs")
@@ -179,7 +179,7 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
 
 def _own_settings(study: Study, run: Mapping[str, Any], title: str) -> list[str]:
     """The hyperparameters of a run that are not its agent's on its group, but for those that its title tells."""
-    usual = defaults(study.results, run["agent"], run["group"], [run])
+    usual = study.results.defaults(run["agent"], run["group"])
     return [
         f"{name} {as_text(value)} (default: {as_text(usual[name])})"
         for name, value in sorted(run["hyperparameters"].items())
@@ -218,7 +218,7 @@ def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dic
         if key is not None:
             protocol = "; ".join(protocol_differences(study, key, group, task))
             value = {name: values[key][name] for name in ("mean", "low", "high")}
-            found.append({**place, "what": what, "by": settings.titles(study)[key], **value, "protocol": protocol})
+            found.append({**place, "what": what, "by": study.series[key].title, **value, "protocol": protocol})
     figure = None if task else reference.published(study.subject, group)
     if figure:
         value = {"mean": figure.mean, "low": figure.low, "high": figure.high}
@@ -234,13 +234,13 @@ def is_short(study: Study, series: str, group: str) -> bool:
 
 def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
     """The title of a series, with a dagger if it is short of runs on one of the groups."""
-    return settings.titles(study)[series.key] + DAGGER * any(is_short(study, series.key, group) for group in groups)
+    return study.series[series.key].title + DAGGER * any(is_short(study, series.key, group) for group in groups)
 
 
 def shortfall(study: Study) -> str:
     """What the dagger stands for: 'n of m runs' of every rival that is short of some; '' if none is."""
     cells = [
-        f"{settings.titles(study)[key]} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
+        f"{study.series[key].title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
         for group in study.groups
         for key in settings.rivals(study)
         if is_short(study, key, group)
@@ -255,12 +255,12 @@ def small_print(study: Study) -> str:
 
 
 def _settings_of_rivals(study: Study) -> str:
-    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. The ring's
+    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. Bandits
     are left out, where all are small on purpose."""
     rivals_with: dict[str, list[str]] = {}
     for key in settings.shown(study):
-        title = settings.titles(study)[key]
-        cells = [study.cell(key, group) for group in study.groups if group != RING.group]
+        title = study.series[key].title
+        cells = [study.cell(key, group) for group in study.groups if not study.fact(group, "bandit")]
         found = [_own_settings(study, cell.iloc[0].to_dict(), title) for cell in cells if not cell.empty]
         for text in dict.fromkeys(text for texts in found for text in texts):
             rivals_with.setdefault(text, []).append(title)

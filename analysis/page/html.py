@@ -13,7 +13,6 @@ from analysis.page import provenance, report
 from analysis.page.table import Table
 from analysis.page.tables import made
 from analysis.plots import drawn, style
-from analysis.results import settings
 from analysis.results.study import Study, records
 
 VERDICTS = {
@@ -97,7 +96,7 @@ def _runs(study: Study) -> list[Mapping[str, Any]]:
     order = {key: i for i, key in enumerate(study.series)}
     runs = records(study.runs)
     runs.sort(key=lambda run: (run["group"], order[run["series"]], run["short"], run["seed"]))
-    return [{**run, "title": settings.titles(study)[run["series"]]} for run in runs]
+    return [{**run, "title": study.series[run["series"]].title} for run in runs]
 
 
 def _csv(text: str) -> str:

@@ -14,8 +14,7 @@ from analysis.numbers import budgets, summaries, tuning
 from analysis.numbers.claims import claims as claimed
 from analysis.page import provenance
 from analysis.page.table import DOUBLE_DAGGER, Table
-from analysis.results import settings
-from analysis.results.agents import AVERAGE, SUBJECT, agents_of, group_key
+from analysis.results.agents import AVERAGE, SUBJECT, group_key
 from analysis.results.study import DAGGER, Study
 
 
@@ -33,7 +32,7 @@ def success(study: Study) -> Table:
         runs = f"{row['runs_scored']} of {row['runs_planned']}"
         value = interval(row["mean"], row["low"], row["high"], alone=row["n_seeds_min"] == 1)
         published = interval(row["published_mean"], row["published_low"], row["published_high"])
-        title = settings.titles(study)[row["series"]] + dagger
+        title = study.series[row["series"]].title + dagger
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
     notes = _success_notes(data, letters)
     header = ["Group", "Agent", "Success % [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
@@ -94,7 +93,7 @@ def tasks(study: Study) -> Table:
     rows = [
         [
             f"{row['group']} {row['task']}" if row["group"] != row["task"] else row["task"],
-            settings.titles(study)[row["series"]],
+            study.series[row["series"]].title,
             interval(row["mean"], row["low"], row["high"], alone=row["n_seeds"] == 1),
             f"{100 * row['min']:.0f}-{100 * row['max']:.0f}",
             str(row["n_seeds"]),
@@ -107,11 +106,11 @@ def tasks(study: Study) -> Table:
 
 def differences(study: Study) -> Table:
     """Every agent against every imitation agent."""
-    data, titles = summaries.differences(study), settings.titles(study)
+    data, series = summaries.differences(study), study.series
     rows = [
         [
             row["group"],
-            f"{titles[row['series']]} - {titles[row['versus']]}",
+            f"{series[row['series']].title} - {series[row['versus']].title}",
             interval(row["difference"], row["low"], row["high"], signed=True),
             interval(row["paired"], row["paired_low"], row["paired_high"], signed=True),
             f"{row['n_seeds']}, {row['n_seeds_versus']}",
@@ -169,7 +168,7 @@ def robustness(study: Study) -> Table:
             key: interval(row[key], np.nan, np.nan) for key in ("default", "random", "best", "area", "near_best")
         }
         worst = f"{100 * row['worst']:.1f} ({row['worst_axis']} {row['worst_value']})" if row["worst"] >= 0 else ""
-        title = agents_of([row["agent"]])[row["agent"]].title
+        title = study.agents([row["agent"]])[row["agent"]].title
         cells = [percent[key] for key in ("random", "best", "area", "near_best")]
         rows.append([row["group"], title, percent["default"], worst, *cells, str(row["configurations"])])
     notes = [
@@ -195,7 +194,15 @@ def tuned(study: Study) -> Table:
         best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
         trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
         rows.append(
-            [_variant_title(row["agent"]), best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
+            [
+                _variant_title(study, row["agent"]),
+                best,
+                *values,
+                gap,
+                trials,
+                str(row["n_tasks"]),
+                str(row["n_seeds_min"]),
+            ]
         )
     notes = []
     if not data.empty:
@@ -210,8 +217,8 @@ def tuned(study: Study) -> Table:
             continue
         finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
         notes.append(
-            f"{_variant_title(document['agent'])}: under way, {finished} of the {len(document['trials'])} trials so "
-            "far are finished. The comparison on held-out seeds comes last; until then its trials are compared with "
+            f"{_variant_title(study, document['agent'])}: under way, {finished} of the {len(document['trials'])} "
+            "trials so far are finished. The comparison on held-out seeds comes last; until then its trials are compared with "
             "nothing."
         )
     notes = notes or ["Nothing was tuned: this needs a tuning study."]
@@ -219,10 +226,10 @@ def tuned(study: Study) -> Table:
     return Table("What tuning bought", header, rows, data, notes)
 
 
-def _variant_title(name: str) -> str:
+def _variant_title(study: Study, name: str) -> str:
     """'DSRL (matched)' of 'dsrl:matched'."""
     agent, _, variant = name.partition(":")
-    return agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
+    return study.agents([agent])[agent].title + (f" ({variant})" if variant else "")
 
 
 SIDES = ("default", "best")
@@ -241,7 +248,7 @@ def coverage(study: Study) -> Table:
                 counts = {state: int((runs["state"] == state).sum()) for state in STATES} | {"absent": int(lacking)}
                 data.append({"group": group, "series": key, **counts, "counted": int(runs["scored"].sum())})
     rows = [
-        [row["group"], settings.titles(study)[row["series"]], *(str(row[state]) for state in (*STATES, "counted"))]
+        [row["group"], study.series[row["series"]].title, *(str(row[state]) for state in (*STATES, "counted"))]
         for row in data
     ]
     header = ["Group", "Agent", *(state.capitalize() for state in STATES), "Counted"]
@@ -255,7 +262,7 @@ def gaps(study: Study) -> Table:
     rows = []
     for row in data.to_dict("records"):
         progress = "" if row["state"] == "absent" else f"{int(row['step']):,} / {int(row['steps']):,}"
-        name = settings.titles(study)[row["series"]]
+        name = study.series[row["series"]].title
         counts = "yes" if row["scored"] else "no"
         rows.append([row["group"], name, row["task"], row["seeds"], row["state"], row["reason"], progress, counts])
     header = ["Group", "Agent", "Task", "Seeds", "State", "Why", "Updates", "Counts"]

@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 
 from analysis.numbers import ablations, summaries
 from analysis.plots import style
-from analysis.results.agents import agents_of
 from analysis.results.study import Study
 from lps.agents.variants import PANELS
 
@@ -38,7 +37,7 @@ def draw(study: Study) -> style.Plot | None:
             0
         ]
         for axes, name in zip(grid, here, strict=False):
-            _panel(axes, name, data[data["panel"] == name])
+            _panel(axes, study, name, data[data["panel"] == name])
             style.success_axis(axes, "success rate (%)" if name == here[0] else "")
         for axes in grid[len(here) :]:
             axes.set_visible(False)
@@ -55,8 +54,8 @@ def draw(study: Study) -> style.Plot | None:
     return style.Plot(figure, data, "Ablations", f"{caption} {summaries.interval_note(data)}".strip())
 
 
-def _panel(axes: Axes, name: str, bars: pd.DataFrame) -> None:
-    agents = agents_of(bars["agent"])
+def _panel(axes: Axes, study: Study, name: str, bars: pd.DataFrame) -> None:
+    agents = study.agents(bars["agent"])
     for x, bar in enumerate(bars.to_dict("records")):
         axes.bar(x, 100 * bar["mean"], 0.72, color=agents[bar["agent"]].colour, zorder=2)
         if np.isfinite(bar["low"]):

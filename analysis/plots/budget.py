@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from analysis.numbers import budgets
 from analysis.plots import style
-from analysis.results.agents import agents_of, group_key
+from analysis.results.agents import group_key
 from analysis.results.study import Study
 
 
@@ -18,7 +18,7 @@ def draw(study: Study) -> style.Plot | None:
     robust = budgets.robustness(study).set_index(["agent", "group"])
     figure = Figure(figsize=(style.COLUMN if len(groups) == 1 else style.PAGE, 2.4))
     grid = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
-    agents = agents_of(data["agent"])
+    agents = study.agents(data["agent"])
     for axes, group in zip(grid, groups, strict=True):
         for agent in agents.values():
             line = data[(data["group"] == group) & (data["agent"] == agent.name)]

@@ -5,7 +5,6 @@ from matplotlib.figure import Figure
 
 from analysis.numbers import summaries
 from analysis.plots import style
-from analysis.results import settings
 from analysis.results.study import Study
 
 ROW, GROUP_GAP = 0.21, 0.6  # inches per row; rows left free between groups
@@ -30,7 +29,7 @@ def draw(study: Study) -> style.Plot | None:
             if np.isfinite(row["low"]):
                 axes.hlines(y, 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.2, zorder=3)
             axes.plot(100 * row["difference"], y, marker="o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4)
-        axes.set_title(f"against {settings.titles(study)[versus]}", pad=4)
+        axes.set_title(f"against {study.series[versus].title}", pad=4)
         axes.set_xlabel("difference (percentage points)")
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")

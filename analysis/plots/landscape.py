@@ -12,9 +12,8 @@ from scipy.stats import rankdata
 from analysis.numbers import budgets
 from analysis.plots import style
 from analysis.plots.sensitivity import DECADE
-from analysis.results.agents import agents_of, group_key
+from analysis.results.agents import group_key
 from analysis.results.study import Study
-from lps.agents.variants import ALPHA_WITHOUT_EFFECT
 
 COLUMNS = 3
 
@@ -33,7 +32,7 @@ def draw(study: Study) -> style.Plot | None:
     scale, shown = ScalarMappable(Normalize(0, 100), "cividis"), []
     for axes, ((agent, group), here) in zip(grid.flat, cells, strict=False):
         table = pd.DataFrame(list(here["settings"]))
-        if agent in ALPHA_WITHOUT_EFFECT and len(table.columns) > 2:
+        if study.agents([agent])[agent].alpha_without_effect and len(table.columns) > 2:
             table = table.drop(columns="alpha", errors="ignore")  # what it goes with is chance
         x, y = strongest(table, here["score"].to_numpy())
         axes.scatter(table[x], table[y], c=scale.to_rgba(100 * here["score"]), s=26, edgecolors=style.INK, lw=0.4)
@@ -41,7 +40,7 @@ def draw(study: Study) -> style.Plot | None:
             set_scale("log" if drawn_in_decades(table[name].to_numpy()) else "linear")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.set_title(f"{agents_of([agent])[agent].title}, {group}")
+        axes.set_title(f"{study.agents([agent])[agent].title}, {group}")
         values = {"x": table[x], "y": table[y], "score": here["score"].to_numpy()}
         shown.append(pd.DataFrame({"agent": agent, "group": group, "x_name": x, "y_name": y, **values}))
     figure.colorbar(scale, ax=grid, label="success rate (%)", shrink=0.9, aspect=30)

@@ -13,8 +13,8 @@ from analysis.numbers import published as reference
 from analysis.numbers import summaries
 from analysis.plots import style
 from analysis.results import settings
-from analysis.results.agents import Agent, agents_of, alpha_without_effect
-from analysis.results.study import Study
+from analysis.results.agents import Agent
+from analysis.results.study import Study, word
 
 DECADE = 10  # values that span it stand on a log axis
 
@@ -30,7 +30,7 @@ def draw(study: Study) -> style.Plot | None:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    agents = agents_of(data["agent"])
+    agents = study.agents(data["agent"])
     published = False
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         here = data[data["hyperparameter"] == name]
@@ -54,7 +54,7 @@ def draw(study: Study) -> style.Plot | None:
     if published:
         handles.append(Line2D([], [], color=style.INK, ls=(0, (2, 1.5)), lw=0.9, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if columns > 1 else 3))
-    invariance = _invariance(data)
+    invariance = _invariance(study, data)
     style.note(figure, invariance)
     caption = (
         "Success against one hyperparameter at a time, the others at the setting that most runs of the agent share: "
@@ -84,7 +84,7 @@ def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
     known = {str(value): value for value in values}
     if not all(map(settings.is_number, values)):
         known = dict(sorted(known.items(), key=lambda item: (item[1] if isinstance(item[1], list) else [], item[0])))
-        axes.set_xticks(range(len(known)), [settings.word(value).replace("_", "\n") for value in known.values()])
+        axes.set_xticks(range(len(known)), [word(value).replace("_", "\n") for value in known.values()])
         axes.set_xlim(-0.4, len(known) - 0.6)
         return {text: float(i) for i, text in enumerate(known)}
     places = {text: float(value) for text, value in known.items()}
@@ -125,9 +125,10 @@ def _rings(axes: Axes, line: pd.DataFrame) -> None:
     axes.plot(usual["x"], 100 * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False)
 
 
-def _invariance(data: pd.DataFrame) -> str:
+def _invariance(study: Study, data: pd.DataFrame) -> str:
     """What has to be said where alpha cannot do anything."""
-    titles = alpha_without_effect(data.loc[data["hyperparameter"] == "alpha", "agent"])
+    agents = study.agents(data.loc[data["hyperparameter"] == "alpha", "agent"])
+    titles = ", ".join(agent.title for agent in agents.values() if agent.alpha_without_effect)
     if not titles:
         return ""
     return (

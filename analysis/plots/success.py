@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 
 from analysis.numbers import summaries
 from analysis.plots import style
-from analysis.results import settings
 from analysis.results.agents import AVERAGE
 from analysis.results.study import DAGGER, Study
 
@@ -49,7 +48,7 @@ def draw(study: Study) -> style.Plot | None:
     axes.set_xlim(-0.5 - margin, len(groups) - 0.5 + margin)
     style.success_axis(axes)
     handles: list[Patch | Line2D] = [
-        Patch(color=style.colour(study, series), label=settings.titles(study)[series.key]) for series in shown
+        Patch(color=style.colour(study, series), label=study.series[series.key].title) for series in shown
     ]
     if data["published_mean"].notna().any():
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
