@@ -218,8 +218,8 @@ def tuned(study: Study) -> Table:
         finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
         notes.append(
             f"{_variant_title(study, document['agent'])}: under way, {finished} of the {len(document['trials'])} "
-            "trials so far are finished. The comparison on held-out seeds comes last; until then its trials are compared with "
-            "nothing."
+            "trials so far are finished. The comparison on held-out seeds comes last. Until then its trials are "
+            "compared with nothing."
         )
     notes = notes or ["Nothing was tuned: this needs a tuning study."]
     header = ["Agent", "Best setting", "Default %", "Best %", "Difference", "Trials", "Tasks", "Seeds"]

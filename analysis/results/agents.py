@@ -55,7 +55,7 @@ def agents_of(names: Iterable[str], about: Mapping[str, Mapping[str, Any]]) -> d
             known.get("colour") or colour,
             marker,
             published,
-            bool(known.get("imitation")),
+            bool(known.get("imitation", name.endswith("_bc"))),
             bool(known.get("alpha_without_effect")),
         )
     return found

@@ -40,10 +40,10 @@ class Results:
 
     paths: the folders that were read.
     runs: one row per run document, index `run_id`: agent, task, suite, group, short (the task's title inside its
-        group), metric, return_range, percent (whether scores are fractions of 1), bandit, standard (the task's dataset),
-        seed, steps, dataset, eval_interval, eval_episodes, success_timing, reward_timing,
-        setting (dict: all that can change the result but agent, task and seed), hyperparameters (dict), status, step,
-        error, updated, device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
+        group), metric, return_range, percent (whether scores are fractions of 1), bandit, standard (the task's
+        dataset), seed, steps, dataset, eval_interval, eval_episodes, success_timing, reward_timing, setting (dict: all
+        that can change the result but agent, task and seed), hyperparameters (dict), status, step, error, updated,
+        device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
     evaluations: one row per evaluation, sorted by run and step: run_id, step, value (by the metric of its task, see
         lps.runs.scores.measure), episodes (their number).
     actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.

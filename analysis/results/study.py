@@ -193,13 +193,13 @@ def _with_intent(results: Results) -> pd.DataFrame:
             departs = version1.departures(run["setting"], usual)
             own = roles.get(run["run_id"]) or version1.roles(str(agent), str(group), run, usual, results.studies)
             variant = _variant(departs, own, results.about.get(str(agent), {}).get("variants", {}))
-            told = (variant or "").replace("_", " ") or ", ".join(
-                f"{key}={word(value)}" for key, value in departs.items()
-            )
+            changes = ", ".join(f"{key}={word(value)}" for key, value in sorted(departs.items()))
+            told = (variant or "").replace("_", " ") or changes
             series = Series(f"{agent} ({told})" if told else str(agent), agents[str(agent)], told, len(departs))
             row = {"usual": usual, "departs": departs, "roles": own, "variant": variant, "series": series}
             found[run["run_id"]] = row
-    return runs.join(pd.DataFrame.from_dict(found, orient="index"))
+    columns = pd.DataFrame(list(found.values()), index=list(found), dtype=object)
+    return runs.join(columns)
 
 
 def _variant(departs: Mapping[str, Any], roles: list[dict[str, Any]], variants: Mapping[str, Any]) -> str | None:

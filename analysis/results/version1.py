@@ -105,7 +105,7 @@ def _held_out(studies: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _trial(agent: str, run: Mapping[str, Any], studies: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a run has the hyperparameters of a trial of a tuning study."""
     documents = [doc for doc in studies if doc.get("trials") and doc["agent"].partition(":")[0] == agent]
-    trials = [trial["params"] for document in documents for trial in document["trials"]]
+    trials = [trial.get("params") for document in documents for trial in document["trials"]]
     return any(trial and trial.items() <= dict(run["setting"]).items() for trial in trials)
 
 
