@@ -21,12 +21,14 @@ from small import small_hyperparameters
 
 from lps.agents import AGENTS
 from lps.errors import UserError
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.table import GROUPS, get_task
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, divide, split
 from sweeps.watch import estimate
 from sweeps.watch.console import Console, title
@@ -45,7 +47,7 @@ def a_run(agent: str = "lps", seed: int = 0, **settings: Any) -> Run:
 @pytest.mark.parametrize("name", ogbench_all.PRESETS)
 def test_presets_are_runs_of_every_combination(name: str) -> None:
     where, agents = ogbench_all.PRESETS[name], ogbench_all.AGENTS_OF[name]
-    runs = ogbench_all.build(agents, where)
+    runs = [planned.run for planned in ogbench_all.build(agents, where)]
     found = [(run.agent, run.task, run.seed) for run in runs]
     tasks = [task.name for group in where.groups for task in GROUPS[group] if task.index in where.tasks]
     assert set(found) == set(itertools.product(agents, tasks, where.seeds))
@@ -53,7 +55,7 @@ def test_presets_are_runs_of_every_combination(name: str) -> None:
 
 
 def test_paper_is_the_papers_protocol() -> None:
-    runs = ogbench_all.build(ogbench_all.EVERYONE, ogbench_all.PRESETS["paper"])
+    runs = [planned.run for planned in ogbench_all.build(ogbench_all.EVERYONE, ogbench_all.PRESETS["paper"])]
     agents = {run.agent for run in runs}
     assert agents == set(AGENTS) - {"fm_lps"}, "all but the ablation"
     assert len(runs) == len(agents) * 5 * 5 * 8
@@ -76,7 +78,7 @@ def test_dry_run_says_what_would_run(
     monkeypatch.chdir(tmp_path)
     assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
     printed = capsys.readouterr().out
-    runs = ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])
+    runs = [planned.run for planned in ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])]
     assert f"{len(runs)} runs in " in printed and "estimate" in printed
     assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
     assert list(tmp_path.iterdir()) == []
@@ -86,9 +88,9 @@ def test_filters_and_settings() -> None:
     arguments = "--preset paper --agents dsrl flow_bc --groups scene --tasks 2 --seeds 7 --steps 5 --set lr=1e-3"
     where = replace(ogbench_all.PRESETS["paper"], groups=["scene"], tasks=[2], seeds=[7], steps=5)
     where = replace(where, settings={"lr": 1e-3, "critic_hidden": [8]})
-    seen: list[Run] = []
+    seen: list[Planned] = []
 
-    def record(runs: list[Run], *_: Any, **__: Any) -> int:
+    def record(runs: list[Planned], *_: Any, **__: Any) -> int:
         seen.extend(runs)
         return 0
 
@@ -96,8 +98,8 @@ def test_filters_and_settings() -> None:
         patch.setattr("sweeps.launcher.cli.launch", record)
         assert ogbench_all.main([*arguments.split(), "--set", "critic_hidden=[8]"]) == 0
     assert seen == ogbench_all.build(["dsrl", "flow_bc"], where)
-    assert [run.agent for run in seen] == ["dsrl", "flow_bc"]
-    assert seen[0].hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].hyperparameters
+    assert [planned.run.agent for planned in seen] == ["dsrl", "flow_bc"]
+    assert seen[0].run.hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].run.hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_filters_and_settings() -> None:
         ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
         ("--device gpu", "unknown device 'gpu'"),
         ("--packs-at-once 0", "packs at once must be at least 1"),
-        ("--sweep ../home", "a sweep's name is made of"),
+        ("--sweep ../home", "use letters, digits"),
         ("--dataset nowhere --seeds 0", "nowhere"),
         ("--results {foreign}", "is not a results folder"),
         ("--results {newer}", "schema 99"),
@@ -137,7 +139,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to run"):
-        launch([], str(tmp_path), sweep="empty")
+        launch([], Plan(str(tmp_path), "empty"))
 
 
 # --- the cluster divided ---
@@ -237,7 +239,7 @@ def test_machines_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch:
 def test_titles_say_what_is_in_a_pack() -> None:
     tasks = [task.name for task in GROUPS["scene"]]
     runs = [Run.create("dsrl", task, seed) for task in tasks for seed in (0, 1, 2)]
-    assert title(runs) == "dsrl scene tasks 1-5 seeds 0-2"
+    assert title(runs) == "dsrl scene (5 tasks) seeds 0-2"
     assert title([runs[0]]) == "dsrl scene task 1 seed 0"
     assert title([runs[0], runs[2]]) == "dsrl scene task 1 seeds 0,2"
 

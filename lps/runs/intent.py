@@ -33,9 +33,9 @@ class Planned(NamedTuple):
     """A run of a sweep, with its role there."""
 
     run: Run
-    role: Role
-    usual: Run
-    """The run with its agent's usual setting in this sweep: without variant and without what the role varies."""
+    role: Role = MappingProxyType({})
+    usual: Run | None = None
+    """The same with the usual setting of its agent in this sweep, without variant and role; default: the run itself."""
 
 
 def planned(
@@ -71,7 +71,7 @@ def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
     for run, role, base in runs:
         entry = wanted.setdefault(run.id, {"agent": run.agent, "task": run.task, "seed": run.seed, "roles": []})
         entry["roles"] += [] if role in entry["roles"] else [dict(role)]
-        usual.setdefault(run.agent, {})[get_task(run.task).group] = _setting(base)
+        usual.setdefault(run.agent, {})[get_task(run.task).group] = _setting(base or run)
     document = {
         "sweep": sweep,
         "command": shlex.join(sys.orig_argv),

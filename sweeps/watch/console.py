@@ -24,21 +24,20 @@ EVERY = 15.0
 
 
 def title(runs: Sequence[Run]) -> str:
-    """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
-    tasks = [get_task(run.task) for run in runs]
-    return (
-        f"{runs[0].agent} {tasks[0].group} {_numbers('task', [task.index for task in tasks])} "
-        f"{_numbers('seed', [run.seed for run in runs])}"
-    )
+    """A short name for a pack, such as 'lps cube-single task 1 seeds 0-3' or 'lps cube-single (5 tasks) seed 0'."""
+    tasks = {run.task: get_task(run.task) for run in runs}
+    first = next(iter(tasks.values()))
+    place = first.title if len(tasks) == 1 else f"{first.group} ({len(tasks)} tasks)"
+    return f"{runs[0].agent} {place} {_seeds([run.seed for run in runs])}"
 
 
-def _numbers(word: str, numbers: Sequence[int]) -> str:
+def _seeds(numbers: Sequence[int]) -> str:
     found = sorted(set(numbers))
     if len(found) == 1:
-        return f"{word} {found[0]}"
+        return f"seed {found[0]}"
     if found == list(range(found[0], found[-1] + 1)):
-        return f"{word}s {found[0]}-{found[-1]}"
-    return f"{word}s {','.join(map(str, found))}"
+        return f"seeds {found[0]}-{found[-1]}"
+    return f"seeds {','.join(map(str, found))}"
 
 
 class Console:

@@ -1,7 +1,7 @@
 """How the runs of a results store stand, and the failed ones put back into the queue."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,6 @@ from rich.table import Table
 from lps.errors import UserError, last_line, suggest
 from lps.runs.record import RunRecord, Status
 from lps.runs.store import Store
-from lps.tasks.table import get_task
 
 STATES = ("done", "running", "interrupted", "queued", "failed", "missing")
 SILENCE = timedelta(minutes=30)
@@ -34,36 +33,41 @@ class Standing:
     reason: str = ""
     """Why it failed, in a line."""
 
-    @property
-    def title(self) -> str:
-        return f"{self.agent} {' task '.join(_place(self.task))} seed {self.seed}"
-
-
-def _place(task: str) -> list[str]:
-    """Group and number of a task; of one that this version does not know its name."""
-    try:
-        return [get_task(task).group, str(get_task(task).index)]
-    except UserError:
-        return [task]
+    group: str = ""
+    title: str = ""
+    """Agent, task and seed."""
 
 
 def standings(store: Store, now: datetime | None = None) -> list[Standing]:
     """Every run that the store knows of: begun, or planned by a sweep."""
-    now = now or datetime.now(UTC)
-    planned = {run_id: run for sweep in store.sweeps() for run_id, run in sweep["runs"].items()}
-    found = {doc["id"]: _standing(doc, now) for doc in store.runs()}
+    now, sweeps = now or datetime.now(UTC), store.sweeps()
+    planned = {run_id: run for sweep in sweeps for run_id, run in sweep["runs"].items()}
+    tasks = {name: task for sweep in sweeps for name, task in sweep.get("tasks", {}).items()}
+    found = {doc["id"]: _standing(doc, now, tasks) for doc in store.runs()}
     for run_id, run in planned.items():
-        found.setdefault(run_id, Standing(run_id, run["agent"], run["task"], run["seed"], "missing"))
+        found.setdefault(run_id, _standing({"id": run_id, "run": run, "status": "missing"}, now, tasks))
     order = {run_id: number for number, run_id in enumerate(planned)}
     return sorted(found.values(), key=lambda run: (order.get(run.id, len(order)), run.agent, run.task, run.seed))
 
 
-def _standing(doc: dict[str, Any], now: datetime) -> Standing:
+def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[str, str]]) -> Standing:
     run, state = doc["run"], doc["status"]
-    if state == "running" and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
+    if state == Status.RUNNING and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
         state = "interrupted"
-    reason = last_line(doc.get("error") or "") if state == "failed" else ""
-    return Standing(doc["id"], run["agent"], run["task"], run["seed"], state, doc["step"], run["steps"], reason)
+    reason = last_line(doc.get("error") or "") if state == Status.FAILED else ""
+    task = tasks.get(run["task"], {"group": run["task"], "title": run["task"]})
+    return Standing(
+        doc["id"],
+        run["agent"],
+        run["task"],
+        run["seed"],
+        state,
+        doc.get("step", 0),
+        run.get("steps", 0),
+        reason,
+        task["group"],
+        f"{run['agent']} {task['title']} seed {run['seed']}",
+    )
 
 
 def show(store: Store) -> None:
@@ -75,7 +79,7 @@ def show(store: Store) -> None:
         column.justify = "right"
     rows: dict[tuple[str, str], Counter[str]] = {}
     for run in runs:
-        rows.setdefault((run.agent, _place(run.task)[0]), Counter())[run.state] += 1
+        rows.setdefault((run.agent, run.group), Counter())[run.state] += 1
     for (agent, group), counts in rows.items():
         table.add_row(agent, group, *(str(counts[state] or "-") for state in states))
     Console(highlight=False).print(table)

@@ -97,8 +97,8 @@ class Night:
 def runs() -> list[Run]:
     found: list[Run] = []
 
-    def record(wanted: list[Run], *_: Any, **__: Any) -> int:
-        found.extend(wanted)
+    def record(wanted: list[Planned], *_: Any, **__: Any) -> int:
+        found.extend(planned.run for planned in wanted)
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
