@@ -160,7 +160,12 @@ def _convert(path: Path, tasks: Sequence[Task], directory: Path) -> None:
 
 def _check(path: Path, arrays: dict[str, "_Array"], task: Task, state_sizes: dict[str, int]) -> None:
     """UserError if the arrays are not those of a dataset for the task's group."""
-    sizes = {"observations": task.observation["state"].shape[0], "actions": task.action.shape[0], "terminals": None, **state_sizes}
+    sizes = {
+        "observations": task.observation["state"].shape[0],
+        "actions": task.action.shape[0],
+        "terminals": None,
+        **state_sizes,
+    }
     if missing := [key for key in sizes if key not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}, which a dataset of {task.group} has")
     rows = arrays["observations"].shape[0] if arrays["observations"].shape else 0

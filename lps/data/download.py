@@ -46,7 +46,9 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
     if not published(name):
         known = [tasks[0].dataset for tasks in groups("ogbench").values()]
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
-        group = next((group for group in sorted(groups("ogbench"), key=len, reverse=True) if name.startswith(group)), "GROUP")
+        group = next(
+            (group for group in sorted(groups("ogbench"), key=len, reverse=True) if name.startswith(group)), "GROUP"
+        )
         raise UserError(
             f"no {name}.npz in {directory}, nor among OGBench's: {suggest(name, [*here, *known], 'dataset')}. "
             f"To make one of that name: python -m lps collect {group}-play --episodes 100 --name {name}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lps.tasks.task import Space, Task
+from lps.spaces import Space
+from lps.tasks.task import Task
 
 if TYPE_CHECKING:
     import os
