@@ -20,6 +20,7 @@ from lps.runs.store import Store
 from lps.tasks import ring
 from lps.tasks.ring import RING
 from lps.tasks.suites import load_dataset, make_env
+from lps.training.options import TrainOptions
 from lps.training.program import Program
 from lps.training.trainer import train
 from sweeps import ring as sweep
@@ -65,7 +66,7 @@ def trained(tmp_path_factory):
     for agent in AGENTS:
         settings = {**small_hyperparameters(agent), "horizon": 1}
         runs.append(Run.create(agent, RING.name, steps=20, eval_interval=10, eval_episodes=5, **settings))
-    assert set(train(runs, store, device="cpu").values()) == {"done"}
+    assert set(train(runs, store, TrainOptions("cpu")).values()) == {"done"}
     sweep.sample(store, runs)
     return store, runs
 

@@ -6,7 +6,6 @@ is the loader's business.
 
 import json
 import math
-import shutil
 import sys
 import zipfile
 import zlib
@@ -63,23 +62,17 @@ def converted(path: Path, group: str) -> tuple[str, Path]:
         if not arrays_intact(directory):
             if directory.exists():
                 tqdm.write(f"the converted arrays of {path} are damaged: converting it again", file=sys.stderr)
-            # Renamed as a whole: a directory under its own name is complete.
-            part = directory.with_name(f".{directory.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
             try:
-                part.mkdir(parents=True)
-                _convert(path, groups("ogbench")[group], part)
-                note_arrays(part)
-                shutil.rmtree(directory, ignore_errors=True)
-                part.replace(directory)
+                with replacing(directory) as part:
+                    part.mkdir(parents=True)
+                    _convert(path, groups("ogbench")[group], part)
+                    note_arrays(part)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise _damaged(path, f"truncated or damaged ({error})") from None
             except (ValueError, KeyError) as error:
                 raise UserError(f"{path} is not a dataset ({error}); remove it, then download or collect it") from None
             except OSError as error:
                 raise UserError(f"cannot convert {path} into {home}: {error.strerror or error}") from None
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
     return fingerprint, directory
 
 
