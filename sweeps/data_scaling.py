@@ -21,7 +21,7 @@ from lps.data.names import data_dir
 from lps.errors import UserError, check_known, guarded
 from lps.runs.intent import Planned, Role
 from lps.tasks.ogbench_collect import NOISE, collect
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
 from sweeps.ogbench_all import PRESETS as OGBENCH
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
-    check_known(scope.groups, GROUPS, "group")  # the ring has no oracles
+    check_known(scope.groups, groups("ogbench"), "group")  # the ring has no oracles
     varied = datasets(
         scope.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
     )

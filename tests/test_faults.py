@@ -83,7 +83,7 @@ class Disk:
         self.write, self.room, self.files = write, room, dict[str, int]()
 
     def __call__(self, path: str, data: bytes) -> None:
-        files = {**self.files, path.rsplit(".", 2)[0]: len(data)}  # FILE.<random>.part
+        files = {**self.files, path: len(data)}
         if sum(files.values()) > self.room:
             raise NO_SPACE
         self.write(path, data)

@@ -32,6 +32,7 @@ _PROTOCOL = {
     "success_timing": "post",
     "reward_timing": "pre",
 }
+_NO_SETTING = ("agent", "task", "seed", "hyperparameters")
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,13 @@ def _row(
 ) -> dict[str, Any]:
     own = run.get("hyperparameters") or {}
     hyperparameters = {**{key: value for key, value in ADDED.items() if key in defaults}, **own}
-    protocol = {key: run.get(key, default) for key, default in _PROTOCOL.items()} | (run.get("options") or {})
+    old = _PROTOCOL if task["suite"] == "ogbench" else {}  # of documents that do not say
+    protocol = {**old, **{key: value for key, value in run.items() if key not in _NO_SETTING}}
     title = task["title"].removeprefix(task["group"]).strip() or task["title"]
     return {
         "run_id": document["id"],
         **{key: run[key] for key in _REQUIRED},
-        **{key: protocol[key] for key in _PROTOCOL},
+        **{key: protocol.get(key, "") for key in _PROTOCOL},
         "suite": task["suite"],
         "group": task["group"],
         "short": title.replace("task ", "task"),  # 'task1', as in published tables
@@ -247,7 +249,7 @@ def _row(
         "percent": task["metric"] != "return" or task["return_range"] is not None,
         "bandit": task["max_episode_steps"] == 1,
         "standard": task["dataset"],
-        "setting": {"steps": run["steps"], **protocol, **hyperparameters},
+        "setting": {**protocol, **hyperparameters},
         "hyperparameters": hyperparameters,
         "status": document.get("status", "running"),
         "step": document.get("step") or 0,

@@ -6,7 +6,6 @@ is the loader's business.
 
 import json
 import math
-import shutil
 import sys
 import zipfile
 import zlib
@@ -30,8 +29,9 @@ from lps.data.integrity import (
 from lps.data.names import command, published
 from lps.errors import UserError
 from lps.files import locked, replacing
-from lps.tasks.ogbench import import_ogbench, make_env, turn_to
-from lps.tasks.table import GROUPS, Task
+from lps.tasks.ogbench_env import import_ogbench, make_env, set_task
+from lps.tasks.suites import groups
+from lps.tasks.task import Task
 
 # Actions of exactly +-1 would have no density under squashed policies; FQL and LPS clip them so.
 ACTION_LIMIT = 1.0 - 1e-5
@@ -62,23 +62,17 @@ def converted(path: Path, group: str) -> tuple[str, Path]:
         if not arrays_intact(directory):
             if directory.exists():
                 tqdm.write(f"the converted arrays of {path} are damaged: converting it again", file=sys.stderr)
-            # Renamed as a whole: a directory under its own name is complete.
-            part = directory.with_name(f".{directory.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
             try:
-                part.mkdir(parents=True)
-                _convert(path, GROUPS[group], part)
-                note_arrays(part)
-                shutil.rmtree(directory, ignore_errors=True)
-                part.replace(directory)
+                with replacing(directory) as part:
+                    part.mkdir(parents=True)
+                    _convert(path, groups("ogbench")[group], part)
+                    note_arrays(part)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise _damaged(path, f"truncated or damaged ({error})") from None
             except (ValueError, KeyError) as error:
                 raise UserError(f"{path} is not a dataset ({error}); remove it, then download or collect it") from None
             except OSError as error:
                 raise UserError(f"cannot convert {path} into {home}: {error.strerror or error}") from None
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
     return fingerprint, directory
 
 
@@ -159,7 +153,12 @@ def _convert(path: Path, tasks: Sequence[Task], directory: Path) -> None:
 
 def _check(path: Path, arrays: dict[str, "_Array"], task: Task, state_sizes: dict[str, int]) -> None:
     """UserError if the arrays are not those of a dataset for the task's group."""
-    sizes = {"observations": task.observation_dim, "actions": task.action_dim, "terminals": None, **state_sizes}
+    sizes = {
+        "observations": task.observation["state"].shape[0],
+        "actions": task.action.shape[0],
+        "terminals": None,
+        **state_sizes,
+    }
     if missing := [key for key in sizes if key not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}, which a dataset of {task.group} has")
     rows = arrays["observations"].shape[0] if arrays["observations"].shape else 0
@@ -220,9 +219,9 @@ class _Relabel:
 
         rewards, masks = [], []
         for task in self.tasks:
-            turn_to(self.env, task)  # OGBench's relabelling resets it
+            set_task(self.env, task)  # OGBench's relabelling resets it
             columns = dict(states)
-            relabel_dataset(task.env, self.env, columns)
+            relabel_dataset(task.options["env"], self.env, columns)
             rewards.append(columns["rewards"])
             masks.append(columns["masks"])
         return rewards, masks

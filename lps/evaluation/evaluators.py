@@ -2,24 +2,20 @@
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.runs.record import Episode
-from lps.tasks.table import get_task
+from lps.tasks.task import Task
+from lps.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from lps.runs.run import Run
 
 
@@ -54,7 +50,7 @@ class InlineEvaluator:
         self._done: list[Evaluation] = []
 
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
-        self._done.append((run, step, evaluate(policy, get_task(run.task), step=step, **_protocol(run))))
+        self._done.append((run, step, evaluate(policy, run.resolved_task, step=step, **_protocol(run))))
 
     def poll(self, wait: bool = False) -> list[Evaluation]:
         done, self._done = self._done, []
@@ -75,9 +71,7 @@ class PoolEvaluator:
 
     def __init__(self, workers: int):
         self.workers = workers
-        spawn = multiprocessing.get_context("spawn")
-        watched, self._alive = spawn.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (watched,))
+        self._pool = WorkerPool(workers, _one_thread)
         self._jobs: list[tuple[Run, int, list[Future[list[Episode]]]]] = []
         self._done: list[Evaluation] = []
 
@@ -86,7 +80,9 @@ class PoolEvaluator:
         parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
         with self._explained():
             futures = [
-                self._pool.submit(_evaluate_part, pickled, run.task, step, {**_protocol(run), "episodes": part})
+                self._pool.submit(
+                    _evaluate_part, pickled, run.resolved_task, step, {**_protocol(run), "episodes": part}
+                )
                 for part in parts
                 if part
             ]
@@ -108,8 +104,7 @@ class PoolEvaluator:
 
     def close(self) -> None:
         self._jobs, self._done = [], []
-        self._alive.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -123,20 +118,12 @@ class PoolEvaluator:
 
 
 def _protocol(run: "Run") -> dict[str, Any]:
-    return {"seed": run.seed, "episodes": run.eval_episodes, "success_timing": run.success_timing}
+    return {"seed": run.seed, "episodes": run.eval_episodes}
 
 
-def _evaluate_part(policy: bytes, task: str, step: int, protocol: dict[str, Any]) -> list[Episode]:
-    return evaluate(pickle.loads(policy), get_task(task), step=step, **protocol)
+def _evaluate_part(policy: bytes, task: Task, step: int, protocol: dict[str, Any]) -> list[Episode]:
+    return evaluate(pickle.loads(policy), task, step=step, **protocol)
 
 
-def _start_worker(parent: "Connection") -> None:
+def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-
-    def follow() -> None:
-        with contextlib.suppress(EOFError):
-            parent.recv()  # nothing is ever sent: it ends when the evaluator is closed, or its process was killed
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

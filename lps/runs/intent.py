@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from lps.agents import AGENTS
 from lps.agents.variants import ALPHA_WITHOUT_EFFECT, VARIANTS, group_settings, resolve
-from lps.runs.hyperparameters import _plain
+from lps.runs.hyperparameters import plain
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 Role = Mapping[str, Any]
 """The reason why a sweep has a run. {} is the agent's usual setting. Keys:
@@ -95,18 +95,18 @@ def _about_agent(name: str, runs: Sequence[Planned]) -> dict[str, Any]:
     tasks = {task.group: task for task in (get_task(one.run.task) for one in runs if one.run.agent == name)}
     return {
         "title": agent.title,
-        "colour": getattr(agent, "colour", ""),
+        "colour": agent.colour,
         "imitation": agent.reward_free,
         "alpha_without_effect": name in ALPHA_WITHOUT_EFFECT,
-        "defaults": _plain(dataclasses.asdict(agent.Config())),
+        "defaults": plain(dataclasses.asdict(agent.Config())),
         "tuned": {
-            group: {"horizon": task.horizon, **_plain(group_settings(name, group))} for group, task in tasks.items()
+            group: {"horizon": task.horizon, **plain(group_settings(name, group))} for group, task in tasks.items()
         },
-        "variants": {variant: _plain(settings) for variant, settings in VARIANTS.get(name, {}).items()},
+        "variants": {variant: plain(settings) for variant, settings in VARIANTS.get(name, {}).items()},
     }
 
 
 def _about_task(name: str) -> dict[str, Any]:
     task = get_task(name)
     names = ("suite", "group", "title", "dataset", "horizon", "max_episode_steps", "metric", "return_range")
-    return {key: getattr(task, key, None) for key in names}
+    return {key: getattr(task, key) for key in names}

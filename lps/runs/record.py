@@ -93,6 +93,11 @@ class Episode:
     return_: float
     length: int
 
+    @staticmethod
+    def of_row(row: Mapping[str, Any]) -> Episode:
+        """The episode of a row of the results store."""
+        return Episode(row["episode"], row["env_seed"], row["success"], row["return"], row["length"])
+
     def row(self) -> dict[str, Any]:
         return {name.rstrip("_"): value for name, value in vars(self).items()}
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from lps.runs.record import Episode
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.task import Task
 
 if TYPE_CHECKING:
-    from lps.runs.record import Episode
     from lps.runs.run import Run
 
 LAST = 3
@@ -34,12 +34,17 @@ def measure(metric: str, return_range: Sequence[float] | None, success: float | 
     return (return_ - low) / (high - low)
 
 
-def measure_episodes(run: Run, episodes: Sequence[Episode]) -> float:
-    """The same of the episodes of one evaluation of a run."""
+def mean_score(episodes: Sequence[Episode], task: Task) -> float:
+    """The same of the episodes of one evaluation."""
     successes = [episode.success for episode in episodes if episode.success is not None]
-    mean_return = fmean(episode.return_ for episode in episodes)
-    task = get_task(run.task)
-    return measure(task.metric, task.return_range, fmean(successes) if successes else None, mean_return)
+    returns = fmean(episode.return_ for episode in episodes)
+    return measure(task.metric, task.return_range, fmean(successes) if successes else None, returns)
+
+
+def describe_score(episodes: Sequence[Episode], task: Task) -> str:
+    """The mean score as people read it: 'success 0.620', 'return 12.300', 'normalised return 0.410'."""
+    names = {"return": "normalised return" if task.return_range else "return"}
+    return f"{names.get(task.metric, 'success')} {mean_score(episodes, task):.3f}"
 
 
 def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
@@ -51,5 +56,5 @@ def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
         episodes = store.episodes(run.id)
         last = [episodes.get(step, []) for step in run.eval_steps[-LAST:]]
         if all(len(of_step) >= run.eval_episodes for of_step in last):
-            found[run.id] = fmean(measure_episodes(run, of_step) for of_step in last)
+            found[run.id] = fmean(mean_score(of_step, run.resolved_task) for of_step in last)
     return found

@@ -168,8 +168,7 @@ class Store:
         """The evaluation episodes of a run by step."""
         found: dict[int, list[Episode]] = {}
         for row in self.read_episodes(run_id).to_pylist():
-            own = (row["episode"], row["env_seed"], row["success"], row["return"], row["length"])
-            found.setdefault(row["step"], []).append(Episode(*own))
+            found.setdefault(row["step"], []).append(Episode.of_row(row))
         return found
 
     def read_episodes(self, run_id: str | None = None) -> pa.Table:
@@ -260,15 +259,14 @@ class Store:
             return
         folder, name = posixpath.split(full)
         self.fs.create_dir(folder, recursive=True)
+        if self.local:
+            write_durably(full, data)
+            return
         part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            if self.local:
-                write_durably(part, data)
-                os.replace(part, full)
-            else:
-                with self.fs.open_output_stream(part) as file:
-                    file.write(data)
-                self.fs.move(part, full)
+            with self.fs.open_output_stream(part) as file:
+                file.write(data)
+            self.fs.move(part, full)
         except BaseException:
             self._try_delete(part)
             raise

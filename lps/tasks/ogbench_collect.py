@@ -7,19 +7,15 @@ keyed by (seed, split, episode), so the file does not depend on how many workers
 
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import shutil
-import signal
-import threading
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from importlib.metadata import version
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,8 @@ from lps.data.names import NOISE, default_name, plain_name
 from lps.data.names import data_dir as find_data_dir
 from lps.errors import UserError, suggest
 from lps.files import locked, make_dir, replacing
-from lps.tasks.table import GROUPS, RING
+from lps.tasks.suites import groups
+from lps.workers import WorkerPool
 
 NOISE_SMOOTHING = 0.5
 """OGBench's smoothing of the noise on the plan over time."""
@@ -135,10 +132,8 @@ def _file(path: Path, split: str) -> Path:
 
 
 def _group(dataset: str) -> str:
-    known = {f"{group}-play": group for group in GROUPS}
+    known = {f"{group}-play": group for group in groups("ogbench")}
     short = dataset.removesuffix("-v0")
-    if short in (RING.group, RING.dataset.removesuffix("-v0")):
-        raise UserError(f"the data of {RING.name} is made on the spot; train on it, there is nothing to collect")
     if short not in known:
         raise UserError(suggest(dataset, known, "dataset"))
     return known[short]
@@ -168,9 +163,7 @@ def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, No
             collector(job)
             yield job
         return
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (how, theirs))
+    pool = WorkerPool(min(workers, len(todo)), _make_collector, *how)
     try:
         for done in as_completed([pool.submit(_work, job) for job in todo]):
             yield done.result()
@@ -180,26 +173,15 @@ def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, No
             "perhaps with fewer workers"
         ) from None
     finally:
-        ours.close()
-        theirs.close()
-        pool.shutdown(cancel_futures=True)
+        pool.close()
 
 
 _collector: "_Collector | None" = None  # one per worker process
 
 
-def _start_worker(how: How, parent: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+def _make_collector(group: str, seed: int, noise: float, parts: Path) -> None:
     global _collector
-    _collector = _Collector(*how)
-
-
-def _leave_with(parent: Connection) -> None:
-    """Ends this worker, in the middle of an episode if need be, when the parent hangs up or is killed: the workers of
-    a pool would otherwise finish what they have, and wait for ever for more."""
-    wait([parent])
-    os._exit(0)
+    _collector = _Collector(group, seed, noise, parts)
 
 
 def _work(job: Job) -> Job:
@@ -211,7 +193,7 @@ class _Collector:
     """An environment and its oracles, used for many episodes one after the other."""
 
     def __init__(self, group: str, seed: int, noise: float, parts: Path):
-        from lps.tasks.ogbench import import_ogbench
+        from lps.tasks.ogbench_env import import_ogbench
 
         import_ogbench()
 

@@ -23,7 +23,7 @@ from lps.runs.checkpoint import checkpoint_path
 from lps.runs.provenance import versions
 from lps.runs.record import RunRecord, Status
 from lps.runs.run import Run
-from lps.runs.scores import measure_episodes
+from lps.runs.scores import mean_score
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.packs import Member
@@ -104,7 +104,7 @@ class Ledger:
             for run, step, episodes in self.evaluator.poll(wait):
                 self.store.write_episodes(run.id, step, episodes)
                 self._waiting.discard((run.id, step))
-                self._success[run.id] = measure_episodes(run, episodes)
+                self._success[run.id] = mean_score(episodes, run.resolved_task)
                 self.report("eval")
 
     def may_checkpoint(self) -> bool:

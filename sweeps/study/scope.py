@@ -11,7 +11,9 @@ from lps.agents.variants import resolve
 from lps.errors import UserError, check_known, suggest
 from lps.runs.hyperparameters import hyperparameters, parse_settings
 from lps.runs.intent import Planned, Role, planned
-from lps.tasks.table import GROUPS, RING, Task
+from lps.tasks.ring import RING
+from lps.tasks.suites import groups
+from lps.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Scope:
     """Given to the agents that have them, where their variant says nothing else."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The same, with the highest priority: the values of --set."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the suite, such as success_timing in OGBench."""
     suite: str | None = None
     """Suite of the groups; None: the built-in ones."""
 
@@ -46,7 +50,9 @@ class Scope:
             raise UserError(f"--set {taken[0]} conflicts with {by}, which varies it: leave out one of the two")
         defaults = {key: value for key, value in self.hyperparameters.items() if key in known}
         by_hand = {key: value for key, value in self.settings.items() if key in known}
-        protocol = {key: getattr(self, key) for key in ("steps", "eval_interval", "eval_episodes", "dataset")}
+        protocol = {
+            key: getattr(self, key) for key in ("steps", "eval_interval", "eval_episodes", "dataset", "options")
+        }
         return [
             planned(agent, task, seed, role, varied, defaults, **protocol, **by_hand)
             for task in self.task_names()
@@ -71,7 +77,7 @@ class Scope:
 # What a first look at a study takes: the ring bandit, small networks, minutes on two CPU cores.
 RING_SCOPE = Scope(
     groups=[RING.group],
-    tasks=[RING.index],
+    tasks=[1],
     seeds=[0, 1],
     steps=3000,
     eval_interval=750,
@@ -105,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -
     what.add_argument(
         "--agents", nargs="+", metavar="AGENT", help=f"{', '.join(AGENTS)}; or a variant, as in dsrl:matched"
     )
-    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(GROUPS))
+    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(groups("ogbench")))
     what.add_argument(
         "--suite", help="import path of a suite, such as my_package.my_suite (default: the built-in ones)"
     )
@@ -115,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -
     what.add_argument("--eval-interval", type=int, metavar="N", help="updates between evaluations")
     what.add_argument("--eval-episodes", type=int, metavar="N")
     what.add_argument("--dataset", help="name of a dataset file in the data folder (default: OGBench's of the task)")
+    what.add_argument(
+        "--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="settings of the suite, such as success_timing=pre",
+    )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters, for the agents that have them",
@@ -134,7 +144,8 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
     numbers = [task for task in preset.tasks or () if isinstance(task, int)]
     if "tasks" not in given and any(len(known.get(group, numbers)) < max(numbers) for group in given.get("groups", ())):
         given["tasks"] = None
-    return replace(preset, **given, settings=parse_settings(arguments.set))
+    options = parse_settings(arguments.option, "--option")
+    return replace(preset, **given, settings=parse_settings(arguments.set), options={**preset.options, **options})
 
 
 def agents_from_arguments(arguments: argparse.Namespace, default: Sequence[str]) -> list[str]:
@@ -164,7 +175,3 @@ def _chosen(group: str, tasks: Sequence[Task], wanted: Sequence[int | str] | Non
 def _names(task: Task) -> tuple[str, str]:
     """The full name of a task, and the one inside its suite."""
     return task.name, task.name.rpartition(":")[2]
-
-
-def groups(suite: str | None) -> Mapping[str, Sequence[Task]]:
-    return {**GROUPS, RING.group: (RING,)}

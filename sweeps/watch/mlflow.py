@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 EXPERIMENT = "lps"
 EVERY = 5.0

@@ -34,6 +34,7 @@ from lps.runs.checkpoint import (
     Checkpoint,  # noqa: E402
     checkpoint_path,  # noqa: E402
 )
+from lps.runs.intent import Planned
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
 from lps.training.options import TrainOptions  # noqa: E402
