@@ -1,6 +1,6 @@
 """Scores summed up: by group, by task, along training, and against imitation. Every function returns a tidy table.
 
-Success rates are fractions (0..1), intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
+Scores are fractions (0..1) or returns, intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
 support one. Figures and tables ask for the same summary, so the last ones are kept: do not change what you are given.
 """
 
@@ -36,23 +36,23 @@ def by_group(study: Study) -> pd.DataFrame:
                 counts = {"runs_scored": _runs(scores), "runs_planned": study.planned(key, group)}
                 known = reference.published(series.agent, group)
                 rows.append({"series": key, "group": group, **_summary(scores), **counts, **_published(known)})
-    if len(study.groups) > 1:
+    if len(study.comparable) > 1 and study.unit().sign:
         rows += [row for series in study.series.values() if (row := _average(study, series))]
     return pd.DataFrame(rows)
 
 
 def _average(study: Study, series: Series) -> dict[str, Any] | None:
     """Every group weighs the same. None for a series that lacks a group: its average would be another quantity."""
-    cells = [study.scores(series.key, group) for group in study.groups]
+    cells = [study.scores(series.key, group) for group in study.comparable]
     if not all(cells):
         return None
     strata = {f"{i}/{task}": seeds for i, cell in enumerate(cells) for task, seeds in cell.items()}
     weights = [1 / len(cell) for cell in cells for _ in cell]
     counts = {
         "runs_scored": _runs(strata),
-        "runs_planned": sum(study.planned(series.key, group) for group in study.groups),
+        "runs_planned": sum(study.planned(series.key, group) for group in study.comparable),
     }
-    known = reference.published_average(series.agent, study.groups)
+    known = reference.published_average(series.agent, study.comparable)
     return {
         "series": series.key,
         "group": AVERAGE,
@@ -64,13 +64,16 @@ def _average(study: Study, series: Series) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=2)
 def by_task(study: Study) -> pd.DataFrame:
-    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds)."""
+    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds),
+    mean_return."""
     rows = []
     for group in study.groups:
         for key in study.series:
             for task, seeds in study.scores(key, group).items():
                 values = list(seeds.values())
-                ends = {"n_seeds": len(values), "min": min(values), "max": max(values)}
+                cell = study.cell(key, group)
+                mean_return = cell.loc[cell["short"] == task, "mean_return"].mean()
+                ends = {"n_seeds": len(values), "min": min(values), "max": max(values), "mean_return": mean_return}
                 rows.append({"series": key, "group": group, "task": task, **asdict(stats.estimate([values])), **ends})
     frame = pd.DataFrame(rows)
     order = {group: i for i, group in enumerate(study.groups)}
@@ -147,7 +150,7 @@ def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[in
 def protocol_differences(study: Study, series: str, group: str, task: str = "") -> list[str]:
     """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, and its
     agent's hyperparameters from the defaults, one phrase each."""
-    groups = study.groups if group == AVERAGE else [group]
+    groups = study.comparable if group == AVERAGE else [group]
     found: list[str] = []
     for here in groups:
         cell = study.cell(series, here)

@@ -62,6 +62,7 @@ def render(study: Study) -> str:
         commands=provenance.commands(study),
         mlflow=provenance.mlflow(study),
         runs=_runs(study),
+        score=f"Score {study.unit(*study.groups).sign}".strip(),
     )
 
 
@@ -96,7 +97,10 @@ def _runs(study: Study) -> list[Mapping[str, Any]]:
     order = {key: i for i, key in enumerate(study.series)}
     runs = records(study.runs)
     runs.sort(key=lambda run: (run["group"], order[run["series"]], run["short"], run["seed"]))
-    return [{**run, "title": study.series[run["series"]].title} for run in runs]
+    units = {group: study.unit(group) for group in set(study.runs["group"])}
+    shown = [units[run["group"]].text(run["score"]) if run["scored"] else "" for run in runs]
+    titles = [study.series[run["series"]].title for run in runs]
+    return [{**run, "title": title, "shown": text} for run, title, text in zip(runs, titles, shown, strict=True)]
 
 
 def _csv(text: str) -> str:

@@ -46,7 +46,7 @@ class Results:
         that can change the result but agent, task and seed), hyperparameters (dict), status, step, error, updated,
         device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
     evaluations: one row per evaluation, sorted by run and step: run_id, step, value (by the metric of its task, see
-        lps.runs.scores.measure), episodes (their number).
+        lps.runs.scores.measure), mean_return, episodes (their number).
     actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.
     about: {agent: title, colour, defaults, ...} (see lps.runs.store.Store.write_sweep).
     sweeps, studies: the documents of the sweeps that made the runs, and of what studies found (see
@@ -275,5 +275,5 @@ def _evaluations(episodes: pa.Table, runs: pd.DataFrame) -> pd.DataFrame:
         measure(**rules.get(run_id, {"metric": "success", "return_range": None}), success=success, return_=return_)
         for run_id, success, return_ in zip(frame["run_id"], frame["success"], frame["return"], strict=True)
     ]
-    frame = frame[["run_id", "step", "value", "episodes"]]
+    frame = frame.rename(columns={"return": "mean_return"})[["run_id", "step", "value", "mean_return", "episodes"]]
     return frame.sort_values(["run_id", "step"], ignore_index=True)

@@ -67,7 +67,7 @@ def sensitivity(study: Study) -> pd.DataFrame:
     """Scores along every hyperparameter that is an axis of a study, all others at the usual setting: one row per agent
     and value, on the tasks that all values of the agent have. Columns: SENSITIVITY; `common` marks the usual value.
     """
-    scored = records(study.runs[study.runs["scored"]])
+    scored = records(study.runs[study.runs["scored"] & study.runs["group"].isin(study.comparable)])
     axes = {role["axis"] for run in scored for role in run["roles"] if role.keys() == {"axis", "value"}}
     rows: list[dict[str, Any]] = []
     for name in sorted(axes - set(PROTOCOL)):

@@ -16,13 +16,42 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.results import version1
-from analysis.results.agents import SUBJECT, Agent, agents_of, group_key
+from analysis.results.agents import AVERAGE, SUBJECT, Agent, agents_of, group_key
 from analysis.results.load import Results
 from lps.runs.scores import LAST
 
 DAGGER = "†"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
+
+
+class Unit(NamedTuple):
+    """The unit of scores, by the metric of their tasks."""
+
+    name: str
+    scale: float  # from scores to numbers for people: 100 for percent
+    sign: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name.replace('success', 'success rate')} ({self.sign})" if self.sign else self.name
+
+    @property
+    def title(self) -> str:
+        return self.name.capitalize()
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference."""
+        return "percentage points" if self.sign else f"{self.name}"
+
+    def text(self, value: float, sign: str = "") -> str:
+        """A score for people: '95.0' percent, or a return with four digits."""
+        scaled = self.scale * value
+        return f"{scaled:{sign}.1f}" if self.sign or abs(scaled) >= 1000 else f"{scaled:{sign}.4g}"
+
+
+SUCCESS, NORMALISED, RETURN = Unit("success", 100, "%"), Unit("normalised return", 100, "%"), Unit("return", 1)
 
 
 @dataclass(frozen=True)
@@ -44,7 +73,8 @@ class Study:
     """Results with their series and scores.
 
     runs: the runs of `Results`, and: series (key), usual, departs, roles, variant (see `_with_intent`), state ('done',
-        'failed', 'running' or 'incomplete'), scored (whether it counts), score (NaN without evaluations), evaluated
+        'failed', 'running' or 'incomplete'), scored (whether it counts), score and mean_return (NaN without
+        evaluations), evaluated
         (number of complete evaluations).
     gaps: one row per run that is not what was planned (see `find_gaps`).
     subject: the agent that claims are about.
@@ -73,17 +103,25 @@ class Study:
         return self._facts[group][name]
 
     @cached_property
-    def _raw(self) -> set[str]:
-        return set(self.runs.loc[~self.runs["percent"], "group"])
+    def _units(self) -> dict[str, set[Unit]]:
+        found: dict[str, set[Unit]] = {}
+        for run in self.runs[["group", "metric", "percent"]].drop_duplicates().to_dict("records"):
+            unit = SUCCESS if run["metric"] != "return" else NORMALISED if run["percent"] else RETURN
+            found.setdefault(str(run["group"]), set()).add(unit)
+        return found
 
-    def percent(self, group: str) -> bool:
-        """Whether the scores of a group are fractions of 1; else they are returns. The average is over such groups."""
-        return group not in self._raw
+    def unit(self, *groups: str) -> Unit:
+        """The unit of the scores of some groups, of the comparable ones by default."""
+        wanted = [group for group in groups if group != AVERAGE] or self.comparable
+        units = set().union(*(self._units[group] for group in wanted))
+        if len(units) == 1:
+            return units.pop()
+        return Unit("score", 1) if RETURN in units else Unit("score", 100, "%")
 
-    @property
+    @cached_property
     def comparable(self) -> list[str]:
         """The groups that figures and tables over several groups may mix: those of percentages, if there is any."""
-        return list(filter(self.percent, self.groups)) or self.groups
+        return [group for group in self.groups if self.unit(group).sign] or self.groups
 
     def agents(self, names: Iterable[str]) -> dict[str, Agent]:
         """The agents of these names in showing order."""
@@ -141,6 +179,7 @@ class Evaluation(NamedTuple):
 
     step: int
     value: float
+    mean_return: float
     episodes: int
 
 
@@ -152,7 +191,7 @@ def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfini
     # A hole early in the curve does not touch the score; one among the last evaluations does.
     sound = run["status"] == "done" and not set(missing) & set(planned[-LAST:])
     last = [evaluation for evaluation in evaluations if evaluation.step in planned[-LAST:]]
-    counted = [evaluation.value for evaluation in (last if sound else evaluations[-LAST:])]
+    counted = last if sound else evaluations[-LAST:]
     reason = ""
     if state == "failed":
         reason = (str(run["error"]).strip().splitlines() or ["no traceback in its document"])[-1]
@@ -164,7 +203,8 @@ def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfini
     return {
         "state": state,
         "scored": bool(counted) and (sound or include_unfinished),
-        "score": fmean(counted) if counted else float("nan"),
+        "score": fmean(evaluation.value for evaluation in counted) if counted else float("nan"),
+        "mean_return": fmean(evaluation.mean_return for evaluation in counted) if counted else float("nan"),
         "evaluated": len(planned) - len(missing),
         "reason": reason,
     }
