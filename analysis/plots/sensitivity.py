@@ -59,8 +59,8 @@ def draw(study: Study) -> style.Plot | None:
     caption = (
         f"{unit.title} against one hyperparameter at a time, the others at the setting that most runs of the agent "
         "share: mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common "
-        "setting. Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
-        f"{summaries.interval_note(data)} {invariance}"
+        "setting. Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single "
+        f"seed. {summaries.interval_note(data)} {invariance}"
     )
     if published:
         caption += " Dashed: LPS's alpha figure, single tasks that its page does not name, about 3 seeds."
