@@ -4,8 +4,8 @@ A dataset at FOLDER/NAME.npz, or in the folder FOLDER/NAME, is converted to .npy
 FOLDER/.converted/NAME-<SHA-256>/<key>.  Such a folder appears by renaming, so it is always complete.
 
 A file that was downloaded or collected here has its checksum beside it, in NAME.npz.sha256, which `sha256sum --check`
-reads too.  The file is tested against it before each conversion.  FOLDER/.converted/NAME.json keeps the SHA-256 with the
-file's size and time, so that not every process reads gigabytes.
+reads too.  The file is tested against it before each conversion.  FOLDER/.converted/NAME.json keeps the SHA-256 with
+the file's size and time, so that not every process reads gigabytes.
 """
 
 from __future__ import annotations

@@ -129,11 +129,8 @@ def _check(path: Path, episode: Episode, needs: Needs, start: int) -> None:
     for name, (shape, dtype) in needs.observations.items():
         array = episode.observations[name]
         # Numbers may be of another precision; pixels may not become floats, or the reverse.
-        if (
-            array.shape[1:] != shape
-            or (array.dtype == np.uint8) != (dtype == "uint8")
-            or array.dtype.kind not in "fiub"
-        ):
+        alike = (array.dtype == np.uint8) == (dtype == "uint8") and array.dtype.kind in "fiub"
+        if array.shape[1:] != shape or not alike:
             raise UserError(
                 f"{path}: the observation {name!r} is {array.dtype} of shape {array.shape[1:]}, but the task's is "
                 f"{dtype} of shape {shape}. Convert the array, or change the task's observation space"
@@ -142,15 +139,15 @@ def _check(path: Path, episode: Episode, needs: Needs, start: int) -> None:
     actions, size = episode.actions, len(needs.low)
     if actions.shape[1:] != (size,):
         raise UserError(
-            f"{path}: an action has shape {actions.shape[1:]}, but the task's has shape {(size,)}. Convert the array, or "
-            "change the task's action space"
+            f"{path}: an action has shape {actions.shape[1:]}, but the task's has shape {(size,)}. Convert the array, "
+            "or change the task's action space"
         )
     check_finite(path, "actions", actions, start)
     slack = 1e-4 * (needs.high - needs.low)
     if outside := np.flatnonzero(((actions < needs.low - slack) | (actions > needs.high + slack)).any(1)).tolist():
         raise UserError(
-            f"{path}: the action {actions[outside[0]].tolist()} in row {start + outside[0]} is outside the action space, "
-            f"{needs.low.tolist()} to {needs.high.tolist()}. Rescale the actions, or change the task's action space"
+            f"{path}: the action {actions[outside[0]].tolist()} in row {start + outside[0]} is outside the action "
+            f"space, {needs.low.tolist()} to {needs.high.tolist()}. Rescale the actions, or change the action space"
         )
     for kind, arrays in (("rewards", episode.rewards), ("masks", episode.masks)):
         for array in arrays.values():

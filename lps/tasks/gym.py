@@ -107,10 +107,8 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
 
 
 @functools.cache
-def _spaces(
-    env_id: str, settings: str
-) -> tuple[tuple[tuple[str, Space], ...], tuple[tuple[float, ...], ...], int | None]:
-    """Spaces of the observation by name, lowest and highest actions, step limit."""
+def _spaces(env_id: str, settings: str) -> tuple[dict[str, Space], tuple[tuple[float, ...], ...], int | None]:
+    """Spaces of the observation by name; lowest and highest actions; step limit."""
     env = gymnasium.make(env_id, disable_env_checker=True, **json.loads(settings))
     try:
         observation, action, spec = env.observation_space, env.action_space, env.spec
@@ -121,7 +119,7 @@ def _spaces(
     if not np.isfinite([action.low, action.high]).all():
         raise UserError(f"the actions of {env_id} have no finite bounds. Wrap the environment in RescaleAction")
     named = observation.spaces if isinstance(observation, gymnasium.spaces.Dict) else {"": observation}
-    found = []
+    found = {}
     for name, space in named.items():
         if not isinstance(space, gymnasium.spaces.Box):
             raise UserError(
@@ -130,6 +128,6 @@ def _spaces(
             )
         pixels = space.dtype == np.uint8
         default = "pixels" if pixels and len(space.shape) > 1 else "state"
-        found.append((name or default, Space(space.shape, "uint8" if pixels else "float32")))
+        found[name or default] = Space(space.shape, "uint8" if pixels else "float32")
     bounds = tuple(tuple(map(float, bound)) for bound in (action.low, action.high))
-    return tuple(found), bounds, spec.max_episode_steps if spec else None
+    return found, bounds, spec.max_episode_steps if spec else None

@@ -71,13 +71,13 @@ def collect(
         episode_length: rows of an episode; by default OGBench's.
         noise: standard deviation of the oracle's noise (lps.tasks.ogbench_oracles.Recipe); by default OGBench's.
 
-    Arrays of the file, one row per step: observations, actions, terminals, qpos, qvel, and button_states where there are
-    buttons.  NAME.json has the settings and the command, NAME.npz.sha256 the checksum.
+    Arrays of the file, one row per step: observations, actions, terminals, qpos, qvel, and button_states where there
+    are buttons.  NAME.json has the settings and the command, NAME.npz.sha256 the checksum.
 
     The bytes depend only on dataset, episodes, noise, seed, the versions of OGBench and MuJoCo, and the kind of
-    processor, by which BLAS and the C library round; not on `workers`.  The same call resumes after an interruption, and
-    returns at once when the file is there.  UserError: unknown dataset, a value out of range, or a file of this name
-    that was made otherwise.
+    processor, by which BLAS and the C library round; not on `workers`.  The same call resumes after an interruption,
+    and returns at once when the file is there.  UserError: unknown dataset, a value out of range, or a file of this
+    name that was made otherwise.
     """
     kind = dataset.removesuffix("-v0")
     if kind not in (known := recipes()):
@@ -170,7 +170,7 @@ def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, No
             yield done.result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker of collect was killed, perhaps because memory ran out. Repeat the command with fewer --workers; the "
+            "a worker of collect was killed, perhaps because memory ran out. Repeat the command with fewer --workers; "
             "finished episodes are kept"
         ) from None
     finally:

@@ -1,7 +1,7 @@
 """OGBench's datasets: found or downloaded, converted once, and loaded with the rewards of a group's tasks.
 
-OGBench's files bring no rewards.  Each task's are computed from the simulator's states (qpos, button_states) by OGBench's
-own relabelling.
+OGBench's files bring no rewards.  OGBench's own relabelling computes each task's from the simulator's states (qpos,
+button_states).
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
         group = max((group for group in groups("ogbench") if name.startswith(group)), key=len, default="cube-single")
         kind = KINDS[group.split("-")[0]][0]
+        known = suggest(name, [*here, *sorted(_published())], "dataset")
         raise UserError(
-            f"no {name}.npz in {directory}, nor among OGBench's: {suggest(name, [*here, *sorted(_published())], 'dataset')}. "
+            f"no {name}.npz in {directory}, nor among OGBench's: {known}. "
             f"To collect one of that name: python -m lps collect {group}-{kind} --episodes 100 --name {name}"
         )
     return download(path, URL, _remedies(name))
@@ -166,8 +167,8 @@ def _converted(name: str, group: str, data_dir: str | os.PathLike[str] | None, a
     if command := _command(path):
         aside = _set_aside(path, keep=True)
         raise UserError(
-            f"{path} is {damage.how}. It was collected here and is now {aside.name}. Collect it again: {command}. If you "
-            f"have changed it yourself, move it back and remove {path.name}.sha256"
+            f"{path} is {damage.how}. It was collected here and is now {aside.name}. Collect it again: {command}. If "
+            f"you have changed it yourself, move it back and remove {path.name}.sha256"
         )
     if not published(path.stem):
         raise damage
