@@ -43,8 +43,7 @@ def _copy(source: str, partial: Path, remedies: str) -> None:
 
 
 def _fetch(source: str, partial: Path, remedies: str) -> None:
-    import pooch  # imports requests: only where something is downloaded
-    import requests
+    import pooch  # slow to import, as requests is
 
     pooch.get_logger().setLevel(logging.WARNING)
     base = f"{source.rstrip('/')}/"
@@ -54,5 +53,5 @@ def _fetch(source: str, partial: Path, remedies: str) -> None:
         files.fetch(
             partial.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, chunk_size=1 << 20)
         )
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise UserError(f"cannot download {base}{partial.name}: {reason(error)}. {remedies}") from None
