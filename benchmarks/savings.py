@@ -155,7 +155,7 @@ def measure(name: str, size: int, rounds: int, updates: int, dataset: Dataset, d
 
 def program(size: int, dataset: Dataset, device: str, compiled: bool = False) -> Program:
     config, seeds = page.Config(horizon=TASK.horizon), list(range(size))
-    agent = page.LPS([config] * size, seeds, TASK.observation_dim, TASK.action_dim, device)
+    agent = page.LPS([config] * size, seeds, TASK.observation, TASK.action.shape[0], device)
     batches = Batches(dataset, [TASK] * size, [config.discount] * size, TASK.horizon, device)
     return Program(agent, batches, seeds, compiled)
 

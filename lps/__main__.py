@@ -17,7 +17,7 @@ from lps.errors import UserError, at_least, guarded
 if TYPE_CHECKING:  # each command imports what it needs: --help and a typing error do not wait for torch
     from lps.policy.policy import Policy
     from lps.runs.store import Store
-    from lps.tasks.table import Task
+    from lps.tasks.task import Task
     from lps.training.trainer import Progress
 
 DEFAULT_RESULTS = "results/local"
@@ -64,8 +64,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval-workers", type=at_least(0), default=0, help="processes that evaluate (default: this one)"
     )
-    parser.add_argument("--success-timing", default="post", help="in evaluation: post (default) or pre")
-    parser.add_argument("--reward-timing", default="pre", help="in the dataset: pre (default) or post")
+    parser.add_argument(
+        "--option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the task's suite, such as success_timing=pre in OGBench",
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=at_least(1), help="CPU threads of training")
     parser.add_argument(
@@ -83,9 +89,10 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.runs.hyperparameters import parse_settings
     from lps.runs.run import Run
     from lps.runs.store import Store
-    from lps.tasks.table import get_task
+    from lps.tasks.suites import get_task
     from lps.training.trainer import train
 
     hyperparameters = _hyperparameters(arguments)
@@ -98,17 +105,14 @@ def _train(arguments: argparse.Namespace) -> int:
             dataset=arguments.dataset,
             eval_interval=arguments.eval_interval or max(1, arguments.steps // 10),
             eval_episodes=arguments.eval_episodes,
-            success_timing=arguments.success_timing,
-            reward_timing=arguments.reward_timing,
+            options=parse_settings(arguments.option, "--option"),
             **hyperparameters,
         )
         for task in dict.fromkeys(arguments.task)
         for seed in dict.fromkeys(arguments.seeds)
     ]
     several = len({run.task for run in runs}) > 1
-    names = {
-        run.id: f"task {get_task(run.task).index} seed {run.seed}" if several else f"seed {run.seed}" for run in runs
-    }
+    names = {run.id: f"{get_task(run.task).title} seed {run.seed}" if several else f"seed {run.seed}" for run in runs}
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     store = Store(arguments.results)
@@ -262,7 +266,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print("episode  env_seed    success  return   length")
     for row in episodes:
         print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
-    mean = sum(row.success for row in episodes) / len(episodes)
+    mean = sum(bool(row.success) for row in episodes) / len(episodes)
     print(f"success {mean:.3f} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
     if out:
         of_run = {
@@ -327,7 +331,6 @@ def _video(arguments: argparse.Namespace) -> int:
             seed=policy.run.seed if arguments.seed is None else arguments.seed,
             step=policy.step,
             episodes=arguments.episodes,
-            success_timing=policy.run.success_timing,
             progress=lambda frames: _advance(bar, frames),
         )
     for row in episodes:
@@ -341,13 +344,13 @@ def _advance(bar: Any, count: int) -> None:
 
 
 def _task_of(policy: Policy, name: str | None) -> Task:
-    from lps.tasks.table import get_task
+    from lps.tasks.suites import get_task
 
-    task = get_task(name or policy.run.task)
-    if task.observation_dim != policy.observation_dim:
+    task = get_task(name or policy.run.task, policy.run.options if name is None else None)
+    if dict(task.observation) != policy.observation:
         raise UserError(
-            f"{task.name} has observations of {task.observation_dim} numbers; the policy was trained on "
-            f"{policy.run.task}, which has {policy.observation_dim}"
+            f"{task.name} has the observation {_spaces(task.observation)}, and the policy was trained on "
+            f"{policy.run.task} with {_spaces(policy.observation)}. Choose a task with the same observation"
         )
     return task
 
@@ -393,11 +396,11 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _tasks(_: argparse.Namespace) -> int:
-    from lps.tasks.table import TASKS
+    from lps.tasks.suites import all_tasks
 
-    for task in TASKS.values():
-        reward = {"none": "dense"}.get(task.reward, task.reward)  # 'none' is the transform: the environment's own
-        print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {reward}")
+    for task in all_tasks().values():
+        shapes = f"{_spaces(task.observation)}  action {task.action.shape}"
+        print(f"{task.name:48s} {shapes}  {task.max_episode_steps} steps")
     return 0
 
 
@@ -432,10 +435,15 @@ def _agents(arguments: argparse.Namespace) -> int:
 
 
 def _horizons() -> str:
-    from lps.tasks.table import GROUPS, RING
+    from lps.tasks import SUITES
+    from lps.tasks.suites import tasks_of
 
-    of_groups = sorted({task.horizon for tasks in GROUPS.values() for task in tasks})
-    return f"{', '.join(map(str, of_groups))}, in {RING.name} {RING.horizon}"
+    horizons = {suite: sorted({task.horizon for task in tasks_of(suite).values()}) for suite in SUITES}
+    return ", ".join(f"{' or '.join(map(str, found))} ({suite})" for suite, found in horizons.items())
+
+
+def _spaces(observation: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {space}" for name, space in observation.items())
 
 
 def _print_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:

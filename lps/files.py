@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-from tqdm import tqdm
-
 from lps.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Holds the lock file `path`; says that it waits for another process to finish `what` when it has to."""
+    import filelock
+    from tqdm import tqdm
+
     make_dir(path.parent)
     lock = filelock.FileLock(path)
     try:

@@ -377,9 +377,7 @@ def test_a_damaged_collected_file_is_kept_aside_and_can_be_collected_again(
     for aside in (f"{name}.npz.damaged", f"{name}.npz.damaged2"):
         damage(path)
         damaged = path.read_bytes()
-        with pytest.raises(
-            UserError, match=f"{name}.npz is not as recorded.*is now {aside}"
-        ) as error:
+        with pytest.raises(UserError, match=f"{name}.npz is not as recorded.*is now {aside}") as error:
             load_dataset(CUBE, dataset=name, data_dir=tmp_path)
         own = "cube-single-play-2" if name == NAME else name  # the command line takes no name of OGBench's
         command = f"python -m lps collect cube-single-play-v0 --episodes 2 --seed 3 --name {own} --noise 0.1"

@@ -13,7 +13,10 @@ from lps.evaluation import rollout as evaluation
 from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
 from lps.evaluation.rollout import environment_seed, evaluate, noise_stream
 from lps.tasks.ogbench import make_env, turn_to
-from lps.tasks.table import GROUPS, get_task
+from lps.tasks.suites import get_task, groups
+
+GROUPS = groups("ogbench")
+
 
 TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=12)
 

@@ -28,9 +28,12 @@ from lps.members.streams import Stream
 from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.program import Program, _tf32, check_precision
 from lps.training.trainer import train
+
+GROUPS = groups("ogbench")
+
 
 TASK = GROUPS["cube-single"][0]
 SEEDS = [3, 1]

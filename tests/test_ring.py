@@ -20,7 +20,7 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks import ring
 from lps.tasks.ogbench import make_env
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 from lps.training.program import Program
 from lps.training.trainer import train
 from sweeps import ring as sweep
@@ -90,7 +90,7 @@ def test_every_agent_that_sees_rewards_ends_on_the_arc_far_more_often_than_the_d
     known = {name: value for name, value in settings.items() if name in AGENTS[agent].Config.__dataclass_fields__}
     runs = replace(RING_SCALE, steps=800).runs(agent, **known)
     dataset, configs, seeds = load_dataset([RING]), [run.config for run in runs], [run.seed for run in runs]
-    members = AGENTS[agent](configs, seeds, RING.observation_dim, RING.action_dim)
+    members = AGENTS[agent](configs, seeds, RING.observation, 2)
     program = Program(members, Batches(dataset, [RING] * len(runs), [0.99] * len(runs), RING.horizon), seeds)
     found = []
     for step in range(1, 801):

@@ -23,7 +23,7 @@ from lps.agents import AGENTS
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS, get_task
+from lps.tasks.suites import get_task, groups
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
@@ -31,6 +31,9 @@ from sweeps.launcher.resources import Limits, divide, split
 from sweeps.watch import estimate
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
+
+GROUPS = groups("ogbench")
+
 
 TASK = "cube-single-play-singletask-task1-v0"
 

@@ -23,8 +23,11 @@ from lps.evaluation.rollout import Episode
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.trainer import train
+
+GROUPS = groups("ogbench")
+
 
 TASK = "cube-single-play-singletask-task1-v0"
 

@@ -19,6 +19,7 @@ from lps.data.cache import cached, create, mapped
 from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
+from lps.spaces import Space
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Actions are clipped to plus and minus this: one of exactly 1 has no density under a squashed policy.  FQL and LPS
@@ -28,8 +29,8 @@ clip so."""
 class Needs(NamedTuple):
     """What a group of tasks needs of a dataset."""
 
-    observations: Mapping[str, tuple[tuple[int, ...], str]]
-    """Shape and dtype of each array of an observation, by name."""
+    observations: Mapping[str, Space]
+    """Space of each array of an observation, by name."""
     low: np.ndarray
     """(act,): smallest actions, in the environment's units."""
     high: np.ndarray

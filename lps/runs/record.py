@@ -10,7 +10,8 @@ class Episode:
 
     episode: int
     env_seed: int
-    success: bool
+    success: bool | None
+    """None where the task has no success."""
     return_: float
     length: int
 

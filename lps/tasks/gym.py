@@ -23,7 +23,8 @@ from lps.data.episodes import Dataset
 from lps.data.names import data_dir as find_data_dir
 from lps.data.readers import Needs
 from lps.errors import UserError, suggest
-from lps.tasks.task import Metric, Space, Task
+from lps.spaces import Space
+from lps.tasks.task import Metric, Task
 
 
 def task(

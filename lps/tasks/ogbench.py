@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lps.errors import UserError
-from lps.tasks.task import Space, Task
+from lps.spaces import Space
+from lps.tasks.task import Task
 
 if TYPE_CHECKING:
     import os

@@ -22,7 +22,8 @@ import numpy as np
 
 from lps.data.episodes import Dataset
 from lps.errors import UserError
-from lps.tasks.task import Space, Task
+from lps.spaces import Space
+from lps.tasks.task import Task
 
 RING = Task(
     name="ring-bandit-v0",

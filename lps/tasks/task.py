@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from lps.spaces import Space
 
 Metric = Literal["success", "return", "both"]
-
-
-class Space(NamedTuple):
-    """Shape and dtype of one array of an observation or of an action."""
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

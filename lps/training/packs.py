@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from lps.agents import AGENTS
-from lps.agents.base import MEMBER_SCALARS
+from lps.agents.config import member_scalars
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,13 @@ def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
     """Runs that can train in one program, grouped, at most `max_members` together, in the order given.
 
     They share agent, group, dataset, protocol and every hyperparameter that shapes the program; seed, task and
-    MEMBER_SCALARS may differ.  How runs are packed never changes a result.
+    the scalars of members may differ.  How runs are packed never changes a result.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        shared = run.to_dict() | {"task": get_task(run.task).group, "seed": None}
-        shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in MEMBER_SCALARS}
+        task, own = get_task(run.task), member_scalars(AGENTS[run.agent].Config)
+        shared = run.to_dict() | {"task": [task.suite, task.group], "seed": None}
+        shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in own}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     packs = []
     for group in groups.values():
@@ -77,6 +78,6 @@ def stored_checkpoint(run: Run, store: Store) -> Checkpoint | None:
     except DamagedCheckpoint as damage:  # it costs time; the result is the same
         log.warning("%s: the run starts again from its beginning", damage)
         return None
-    if checkpoint.run != run:
+    if checkpoint.run.id != run.id:
         raise UserError(f"{store.path}/{path} belongs to another run ({checkpoint.run}); delete it or move it away")
     return checkpoint

@@ -26,15 +26,15 @@ import torch
 
 from lps.agents import AGENTS
 from lps.data.batches import Batches
-from lps.data.episodes import load_dataset
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.provenance import versions
 from lps.runs.run import Run
+from lps.runs.scores import mean_score
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import load_dataset
 from lps.training.memory import members_that_fit
 from lps.training.packs import resumable_packs, shared_members
 from lps.training.program import Program, check_precision, chosen_device
@@ -158,10 +158,9 @@ class _Training:
         for run in runs:
             self.write_document(run, "running")
         dataset = load_dataset(
-            list(dict.fromkeys(get_task(run.task) for run in runs)),
+            list({run.task: run.resolved_task for run in runs}.values()),
             dataset=runs[0].dataset,
             data_dir=self.data_dir,
-            reward_timing=runs[0].reward_timing,
         )
         self.fingerprint = dataset.fingerprint
         first: dict[int, Run] = {}
@@ -169,8 +168,9 @@ class _Training:
             first.setdefault(self.member[run.id], run)
         trained = list(first.values())
         configs, seeds = [run.config for run in trained], [run.seed for run in trained]
-        observation_dim, action_dim = dataset.observations.shape[1], dataset.actions.shape[1]
-        self.agent = AGENTS[runs[0].agent](configs, seeds, observation_dim, action_dim, self.device)
+        self.scale = dataset.scale
+        spaces = runs[0].resolved_task.observation
+        self.agent = AGENTS[runs[0].agent](configs, seeds, spaces, dataset.actions.shape[1], self.device)
         for run, checkpoint in zip(runs, self.checkpoints, strict=True):
             if checkpoint:
                 self.check_dataset(checkpoint, dataset.name)
@@ -178,7 +178,7 @@ class _Training:
             self.store.drop_metrics(run.id, self.start + 1)
         batches = Batches(
             dataset,
-            [get_task(run.task) for run in trained],
+            [run.task for run in trained],
             [c.discount for c in configs],
             configs[0].horizon,
             self.device,
@@ -221,7 +221,7 @@ class _Training:
             for run in self.alive():
                 if self.step not in self.store.episode_steps(run.id):
                     self.waiting.add((run.id, self.step))
-                    policy = Policy.of_member(self.agent, self.member[run.id], run, self.step)
+                    policy = Policy.of_member(self.agent, self.member[run.id], run, self.step, self.scale)
                     self.evaluator.submit(policy, run, self.step)
         self.collect()
 
@@ -231,7 +231,7 @@ class _Training:
             for run, step, episodes in self.evaluator.poll(wait):
                 self.store.write_episodes(run.id, step, episodes)
                 self.waiting.discard((run.id, step))
-                self.success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
+                self.success[run.id] = mean_score(episodes, run.resolved_task)
                 self.report("eval")
 
     @contextmanager
@@ -302,7 +302,7 @@ class _Training:
         self.report("checkpoint")
 
     def checkpoint_member(self, run: Run) -> None:
-        state = Checkpoint.of(self.agent, self.member[run.id], run, self.step, self.fingerprint)
+        state = Checkpoint.of(self.agent, self.member[run.id], run, self.step, self.fingerprint, self.scale)
         self.store.write_bytes(checkpoint_path(run), state.to_bytes())
 
     def check_dataset(self, checkpoint: Checkpoint, name: str) -> None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lps.runs.run import Run
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 News = Mapping[int, Mapping[str, Any]]
 """Pack number -> state, step, steps, rate (steps/s), eta (s), success (0 to 1), starts; as far as known."""
@@ -27,7 +27,7 @@ def title(runs: Sequence[Run]) -> str:
     """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
     tasks = [get_task(run.task) for run in runs]
     return (
-        f"{runs[0].agent} {tasks[0].group} {_numbers('task', [task.index for task in tasks])} "
+        f"{runs[0].agent} {', '.join(dict.fromkeys(task.title for task in tasks))} "
         f"{_numbers('seed', [run.seed for run in runs])}"
     )
 
