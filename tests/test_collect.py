@@ -49,14 +49,13 @@ def test_every_group_makes_files_that_ogbench_reads(kind: str, tmp_path: Path):
 
 
 def test_the_point_follows_the_oracle_to_goal_after_goal(tmp_path: Path):
-    path = collect("pointmaze-medium-navigate", episodes=1, data_dir=tmp_path, noise=0, val=False, progress=False)
+    path = collect("pointmaze-medium-navigate", episodes=1, data_dir=tmp_path, val=False, progress=False)
     with np.load(path) as data:
         xy, actions, terminals = data["observations"], data["actions"], data["terminals"]
     assert len(xy) == 1001 and terminals.sum() == 1
     cells = np.round((xy + 4) / 4).astype(int)
     assert len(np.unique(cells, axis=0)) > 15, "it goes all over the maze"
-    moving = np.linalg.norm(actions, axis=1) > 0.5
-    np.testing.assert_allclose(np.linalg.norm(actions[moving], axis=1), 1, atol=1e-4)
+    assert np.abs(actions).max() <= 1
     maze: Any = PointMaze("pointmaze-medium", 0.0)
     assert all(maze.env.maze_map[y, x] == 0 for x, y in cells)
     assert len(maze.goals) < len(maze.cells), "goals are at ends and corners, as OGBench's"

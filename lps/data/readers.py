@@ -19,7 +19,7 @@ from lps.data.cache import cached, create, mapped
 from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
-from lps.spaces import Space
+from lps.spaces import Space, as_observation
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Actions are clipped to plus and minus this: one of exactly 1 has no density under a squashed policy.  FQL and LPS
@@ -127,15 +127,8 @@ def _write(path: Path, folder: Path, needs: Needs, read: Reader) -> None:
 
 def _check(path: Path, episode: Episode, needs: Needs, start: int) -> None:
     """UserError if an episode, whose first observation is row `start`, does not fit the tasks."""
-    for name, (shape, dtype) in needs.observations.items():
-        array = episode.observations[name]
-        # Numbers may be of another precision; pixels may not become floats, or the reverse.
-        alike = (array.dtype == np.uint8) == (dtype == "uint8") and array.dtype.kind in "fiub"
-        if array.shape[1:] != shape or not alike:
-            raise UserError(
-                f"{path}: the observation {name!r} is {array.dtype} of shape {array.shape[1:]}, but the task's is "
-                f"{dtype} of shape {shape}. Convert the array, or change the task's observation space"
-            )
+    rows = len(episode.actions) + 1
+    for name, array in as_observation(episode.observations, needs.observations, str(path), rows).items():
         check_finite(path, f"the observation {name!r}", array, start)
     actions, size = episode.actions, len(needs.low)
     if actions.shape[1:] != (size,):
