@@ -46,7 +46,7 @@ def made_up_data(rows: int = 100_100) -> Dataset:
         terminals=np.arange(rows) % 1001 == 1000,
         rewards=-np.ones((1, rows), np.float32),
         masks=np.ones((1, rows), np.float32),
-        tasks=(TASK,),
+        tasks=(TASK.name,),
     )
 
 
@@ -85,7 +85,7 @@ def measure(
     cls = AGENTS[name]
     configs, seeds = [cls.Config(horizon=TASK.horizon)] * members, list(range(members))
     agent = cls(configs, seeds, TASK.observation, TASK.action.shape[0], device)
-    batches = Batches(dataset, [TASK] * members, [0.99] * members, TASK.horizon, device)
+    batches = Batches(dataset, [TASK.name] * members, [0.99] * members, TASK.horizon, device)
     with FlopCounterMode(display=False) as flops:
         Program(agent, batches, seeds).update(1)
     if device == "cuda":

@@ -400,7 +400,7 @@ def _tasks(_: argparse.Namespace) -> int:
 
     for task in all_tasks().values():
         shapes = f"{_spaces(task.observation)}  action {task.action.shape}"
-        print(f"{task.name:48s} {shapes}  {task.max_episode_steps} steps")
+        print(f"{task.name:48s} {shapes}  {task.max_episode_steps} steps  {task.metric}")
     return 0
 
 

@@ -5,7 +5,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from small import ACTION_DIM, OBSERVATION, OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
+from small import (
+    ACTION_DIM,
+    OBSERVATION,
+    OBSERVATION_DIM,
+    make_agent,
+    member_params,
+    random_batch,
+    run_updates,
+    small_config,
+)
 
 from lps.agents import AGENTS
 from lps.agents.config import member_scalars

@@ -24,9 +24,7 @@ class Config(AgentConfig):
     """Defaults of the paper."""
 
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
-    meanflow_form: MeanFlowForm = (
-        "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
-    )
+    meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
     latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
 

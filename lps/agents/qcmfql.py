@@ -35,9 +35,7 @@ class Config(AgentConfig):
     critic_agg: Literal["min", "mean"] = "min"  # over the target critics: "min" or "mean"
     num_critics: Count = 2  # K
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
-    meanflow_form: MeanFlowForm = (
-        "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
-    )
+    meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
     latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
     critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
