@@ -78,13 +78,8 @@ def task(
 
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
     """Make the environment of a task.  With `render`, `env.render()` returns frames (height, width, 3) uint8."""
-    return gymnasium.make(
-        task.options["env"],
-        max_episode_steps=task.max_episode_steps,
-        disable_env_checker=True,
-        render_mode="rgb_array" if render else None,
-        **task.options["settings"],
-    )
+    settings = {**task.options["settings"], **({"render_mode": "rgb_array"} if render else {})}
+    return _make(task.options["env"], max_episode_steps=task.max_episode_steps, **settings)
 
 
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -110,7 +105,7 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
 @functools.cache
 def _spaces(env_id: str, settings: str) -> tuple[dict[str, Space], tuple[tuple[float, ...], ...], int | None]:
     """Spaces of the observation by name; lowest and highest actions; step limit."""
-    env = gymnasium.make(env_id, disable_env_checker=True, **json.loads(settings))
+    env = _make(env_id, **json.loads(settings))
     try:
         observation, action, spec = env.observation_space, env.action_space, env.spec
     finally:
@@ -132,3 +127,14 @@ def _spaces(env_id: str, settings: str) -> tuple[dict[str, Space], tuple[tuple[f
         found[name or default] = Space(space.shape, "uint8" if pixels else "float32")
     bounds = tuple(tuple(map(float, bound)) for bound in (action.low, action.high))
     return found, bounds, spec.max_episode_steps if spec else None
+
+
+def _make(env_id: str, **settings: Any) -> gymnasium.Env:
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **settings)
+    except (gymnasium.error.Error, TypeError) as error:
+        shown = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise UserError(
+            f"gymnasium cannot make {env_id} with {shown or 'no arguments'}: {error}. Register the environment in the "
+            "suite's module, and check the arguments"
+        ) from error
