@@ -359,14 +359,14 @@ def _task_of(policy: Policy, name: str | None) -> Task:
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="for example cube-single-play")
+    parser.add_argument("dataset", help="kind of dataset, such as cube-single-play or pointmaze-medium-navigate")
     parser.add_argument(
-        "--episodes", type=at_least(1), default=1000, help="of 1001 observations; 10 %% more for validation"
+        "--episodes", type=at_least(1), default=1000, help="number of episodes; a tenth as many are added for validation"
     )
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument(
-        "--noise", type=at_least(0.0), default=0.1, help="of the oracles' plans (default: OGBench's 0.1)"
+        "--noise", type=at_least(0.0), help="standard deviation of the oracle's noise (default: OGBench's for this kind)"
     )
     parser.add_argument("--name", help="of the file, for train --dataset (default: such as cube-single-play-1000)")
     parser.add_argument("--data-dir", help="where to put it (default: $LPS_DATA_DIR or ~/.ogbench/data)")
@@ -374,14 +374,8 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from lps.data.names import default_name, plain_name, published
-    from lps.tasks.ogbench_collect import collect
+    from lps.tasks.ogbench import collect
 
-    if arguments.name is not None and published(plain_name(arguments.name, "--name")):
-        raise UserError(
-            f"--name {arguments.name} is a dataset of OGBench's: results on yours would pass for results on theirs. "
-            f"Leave --name away, or take another, such as {default_name(arguments.dataset, arguments.episodes)}"
-        )
     path = collect(
         arguments.dataset,
         episodes=arguments.episodes,

@@ -9,10 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import make_agent, member_params, run_updates
+from small import make_agent, member_params, run_updates, small_hyperparameters
 
 from lps.agents import AGENTS
+from lps.evaluation.rollout import evaluate
+from lps.policy.policy import load_policy
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
 from lps.tasks import suites
+from lps.training.trainer import train
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -79,3 +85,21 @@ def test_the_task_of_the_page_has_an_environment_and_data(ball, monkeypatch):
     observation, reward, *_ = env.step(action)
     np.testing.assert_allclose(observation["state"], dataset.observations["state"][1], atol=1e-5)
     assert reward == pytest.approx(dataset.rewards[1, 0], abs=1e-5)
+
+
+def test_agents_train_on_the_task_of_the_page(ball, tmp_path):
+    (data := tmp_path / "data").mkdir()
+    subprocess.run([sys.executable, "-m", "my_package.collect", data], cwd=ball, check=True)
+    settings = {"steps": 4, "eval_interval": 2, "eval_episodes": 2}
+    for agent in ("lps", "meanflow_bc"):
+        runs = [
+            Run.create(agent, f"my_package.my_suite:{task}", seed, **settings, **small_hyperparameters(agent))
+            for task in ("left", "top")
+            for seed in (0, 1)
+        ]
+        store = Store(tmp_path / agent)
+        assert set(train(runs, store, device="cpu", data_dir=data).values()) == {"done"}
+        policy = load_policy(f"{store.path}/{checkpoint_path(runs[0])}")
+        rows = evaluate(policy, runs[0].resolved_task, seed=0, step=4, episodes=2)
+        assert [row.success for row in rows] == [None, None] and all(row.return_ < 0 for row in rows)
+        assert [row.length for row in rows] == [20, 20]
