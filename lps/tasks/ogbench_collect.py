@@ -6,19 +6,15 @@ number of workers.
 
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import shutil
-import signal
-import threading
 import zipfile
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from importlib.metadata import version
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ from lps.errors import UserError, suggest
 from lps.files import locked, make_dir, replacing
 from lps.tasks.ogbench_data import collect_command, default_name
 from lps.tasks.ogbench_oracles import NOISE_SMOOTHING, Oracle, make_oracle, recipes
+from lps.workers import WorkerPool
 
 DTYPES = {
     "observations": np.float32,
@@ -162,9 +159,7 @@ def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, No
             collector(job)
             yield job
         return
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (how, theirs))
+    pool = WorkerPool(min(workers, len(todo)), _make_collector, *how)
     try:
         for done in as_completed([pool.submit(_work, job) for job in todo]):
             yield done.result()
@@ -174,26 +169,15 @@ def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, No
             "finished episodes are kept"
         ) from None
     finally:
-        ours.close()
-        theirs.close()
-        pool.shutdown(cancel_futures=True)
+        pool.close()
 
 
 _collector: "_Collector | None" = None  # one per worker process
 
 
-def _start_worker(how: How, parent: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+def _make_collector(group: str, seed: int, noise: float, parts: Path) -> None:
     global _collector
-    _collector = _Collector(*how)
-
-
-def _leave_with(parent: Connection) -> None:
-    """Ends this worker, in the middle of an episode if need be, when the parent hangs up or is killed: the workers of
-    a pool would otherwise finish what they have, and wait for ever for more."""
-    wait([parent])
-    os._exit(0)
+    _collector = _Collector(group, seed, noise, parts)
 
 
 def _work(job: Job) -> Job:

@@ -1,0 +1,47 @@
+"""Worker processes that end with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """A pool of spawned processes that end at once when the pool is closed or when its process is killed. Workers of
+    other pools finish their tasks first and then wait for more.
+
+    Workers import the main module again, so a script needs `if __name__ == "__main__":`.
+
+    Args:
+        workers: number of processes.
+        setup: called with `arguments` in every process before its first task.
+    """
+
+    def __init__(self, workers: int, setup: Callable[..., None], *arguments: Any):
+        spawn = multiprocessing.get_context("spawn")
+        watched, self._alive = spawn.Pipe(duplex=False)
+        super().__init__(workers, spawn, _start, (watched, setup, arguments))
+
+    def close(self) -> None:
+        """End the workers, in the middle of a task if they have one; drop all tasks that wait."""
+        self._alive.close()
+        self.shutdown(cancel_futures=True)
+
+
+def _start(parent: Connection, setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
+
+    def follow() -> None:
+        with contextlib.suppress(EOFError):
+            parent.recv()  # nothing is ever sent: the pipe closes with the pool or with the parent's process
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    setup(*arguments)
