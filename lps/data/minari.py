@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from lps.data.episodes import Dataset
 from lps.data.readers import Episode, Needs, load
 from lps.errors import UserError
+from lps.spaces import Space
 
 VERSIONS = ("0.4.", "0.5.")
 """Beginnings of the Minari versions whose folders can be read."""
@@ -70,67 +72,50 @@ def _arrow(folder: Path, count: int, form: str) -> Iterator[Any]:
     import pyarrow.dataset
 
     for number in range(count):
-        table = pyarrow.dataset.dataset(
-            folder / str(number), format=form, ignore_prefixes=["_", ".", "metadata.json"]
-        ).to_table()
+        ignored = ["_", ".", "metadata.json"]
+        table = pyarrow.dataset.dataset(folder / str(number), format=form, ignore_prefixes=ignored).to_table()
         yield {name: table[name].combine_chunks() for name in table.column_names if name != "infos"}
 
 
 def _episode(path: Path, group: Any, needs: Needs) -> Episode:
-    rewards = _numbers(group["rewards"])
-    observations = {name: _observation(path, group["observations"], name, needs) for name in needs.observations}
-    actions, terminations = _array(group["actions"], needs.low.shape), _numbers(group["terminations"])
+    seen = _arrays(group["observations"])
+    if not isinstance(seen, dict):
+        if len(needs.observations) > 1:
+            raise UserError(f"{path} has one array of observations, but the task has several. Change the task's space")
+        seen = dict.fromkeys(needs.observations, seen)
+    if missing := needs.observations.keys() - seen.keys():
+        raise UserError(
+            f"{path} has no observation {min(missing)!r}, only {', '.join(seen)}. Change the task's observation space"
+        )
+    observations = {name: _shaped(seen[name], space) for name, space in needs.observations.items()}
     steps = len(next(iter(observations.values()))) - 1  # the Arrow form pads the other columns by a row
-    going_on = 1.0 - terminations[:steps]
     return Episode(
         observations=observations,
-        actions=actions[:steps],
-        rewards={"": rewards[:steps]},
-        masks={"": going_on},
+        actions=_shaped(_arrays(group["actions"]), Space(needs.low.shape))[:steps],
+        rewards={"": _arrays(group["rewards"])[:steps]},
+        masks={"": 1.0 - _arrays(group["terminations"])[:steps]},
     )
 
 
-def _observation(path: Path, stored: Any, name: str, needs: Needs) -> np.ndarray:
-    shape, dtype = needs.observations[name]
-    if (names := _names(stored)) is not None:
-        if name not in names:
-            raise UserError(
-                f"{path} has no observation {name!r}, only {', '.join(names)}. Change the task's observation space"
-            )
-        stored = stored.field(name) if hasattr(stored, "field") else stored[name]
-    elif len(needs.observations) > 1:
-        raise UserError(f"{path} has one array of observations, but the task has several. Change the task's space")
-    return _array(stored, shape, image=dtype == "uint8" and len(shape) > 1)
+def _arrays(stored: Any) -> Any:
+    """The numbers of a group of HDF5 or a column of Arrow: an array, or a dictionary of arrays."""
+    if hasattr(stored, "keys"):
+        return {name: _arrays(values) for name, values in stored.items()}
+    if hasattr(stored, "field"):
+        return {field.name: _arrays(stored.field(field.name)) for field in stored.type}
+    if not hasattr(stored, "to_numpy"):
+        return stored[()]
+    if hasattr(stored.type, "list_size"):
+        return stored.flatten().to_numpy(zero_copy_only=False).reshape(len(stored), -1)
+    return stored.to_numpy(zero_copy_only=False)
 
 
-def _names(stored: Any) -> list[str] | None:
-    """The names of a dictionary of arrays; None for an array."""
-    if hasattr(stored, "keys"):  # a group of HDF5
-        return list(stored.keys())
-    kind = getattr(stored, "type", None)  # Arrow
-    return [field.name for field in kind] if kind is not None and hasattr(stored, "field") else None
+def _shaped(values: np.ndarray, space: Space) -> np.ndarray:
+    """(n, *shape), from flat rows or from encoded images."""
+    flat = (math.prod(space.shape),)
+    picture = space.dtype == "uint8" and len(space.shape) > 1
+    if values.dtype.hasobject or (picture and values.shape[1:] not in (space.shape, flat)):
+        from PIL import Image
 
-
-def _numbers(stored: Any) -> np.ndarray:
-    """Rewards or flags, (n,) float32."""
-    return np.asarray(stored[()] if hasattr(stored, "file") else stored.to_numpy(zero_copy_only=False), np.float32)
-
-
-def _array(stored: Any, shape: tuple[int, ...], image: bool = False) -> np.ndarray:
-    """(n, *shape) of what is stored for n steps: numbers, or encoded images."""
-    if hasattr(stored, "file"):  # HDF5
-        values = stored[()]
-        encoded = values.dtype.hasobject or (image and values.shape[1:] != shape)
-    else:
-        encoded = not hasattr(stored, "flatten") or not hasattr(stored.type, "list_size")
-        if not encoded and stored.type.list_size == int(np.prod(shape)):
-            return stored.flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
-        values = stored.to_numpy(zero_copy_only=False) if encoded else np.stack(stored.to_numpy(zero_copy_only=False))
-        encoded = encoded and image
-    return np.stack([_image(frame) for frame in values]) if encoded else values
-
-
-def _image(data: Any) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(bytes(data))), np.uint8)
+        return np.stack([np.asarray(Image.open(io.BytesIO(bytes(frame)))) for frame in values])
+    return values.reshape(len(values), *space.shape) if values.shape[1:] == flat else values

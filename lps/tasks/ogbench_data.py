@@ -27,6 +27,7 @@ from lps.data.npz import Column, columns
 from lps.data.readers import ACTION_LIMIT, check_finite
 from lps.errors import UserError, suggest
 from lps.tasks.ogbench_env import import_ogbench, make_env, set_task
+from lps.tasks.ogbench_oracles import recipes
 from lps.tasks.suites import groups
 from lps.tasks.task import Task
 
@@ -106,22 +107,23 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
         raise UserError(f"{path} was collected here and is gone. Collect it again: {again}{theirs}")
     if not published(name):
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
-        group = max((group for group in groups("ogbench") if name.startswith(group)), key=len, default="cube-single")
-        kind = KINDS[group.split("-")[0]][0]
+        kind = max((kind for kind in recipes() if name.startswith(recipes()[kind].group)), key=len, default="KIND")
         known = suggest(name, [*here, *sorted(_published())], "dataset")
         raise UserError(
             f"no {name}.npz in {directory}, nor among OGBench's: {known}. "
-            f"To collect one of that name: python -m lps collect {group}-{kind} --episodes 100 --name {name}"
+            f"To collect one of that name: python -m lps collect {kind} --episodes 100 --name {name}"
         )
     return download(path, URL, _remedies(name))
 
 
 def _remedies(name: str) -> str:
-    dataset = name.removesuffix("-val").removesuffix("-v0")
+    kind = name.removesuffix("-val").removesuffix("-v0")
+    remedy = "Set LPS_DATA_MIRROR to another base URL or to a folder that has the file"
+    if kind not in recipes():
+        return remedy
     return (
-        "Set LPS_DATA_MIRROR to another base URL or to a folder that has the file, "
-        f"or collect a dataset: python -m lps collect {dataset} --episodes 1000, and train on it with "
-        f"--dataset {default_name(dataset, 1000)}"
+        f"{remedy}, or collect a dataset: python -m lps collect {kind} --episodes 1000, and train on it with "
+        f"--dataset {default_name(kind, 1000)}"
     )
 
 
