@@ -26,7 +26,8 @@ from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import check_known, guarded
 from lps.tasks.suites import groups
-from lps.training.program import PRECISIONS, Program, chosen_device
+from lps.training.options import PRECISIONS
+from lps.training.program import Program, chosen_device
 
 GROUPS = groups("ogbench")
 

@@ -1,10 +1,12 @@
-"""Files, local and remote: opened, read, locked, and written whole or not at all."""
+"""Files, local and remote: open, read, lock and write them atomically."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,22 +19,44 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to. It takes `path`'s place when the block ends without an error, and is
-    removed otherwise: under its own name a file is always complete. One process at a time: hold a lock."""
-    part = path.with_name(f".{path.name}.part")
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, for a file or a directory. If the block ends without an error, the content
+    is on the disk and replaces `path`; otherwise it is removed. So `path` is always complete.
+
+    Several processes may replace `path` at the same time only if `shared`. Otherwise hold a lock; the next call then
+    removes the remains of a killed process.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part" if shared else f".{path.name}.part")
+    _remove(part)
     try:
         yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
+        if part.is_dir():
+            _remove(path)
+        else:  # without this, a crash of the machine can leave an empty file after the rename
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_durably(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a local file atomically. Several processes may write the same file; the last one wins."""
+    with replacing(Path(path), shared=True) as part:
+        part.write_bytes(data)
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`; says that it waits for another process to finish `what` when it has to."""
+    """Hold the lock file `path`. Print `what` another process is doing if this process has to wait."""
     import filelock
     from tqdm import tqdm
 
@@ -50,24 +74,24 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def make_dir(path: Path) -> None:
-    """Makes a directory with its parents. UserError if that is not allowed."""
+    """Make a directory and its parents. UserError if that is not allowed."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         writable = os.access(path, os.W_OK)
     except OSError as error:
-        raise UserError(f"cannot make the directory {path}: {error.strerror}; give another data directory") from None
+        raise UserError(f"cannot make the directory {path}: {error.strerror}. Set another $LPS_DATA_DIR") from None
     if not writable:
-        raise UserError(f"no permission to write to {path}; give another data directory ($LPS_DATA_DIR)")
+        raise UserError(f"no permission to write to {path}. Set another $LPS_DATA_DIR")
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FileError(UserError):
-    """A file or folder that cannot be read or written. The message names it, the reason and the remedy."""
+    """A file or folder cannot be read or written. The message names the path, the reason and the remedy."""
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -102,17 +126,8 @@ def open_filesystem(path: str | os.PathLike[str]) -> tuple[str, pafs.FileSystem,
     return (root if isinstance(fs, pafs.LocalFileSystem) else text), fs, root
 
 
-def write_durably(path: str, data: bytes) -> None:
-    """Writes a local file so that it is on the disk when this returns: else a crash of the machine could leave its
-    name, after the rename, with nothing behind it."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def reason(error: BaseException) -> str:
-    """An error in a few words, on one line."""
+    """Return an error's message in a few words, on one line."""
     code = getattr(error, "errno", None)
     text = os.strerror(code) if code else str(error).strip().partition("\n")[0]
     return text.rstrip(". ") or type(error).__name__

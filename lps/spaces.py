@@ -20,6 +20,11 @@ class Space(NamedTuple):
         return f"{self.dtype} {self.shape}"
 
 
+def describe(observation: Mapping[str, Space]) -> str:
+    """The spaces of an observation as people read them: 'state float32 (28,)'."""
+    return ", ".join(f"{name} {space}" for name, space in observation.items())
+
+
 def as_observation(
     value: Any, spaces: Mapping[str, Space], source: str, rows: int | None = None
 ) -> dict[str, np.ndarray]:

@@ -14,11 +14,12 @@ from test_train import FakeEvaluator
 
 from lps import cpu as gelu
 from lps.members.streams import Stream
-from lps.policy.policy import load_policy
+from lps.policy.file import load_policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 GROUPS = groups("ogbench")
@@ -57,7 +58,7 @@ def test_an_update_without_a_saving_has_the_same_losses(name, scripts, monkeypat
 def test_a_gpu_that_is_not_there_is_one_line(name, scripts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda"])
     assert importlib.import_module(name).main() == 2
-    assert "no device 'cuda' here" in capsys.readouterr().err
+    assert "device cuda is not available" in capsys.readouterr().err
 
 
 def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_dir, monkeypatch):
@@ -67,7 +68,7 @@ def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_
     tasks = [task.name for task in GROUPS["cube-single"]][:2]
     runs = [Run.create("lps", task, seed, **settings) for task in tasks for seed in (0, 1)]
     store, out = Store(tmp_path / "results"), tmp_path / "out"
-    train(runs, store, data_dir=str(tiny_data_dir), device="cpu", evaluator=FakeEvaluator())
+    train(runs, store, TrainOptions("cpu", data_dir=str(tiny_data_dir)), evaluator=FakeEvaluator())
     monkeypatch.setattr(sys, "argv", ["carry.py", str(tmp_path / "results"), str(out)])
     assert carry.main() == 0
 

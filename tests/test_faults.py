@@ -18,6 +18,7 @@ from lps.errors import UserError
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher import pack
 
@@ -36,11 +37,8 @@ def go(tiny_data_dir: Path) -> Callable[[Store], dict[str, str]]:
         return train(
             runs(),
             store,
-            data_dir=str(tiny_data_dir),
-            device="cpu",
+            TrainOptions("cpu", data_dir=str(tiny_data_dir), log_interval=5, checkpoint_seconds=0.0),
             evaluator=FakeEvaluator(),
-            log_interval=5,
-            checkpoint_seconds=0.0,
         )
 
     return go
@@ -73,7 +71,7 @@ def test_a_truncated_checkpoint_costs_time_and_no_result(kept, go, undisturbed, 
     store.write_run({**(store.read_run(run.id) or {}), "status": "running"})
     store.write_bytes(checkpoint_path(run), whole[: int(kept * len(whole)) if kept < 1 else kept])
     assert set(go(store).values()) == {"done"}
-    assert f"{run.id}.pt is not a whole checkpoint" in caplog.text and "starts again" in caplog.text
+    assert f"{run.id}.pt is not a whole checkpoint" in caplog.text and "restarts" in caplog.text
     assert rows(store) == before
     assert len(store.read_bytes(checkpoint_path(run))) == len(whole)
 
@@ -85,7 +83,7 @@ class Disk:
         self.write, self.room, self.files = write, room, dict[str, int]()
 
     def __call__(self, path: str, data: bytes) -> None:
-        files = {**self.files, path.rsplit(".", 2)[0]: len(data)}  # FILE.<random>.part
+        files = {**self.files, path: len(data)}
         if sum(files.values()) > self.room:
             raise NO_SPACE
         self.write(path, data)
@@ -198,9 +196,7 @@ def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr("lps.training.trainer.train", train)
-    plan = SimpleNamespace(
-        results=Store(tmp_path / "r").path, sweep="t", data_dir=None, checkpoint_seconds=1.0, log_interval=1
-    )
-    share = SimpleNamespace(cpus=1.0, eval_cpus=1.0, eval_tasks=1, device="cpu")
+    plan = SimpleNamespace(results=Store(tmp_path / "r").path, sweep="t", options=TrainOptions())
+    share = SimpleNamespace(cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1, device="cpu")
     said, was_memory = pack.work({"runs": runs(), "plan": plan, "share": share, "number": 0, "board": None})
     assert "Traceback" in said and was_memory is memory

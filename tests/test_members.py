@@ -151,5 +151,5 @@ def test_an_answer_depends_on_its_own_row_alone(agent, size):
         np.testing.assert_array_equal(some, chunks[rows])
     alone = [policy.act(o, None if noise is None else noise[i]) for i, o in enumerate(observations)]
     np.testing.assert_allclose(chunks, alone, atol=1e-5)
-    with pytest.raises(UserError, match=f"needs float32"):
+    with pytest.raises(UserError, match="needs float32"):
         policy.act_batch(observations[:, 1:], noise)

@@ -11,6 +11,7 @@ from lps.runs.store import Store
 from lps.tasks.suites import get_task
 from lps.training import memory
 from lps.training.memory import Footprint, footprint, members_that_fit, peak
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 TASK = "cube-single-play-singletask-task1-v0"
@@ -47,7 +48,7 @@ def test_a_pack_that_does_not_fit_trains_in_parts_with_the_same_results(room, tm
         store, runs = Store(tmp_path / name), [a_run("lps", seed) for seed in range(3)]
         starts = []
         status = train(
-            runs, store, data_dir=str(tiny_data_dir), device="cpu", evaluator=FakeEvaluator(), log_interval=5,
+            runs, store, TrainOptions("cpu", data_dir=str(tiny_data_dir), log_interval=5), evaluator=FakeEvaluator(),
             callback=lambda progress: starts.append(progress.event == "start"),
         )  # fmt: skip
         assert set(status.values()) == {"done"}

@@ -37,7 +37,8 @@ from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups
-from lps.training.program import Program, _tf32, check_precision
+from lps.training.options import TrainOptions, check_precision
+from lps.training.program import Program, _tf32
 from lps.training.trainer import train
 
 GROUPS = groups("ogbench")
@@ -263,8 +264,9 @@ def test_a_run_says_what_it_was_trained_in(tmp_path, tiny_data_dir):
 
     def go(precision, callback=None):
         train(
-            [run], store, data_dir=str(tiny_data_dir), device="cpu", evaluator=FakeEvaluator(), callback=callback,
-            checkpoint_seconds=0.0, precision=precision,
+            [run], store,
+            TrainOptions("cpu", precision=precision, data_dir=str(tiny_data_dir), checkpoint_seconds=0.0),
+            evaluator=FakeEvaluator(), callback=callback,
         )  # fmt: skip
 
     def stop(progress):

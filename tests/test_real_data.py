@@ -26,7 +26,9 @@ def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Sto
     for agent in AGENTS:
         settings = {"steps": 20, "eval_interval": 10, "eval_episodes": 2, "dataset": dataset}
         runs = [
-            Run.create(agent, task, seed, **settings, **small_hyperparameters(agent)) for task in tasks for seed in (0, 1)
+            Run.create(agent, task, seed, **settings, **small_hyperparameters(agent))
+            for task in tasks
+            for seed in (0, 1)
         ]
         assert set(train(runs, store, device="cpu", data_dir=data_dir).values()) == {"done"}
         assert all(store.episode_steps(run.id) == {10, 20} for run in runs)

@@ -13,13 +13,15 @@ from analysis.results.study import study
 from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.errors import UserError
-from lps.policy.policy import Policy, load_policy
+from lps.policy.file import load_policy
+from lps.policy.policy import Policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks import ring
 from lps.tasks.ring import RING
 from lps.tasks.suites import load_dataset, make_env
+from lps.training.options import TrainOptions
 from lps.training.program import Program
 from lps.training.trainer import train
 from sweeps import ring as sweep
@@ -65,7 +67,7 @@ def trained(tmp_path_factory):
     for agent in AGENTS:
         settings = {**small_hyperparameters(agent), "horizon": 1}
         runs.append(Run.create(agent, RING.name, steps=20, eval_interval=10, eval_episodes=5, **settings))
-    assert set(train(runs, store, device="cpu").values()) == {"done"}
+    assert set(train(runs, store, TrainOptions("cpu")).values()) == {"done"}
     sweep.sample(store, runs)
     return store, runs
 

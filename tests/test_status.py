@@ -12,6 +12,7 @@ from test_train import FakeEvaluator
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.__main__ import main
 from sweeps.launcher.launch import note, unfinished
@@ -102,7 +103,9 @@ def test_a_retried_run_is_trained_from_its_start_if_asked(store: Store, tiny_dat
     assert main(["retry", store.path, "--from-start"]) == 0
     assert not store.exists(f"checkpoints/{run.id}.pt")
     assert store.read_episodes().num_rows == store.read_metrics().num_rows == 0
-    assert train([run], store, data_dir=str(tiny_data_dir), device="cpu", evaluator=FakeEvaluator()) == {run.id: "done"}
+    assert train([run], store, TrainOptions("cpu", data_dir=str(tiny_data_dir)), evaluator=FakeEvaluator()) == {
+        run.id: "done"
+    }
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 from lps.training.packs import pack
 from lps.training.trainer import train
 from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
@@ -241,15 +242,15 @@ def test_a_run_that_goes_on_from_a_rung_is_the_run_itself(tmp_path: Path) -> Non
     """Over two rungs; interrupted in between, and asked for twice."""
     whole, rung, store = (Store(tmp_path / name) for name in ("whole", "rungs", "store"))
     first, second, run = ring_run(2), ring_run(4), ring_run(8)
-    train([run], whole, log_interval=2)
-    train([first], rung, log_interval=2)
+    train([run], whole, TrainOptions(log_interval=2))
+    train([first], rung, TrainOptions(log_interval=2))
     halving.go_on(second, 2, rung, rung)
     assert (rung.read_run(second.id) or {})["status"] == "queued" and rung.episode_steps(second.id) == {2}
-    train([second], rung, log_interval=2)
+    train([second], rung, TrainOptions(log_interval=2))
     store.write_episodes(run.id, 2, rung.read_episodes(second.id).slice(0, 1).to_pylist())  # a copy that was cut off
     halving.go_on(run, 4, rung, store)
     told: list[int] = []
-    train([run], store, log_interval=2, callback=lambda progress: told.append(progress.step))
+    train([run], store, TrainOptions(log_interval=2), callback=lambda progress: told.append(progress.step))
     assert min(told) == 4, "it began where the shorter one ended"
     halving.go_on(run, 4, rung, store)  # what is done stays done
     assert store.finished(run.id) and store.read_episodes().equals(whole.read_episodes())

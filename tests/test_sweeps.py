@@ -23,6 +23,7 @@ from small import small_hyperparameters
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher.connection import ENVIRONMENT
 from sweeps.launcher.launch import launch
@@ -129,7 +130,7 @@ def noting(environments: list[set[str]], method: Callable[[Mirror], None]) -> Ca
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Path:
     """The results of the same runs, trained in this process without Ray."""
     results = tmp_path_factory.mktemp("undisturbed") / "results"
-    train(healthy_runs(), Store(results), data_dir=str(tiny_data_dir), device="cpu", log_interval=LOG_INTERVAL)
+    train(healthy_runs(), Store(results), TrainOptions("cpu", data_dir=str(tiny_data_dir), log_interval=LOG_INTERVAL))
     return results
 
 

@@ -93,7 +93,7 @@ def test_a_precision_reaches_the_training_and_its_documents_and_changes_no_run(w
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["--precision", "bf61"], "did you mean"), (["--precision", "tf32", "--device", "cpu"], "GPUs")]
+    ("words", "says"), [(["--precision", "bf61"], "did you mean"), (["--precision", "tf32", "--device", "cpu"], "GPU")]
 )
 def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
     with pytest.raises(UserError, match=says):

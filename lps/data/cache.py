@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -54,20 +53,18 @@ def cached(path: Path, key: str, write: Callable[[Path], None]) -> tuple[str, Pa
             return known, folder(known)
         fingerprint = _checked(path, note)  # reads all bytes, even where size and time are the same
         if not (target := folder(fingerprint)).is_dir():
-            part = target.with_name(f".{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
             try:
-                part.mkdir(parents=True)
-                write(part)
-                part.replace(target)
+                with replacing(target) as part:
+                    part.mkdir(parents=True)
+                    write(part)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise Damaged(path, f"truncated or damaged ({error})") from None
             except (ValueError, KeyError) as error:
                 raise UserError(f"{path} is not a dataset: {error}. Remove it, then download or collect it") from error
             except OSError as error:
-                raise UserError(f"cannot convert {path} into {home}: {reason(error)}") from error
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+                raise UserError(
+                    f"cannot convert {path} into {home}: {reason(error)}. Free the disk, or use another --data-dir"
+                ) from error
         return fingerprint, target
 
 

@@ -2,13 +2,10 @@
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,10 +13,9 @@ from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.runs.record import Episode
 from lps.tasks.task import Task
+from lps.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from lps.runs.run import Run
 
 
@@ -75,9 +71,7 @@ class PoolEvaluator:
 
     def __init__(self, workers: int):
         self.workers = workers
-        spawn = multiprocessing.get_context("spawn")
-        watched, self._alive = spawn.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (watched,))
+        self._pool = WorkerPool(workers, _one_thread)
         self._jobs: list[tuple[Run, int, list[Future[list[Episode]]]]] = []
         self._done: list[Evaluation] = []
 
@@ -110,8 +104,7 @@ class PoolEvaluator:
 
     def close(self) -> None:
         self._jobs, self._done = [], []
-        self._alive.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -132,13 +125,5 @@ def _evaluate_part(policy: bytes, task: Task, step: int, protocol: dict[str, Any
     return evaluate(pickle.loads(policy), task, step=step, **protocol)
 
 
-def _start_worker(parent: "Connection") -> None:
+def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-
-    def follow() -> None:
-        with contextlib.suppress(EOFError):
-            parent.recv()  # nothing is ever sent: it ends when the evaluator is closed, or its process was killed
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import numpy as np
 
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
+from lps.files import replacing
 from lps.runs.record import Episode
 from lps.tasks.task import Task
 
@@ -53,18 +55,16 @@ def record(
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
         raise UserError("videos need two more packages: pip install imageio imageio-ffmpeg")
     job = {"policy": policy, "task": task, "seed": seed, "step": step, "episodes": episodes}
-    part = path.with_name(f".{path.stem}.part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        try:
-            filmed = _in_own_process({"path": str(part), "fps": fps, "evaluation": job}, progress)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
+            part.touch()  # an error comes now, and not after the filming
+            film = Path(folder, "film.mp4")  # imageio asks for a name that ends in .mp4
+            filmed = _in_own_process({"path": str(film), "fps": fps, "evaluation": job}, progress)
+            shutil.copyfile(film, part)
+            return filmed
     except OSError as error:
-        raise UserError(f"cannot write the video {path}: {error.strerror or error}") from error
-    return filmed
+        raise UserError(f"cannot write the video {path}: {error.strerror or error}. Choose another file") from error
 
 
 def backends() -> list[str]:

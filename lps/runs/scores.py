@@ -29,6 +29,12 @@ def mean_score(episodes: Sequence[Episode], task: Task) -> float:
     return (fmean(episode.return_ for episode in episodes) - low) / (high - low)
 
 
+def describe_score(episodes: Sequence[Episode], task: Task) -> str:
+    """The mean score as people read it: 'success 0.620', 'return 12.300', 'normalised return 0.410'."""
+    names = {"return": "normalised return" if task.return_range else "return"}
+    return f"{names.get(task.metric, 'success')} {mean_score(episodes, task):.3f}"
+
+
 def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
     """{run id: score in 0 .. 1} of the runs that are done and have all episodes of their last evaluations."""
     found = {}

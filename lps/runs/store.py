@@ -245,15 +245,14 @@ class Store:
             return
         folder, name = posixpath.split(full)
         self.fs.create_dir(folder, recursive=True)
+        if self.local:
+            write_durably(full, data)
+            return
         part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            if self.local:
-                write_durably(part, data)
-                os.replace(part, full)
-            else:
-                with self.fs.open_output_stream(part) as file:
-                    file.write(data)
-                self.fs.move(part, full)
+            with self.fs.open_output_stream(part) as file:
+                file.write(data)
+            self.fs.move(part, full)
         except BaseException:
             self._try_delete(part)
             raise

@@ -95,6 +95,11 @@ def _builtin_tasks() -> Mapping[str, Task]:
     return {name: task for suite in SUITES.table for name, task in tasks_of(suite).items()}
 
 
+def full_name(task: str, suite: str | None = None) -> str:
+    """Return the unique name of a task that is named inside `suite`; None: it is unique already."""
+    return task if suite is None or suite in SUITES.table else f"{suite}:{task}"
+
+
 def check_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run on this task: the suite's defaults, replaced by `options`.  UserError for an unknown
     setting or choice."""

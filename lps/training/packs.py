@@ -1,11 +1,12 @@
-"""Packs: the runs that train together in one program, by shape, by memory and by step."""
+"""Packs: the runs that train together in one program. They share a shape, fit the device and stand at one step."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from lps.agents import AGENTS
 from lps.agents.config import member_scalars
@@ -14,15 +15,57 @@ from lps.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import get_task
+from lps.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Member:
+    """A run in a pack: its task, its Config, its slot on the program's member axis, and its checkpoint if it resumes.
+
+    Runs of an agent that sees no reward are the same training on every task of a group: such runs share a slot, and
+    only their evaluations differ.
+    """
+
+    run: Run
+    config: Any
+    task: Task
+    slot: int
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+
+def packs_to_train(runs: Sequence[Run], store: Store, room: Callable[[Run], int | None]) -> Iterator[list[Member]]:
+    """Yield the packs that train one after the other, the members of each at the same step.
+
+    A crash between the checkpoints of two members leaves them at different steps; they then train in two packs.
+
+    Args:
+        room: number of members like the given run that the device has memory for; None for no limit.
+    Raises:
+        UserError: for a checkpoint of another run.
+    """
+    for same_shape in pack(runs):
+        limit = room(same_shape[0]) if len(same_shape) > 1 else None
+        for fitting in pack(same_shape, limit or len(same_shape)):
+            checkpoints = {run.id: stored_checkpoint(run, store) for run in fitting}
+            by_step: dict[int, list[Run]] = {}
+            for run in fitting:
+                checkpoint = checkpoints[run.id]
+                by_step.setdefault(checkpoint.step if checkpoint else 0, []).append(run)
+            for same_step in by_step.values():
+                yield members(same_step, checkpoints)
+
+
 def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
-    """Runs that can train in one program, grouped, at most `max_members` together, in the order given.
+    """Group the runs that can train in one program, at most `max_members` together, in the order given.
 
     They share agent, group, dataset, protocol and every hyperparameter that shapes the program; seed, task and
-    the scalars of members may differ.  How runs are packed never changes a result.
+    the scalars of members (lps.agents.config) may differ. Packing never changes a result.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -38,45 +81,35 @@ def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
     return packs
 
 
-def resumable_packs(
-    runs: Sequence[Run], store: Store, room: Callable[[Run], int | None]
-) -> Iterable[list[tuple[Run, Checkpoint | None]]]:
-    """Packs of runs that stand at the same step, each with its checkpoint, of no more members than there is room for.
-
-    A crash between the checkpoints of two members leaves them at different steps; they then train one after the other.
-    """
-    packs = (pack(p, room(p[0]) or len(p)) if len(p) > 1 else [p] for p in pack(runs))
-    for members in itertools.chain.from_iterable(packs):
-        by_step: dict[int, list[tuple[Run, Checkpoint | None]]] = {}
-        for run in members:
-            checkpoint = stored_checkpoint(run, store)
-            by_step.setdefault(checkpoint.step if checkpoint else 0, []).append((run, checkpoint))
-        yield from by_step.values()
-
-
-def shared_members(runs: Sequence[Run]) -> dict[str, int]:
-    """run id -> member of the program that trains it.
-
-    Runs of an agent that sees no reward are the same training on every task of a group: they share a member and
-    differ in what it is evaluated on.
-    """
-    trainings: dict[str, int] = {}
-    member = {}
+def members(runs: Sequence[Run], checkpoints: dict[str, Checkpoint | None]) -> list[Member]:
+    """Return a member for each run. `checkpoints` are by run id."""
+    slots: dict[str, int] = {}
+    pack = []
     for run in runs:
         task = "" if AGENTS[run.agent].reward_free else run.task
         training = json.dumps([task, run.seed, dict(run.hyperparameters)], sort_keys=True)
-        member[run.id] = trainings.setdefault(training, len(trainings))
-    return member
+        slot = slots.setdefault(training, len(slots))
+        pack.append(Member(run, run.config, run.resolved_task, slot, checkpoints[run.id]))
+    return pack
+
+
+def one_per_slot(members: Sequence[Member]) -> list[Member]:
+    """Return the first member of each slot, in the order of the slots."""
+    first: dict[int, Member] = {}
+    for member in members:
+        first.setdefault(member.slot, member)
+    return list(first.values())
 
 
 def stored_checkpoint(run: Run, store: Store) -> Checkpoint | None:
+    """Read a run's checkpoint. None if there is none or if it is damaged; UserError if it belongs to another run."""
     path = checkpoint_path(run)
     if not store.exists(path):
         return None
     try:
         checkpoint = Checkpoint.from_bytes(store.read_bytes(path), f"{store.path}/{path}")
     except DamagedCheckpoint as damage:  # it costs time; the result is the same
-        log.warning("%s: the run starts again from its beginning", damage)
+        log.warning("%s; the run restarts from its beginning", damage)
         return None
     if checkpoint.run.id != run.id:
         raise UserError(f"{store.path}/{path} belongs to another run ({checkpoint.run}); delete it or move it away")

@@ -30,35 +30,24 @@ from lps.agents.base import Agent, Info, Noise
 from lps.cpu import keep_freed_memory
 from lps.data.batch import Batch
 from lps.data.batches import Batches
-from lps.errors import UserError, suggest
+from lps.errors import UserError
 from lps.members.streams import Stream
+from lps.training.options import check_precision
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = ("float32", "tf32", "bf16")
 
 WARM_UP = 3
 """Updates before the capture, so that every kernel has been chosen and every buffer made.  They are real updates."""
 
 
 def chosen_device(device: str) -> str:
-    """The device that "auto" stands for: cuda where there is one.  UserError for a GPU that is not there."""
+    """Return "cpu" or "cuda" for a name in lps.training.options.DEVICES. UserError if CUDA is not available."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise UserError(suggest(device, ("auto", "cpu", "cuda"), "device") + " (CUDA_VISIBLE_DEVICES chooses a GPU)")
     if device == "cuda" and not torch.cuda.is_available():
-        built = "finds no GPU" if torch.version.cuda else "is a build without CUDA"
-        raise UserError(f"there is no device {device!r} here: torch {torch.__version__} {built}; take cpu or auto")
+        why = "finds no GPU" if torch.version.cuda else "has no CUDA support"
+        raise UserError(f"device cuda is not available: torch {torch.__version__} {why}; use --device cpu or auto")
     return device
-
-
-def check_precision(precision: str, device: str) -> None:
-    """UserError for a precision that does not exist, or not on `device` ("cpu" or "cuda")."""
-    if precision not in PRECISIONS:
-        raise UserError(suggest(precision, PRECISIONS, "precision"))
-    if precision == "tf32" and device == "cpu":
-        raise UserError("tf32 is a precision of NVIDIA GPUs: on the CPU take float32 or bf16")
 
 
 class Program:
@@ -67,7 +56,7 @@ class Program:
     Args:
         seeds: run seed of each member.
         compiled: see above; the first updates are slow then.
-        precision: one of PRECISIONS; see above.
+        precision: one of lps.training.options.PRECISIONS; see above.
     Raises:
         UserError: for a precision that the agent's device does not have, and on the CPU without a C++ compiler.
     """

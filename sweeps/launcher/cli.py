@@ -12,7 +12,7 @@ from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
-from lps.training.program import PRECISIONS, check_precision
+from lps.training.options import PRECISIONS, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch, unfinished
 from sweeps.launcher.resources import Limits, Nodes, Share, split

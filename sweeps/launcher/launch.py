@@ -23,7 +23,7 @@ from lps.runs.provenance import other_code, short_commit, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import get_task, load_dataset
-from lps.training.program import check_precision
+from lps.training.options import TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Share, split
@@ -65,7 +65,7 @@ def launch(
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
         verbose: shows what Ray and the workers print.
         max_failures: how often the worker of a pack that died is brought back.
-        checkpoint_seconds, log_interval, compiled, precision: see `lps.training.trainer.train`.
+        checkpoint_seconds, log_interval, compiled, precision: see `lps.training.options.TrainOptions`.
 
     Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
     """
@@ -85,7 +85,14 @@ def launch(
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, data_dir)
-    plan = Plan(store.path, sweep, data_dir, max_failures, checkpoint_seconds, log_interval, compiled, precision)
+    options = TrainOptions(
+        precision=precision,
+        compile=compiled,
+        data_dir=data_dir,
+        checkpoint_seconds=checkpoint_seconds,
+        log_interval=log_interval,
+    )
+    plan = Plan(store.path, sweep, max_failures, options)
     mirror = Mirror(store, sweep, runs) if mlflow else None
     try:
         if todo:
@@ -157,7 +164,7 @@ def _train(
                     print("starting Ray on this machine", file=out, flush=True)
                 address = stack.enter_context(cluster.connected(address, verbose))
                 packs, share = split(unfinished(store, runs), cluster.nodes(), limits)
-                check_precision(plan.precision, share.device)
+                check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)

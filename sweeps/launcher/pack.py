@@ -9,6 +9,7 @@ console reads.
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -22,7 +23,7 @@ from sweeps.launcher.plan import mark_failed
 from sweeps.launcher.resources import Share
 
 if TYPE_CHECKING:
-    from lps.training.trainer import Progress
+    from lps.training.ledger import Progress
     from sweeps.launcher.plan import Plan
 
 ON_HEAD = {HEAD: 0.001}
@@ -106,9 +107,6 @@ def _fit(number: int, runs: Sequence[Run], plan: "Plan", share: Share, board: An
 
 # --- the Ray Train worker: wherever there is room ---
 
-PASSED_ON = {"sweep", "data_dir", "checkpoint_seconds", "log_interval", "compiled", "precision"}
-"""What of a plan is an argument of `lps.training.trainer.train`, under the same name."""
-
 
 def work(config: dict[str, Any]) -> tuple[str | None, bool]:
     """Trains the runs of a pack; returns the traceback where that failed, and whether for want of memory.
@@ -128,11 +126,14 @@ def work(config: dict[str, Any]) -> tuple[str | None, bool]:
         train(
             runs,
             Store(plan.results, create=False),  # which every machine must see
-            device=share.device,
-            device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0,
+            replace(
+                plan.options,
+                device=share.device,
+                device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0,
+            ),
+            sweep=plan.sweep,
             evaluator=evaluator,
             callback=_teller(config["number"], config["board"]),
-            **{name: value for name, value in vars(plan).items() if name in PASSED_ON},
         )
         return None, False
     except UserError as error:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from lps.runs.provenance import versions
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,8 @@ class Plan:
 
     results: str
     sweep: str
-    data_dir: str | None
     max_failures: int
-    checkpoint_seconds: float
-    log_interval: int
-    compiled: bool = False
-    precision: str = "float32"
+    options: TrainOptions
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:

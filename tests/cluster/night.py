@@ -36,6 +36,7 @@ from lps.runs.checkpoint import (
 )
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
+from lps.training.options import TrainOptions  # noqa: E402
 from lps.training.trainer import train  # noqa: E402
 from sweeps import ogbench_all  # noqa: E402
 
@@ -283,7 +284,7 @@ def test_every_run_is_done_once_with_the_rows_of_an_undisturbed_training(
     alone, ours = Store(tmp_path / "alone"), Store(RESULTS, create=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPS_DATA_MIRROR", str(data))
-        train(runs(), alone, data_dir=str(tmp_path / "data"), device="cpu", log_interval=150)
+        train(runs(), alone, TrainOptions("cpu", data_dir=str(tmp_path / "data"), log_interval=150))
     assert {doc["id"]: doc["status"] for doc in ours.runs()} == {run.id: "done" for run in runs()}
     episodes, expected = (sorted(store.read_episodes().to_pylist(), key=str) for store in (ours, alone))
     assert episodes == expected

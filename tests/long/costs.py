@@ -44,6 +44,7 @@ from lps.runs.store import Store
 from lps.tasks.ogbench import make_env
 from lps.tasks.ring import RING
 from lps.tasks.suites import get_task
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.watch.mlflow import _Mlflow
 
@@ -196,10 +197,10 @@ def requests() -> None:
         (
             ("a run: 1 evaluation, no checkpoint on the way", 1, 1e9),
             ("a run: 10 evaluations, no checkpoint", 10, 1e9),
-            ("a run: 1 evaluation, 19 checkpoints", 1, -1.0),
+            ("a run: 1 evaluation, 19 checkpoints", 1, 0.0),
         )
     ):
-        train([ring_run(20, evaluations, seed)], store, device="cpu", checkpoint_seconds=seconds, log_interval=1)
+        train([ring_run(20, evaluations, seed)], store, TrainOptions("cpu", checkpoint_seconds=seconds, log_interval=1))
         since(what)
     done = [ring_run(20, 1, seed) for seed in range(100, 120)]
     for one in done:

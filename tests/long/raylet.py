@@ -26,6 +26,7 @@ from test_sweeps import checkpoint_step
 
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
@@ -77,7 +78,7 @@ def mark(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     results = tmp_path_factory.mktemp("undisturbed") / "results"
-    train(runs(), Store(results), device="cpu")
+    train(runs(), Store(results), TrainOptions("cpu"))
     return rows(results)
 
 

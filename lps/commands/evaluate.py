@@ -1,0 +1,87 @@
+"""Evaluate the policy of a checkpoint and print one row per episode."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import errno
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lps.commands.policies import add_policy_arguments, task_of
+from lps.errors import UserError, at_least
+
+HELP = "evaluate a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_policy_arguments(parser)
+    parser.add_argument("--episodes", type=at_least(1), default=50, help="number of episodes (default: 50)")
+    parser.add_argument("--workers", type=at_least(0), default=0, help="number of processes (default: 0, this process)")
+    parser.add_argument("--out", metavar="FILE.csv", help="CSV file for the episodes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.policy.file import load_policy
+    from lps.runs.scores import describe_score
+
+    policy = load_policy(arguments.checkpoint)
+    task = task_of(policy, arguments.task)
+    out = Path(arguments.out).expanduser() if arguments.out is not None else None
+    if out:
+        _check_writable(out)
+    seed = policy.run.seed if arguments.seed is None else arguments.seed
+    run = dataclasses.replace(policy.run, task=task.name, seed=seed, eval_episodes=arguments.episodes)
+    evaluator = PoolEvaluator(arguments.workers) if arguments.workers else InlineEvaluator()
+    try:
+        evaluator.submit(policy, run, policy.step)
+        ((_, _, episodes),) = evaluator.poll(wait=True)
+    finally:
+        evaluator.close()
+    print("episode  env_seed    success  return   length")
+    for row in episodes:
+        print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
+    score = describe_score(episodes, task)
+    print(f"{score} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
+    if out:
+        of_run = {
+            "run_id": policy.run.id,
+            "agent": policy.run.agent,
+            "task": task.name,
+            "run_seed": policy.run.seed,
+            "step": policy.step,
+        }
+        _write_csv(out, [of_run | row.row() for row in episodes])
+        print(f"wrote {out.resolve()}")
+    return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Raise UserError if no file can be written to `path`, before the work starts."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --out") from None
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same columns atomically."""
+    from lps.files import replacing
+
+    try:
+        with replacing(path) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --out") from None

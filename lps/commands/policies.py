@@ -1,0 +1,32 @@
+"""Options and checks of the commands that load a policy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lps.errors import UserError, at_least
+
+if TYPE_CHECKING:
+    from lps.policy.policy import Policy
+    from lps.tasks.task import Task
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="path or URI of a checkpoint")
+    parser.add_argument("--seed", type=at_least(0), help="evaluation seed (default: the seed of the run)")
+    parser.add_argument("--task", help="another task with the same observations and actions (default: the run's task)")
+
+
+def task_of(policy: Policy, name: str | None) -> Task:
+    """Return the task `name`, or the task that the policy was trained on. UserError if its sizes do not fit."""
+    from lps.spaces import describe
+    from lps.tasks.suites import get_task
+
+    task = get_task(name or policy.run.task, policy.run.options if name is None else None)
+    if dict(task.observation) != policy.observation:
+        raise UserError(
+            f"--task {task.name} has the observation {describe(task.observation)}; the policy was trained on "
+            f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"
+        )
+    return task

@@ -1,0 +1,199 @@
+"""The ledger of a pack: evaluations, metrics and documents for the result store, and progress for a callback.
+
+Training may be killed at any moment. Three rules make a repetition write the same rows again: a checkpoint at step c is
+written only if every evaluation before c is in the store; the metrics up to c are written before; every file is named
+by its run and step.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from lps.evaluation.evaluators import Evaluator
+from lps.policy.policy import Policy
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.provenance import versions
+from lps.runs.run import Run
+from lps.runs.scores import mean_score
+from lps.runs.store import Store
+from lps.training.options import TrainOptions
+from lps.training.packs import Member
+
+
+@dataclass
+class Progress:
+    """The argument of a callback. `metrics` and `success` are by run id and hold the latest known values."""
+
+    event: str
+    """'start', 'log', 'eval', 'checkpoint', 'done' or 'failed'."""
+    step: int
+    steps: int
+    steps_per_second: float
+    eta_seconds: float
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    success: dict[str, float] = field(default_factory=dict)
+
+
+Callback = Callable[[Progress], None]
+
+
+class Ledger:
+    """Records the training of one pack.
+
+    Args:
+        members: the pack; all members stand at the same step.
+        options: with the device's real name, "cpu" or "cuda".
+        sweep: name of the sweep that the runs belong to; "" keeps the stored name.
+
+    Attributes:
+        step: number of updates made; the trainer sets it.
+        fingerprint: SHA-256 of the dataset; the trainer sets it.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        store: Store,
+        options: TrainOptions,
+        sweep: str,
+        evaluator: Evaluator,
+        callback: Callback | None,
+    ):
+        self.members, self.store, self.options, self.sweep = members, store, options, sweep
+        self.evaluator, self.callback = evaluator, callback
+        checkpoint = members[0].checkpoint
+        self.step = self.start = checkpoint.step if checkpoint else 0
+        self.fingerprint = ""
+        self._failed: set[str] = set()
+        self._metrics: dict[str, dict[str, float]] = {}
+        self._success: dict[str, float] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._flushed = self.start
+        self._waiting: set[tuple[str, int]] = set()
+        self._began = time.monotonic()
+        self._evaluation_s = 0.0
+        self._previous = {member.run.id: store.read_run(member.run.id) or {} for member in members}
+
+    def alive(self) -> list[Member]:
+        """Return the members that have not failed."""
+        return [member for member in self.members if member.run.id not in self._failed]
+
+    # --- evaluations -------------------------------------------------------------------------------------------------
+
+    def unevaluated(self) -> list[Member]:
+        """Return the living members whose evaluation at this step is not in the store."""
+        return [member for member in self.alive() if self.step not in self.store.episode_steps(member.run.id)]
+
+    def submit(self, member: Member, policy: Policy) -> None:
+        """Give the member's policy at this step to the evaluator."""
+        self._waiting.add((member.run.id, self.step))
+        self.evaluator.submit(policy, member.run, self.step)
+
+    def collect(self, wait: bool = False) -> None:
+        """Store the finished evaluations; with `wait`, wait for all of them."""
+        with self.timed_evaluation():
+            for run, step, episodes in self.evaluator.poll(wait):
+                self.store.write_episodes(run.id, step, episodes)
+                self._waiting.discard((run.id, step))
+                self._success[run.id] = mean_score(episodes, run.resolved_task)
+                self.report("eval")
+
+    def may_checkpoint(self) -> bool:
+        """Whether every evaluation before this step is in the store. A resume repeats the evaluation at this step."""
+        return all(step == self.step for _, step in self._waiting)
+
+    @contextmanager
+    def timed_evaluation(self) -> Iterator[None]:
+        """Count the seconds in which evaluation keeps the learner from its updates."""
+        start = time.monotonic()
+        yield
+        self._evaluation_s += time.monotonic() - start
+
+    # --- metrics -----------------------------------------------------------------------------------------------------
+
+    def log(self, info: dict[str, torch.Tensor]) -> None:
+        """Record the metrics of this update; fail the members that have diverged. `info`: (slots,) for each name."""
+        values = torch.stack(list(info.values())).T.tolist()
+        for member in self.alive():
+            run_id = member.run.id
+            self._metrics[run_id] = dict(zip(info, values[member.slot], strict=True))
+            self._rows += [
+                {"run_id": run_id, "step": self.step, "metric": name, "value": value}
+                for name, value in self._metrics[run_id].items()
+            ]
+            broken = [name for name, value in self._metrics[run_id].items() if not math.isfinite(value)]
+            if broken:
+                self.flush()
+                self.fail([member], f"diverged: {', '.join(broken)} not finite at step {self.step} (checked every "
+                                    f"{self.options.log_interval} steps)")  # fmt: skip
+        self.report("log")
+
+    def flush(self) -> None:
+        """Write the metrics recorded since the last flush."""
+        for member in self.members:
+            rows = [row for row in self._rows if row["run_id"] == member.run.id]
+            if rows:
+                self.store.write_metrics(member.run.id, self._flushed + 1, rows)
+        self._rows, self._flushed = [], self.step
+
+    def report(self, event: str) -> None:
+        """Call the callback."""
+        if self.callback:
+            seconds = time.monotonic() - self._began
+            rate = (self.step - self.start) / seconds if seconds > 0 else 0.0
+            steps = self.members[0].run.steps
+            eta = (steps - self.step) / rate if rate else math.inf
+            self.callback(Progress(event, self.step, steps, rate, eta, dict(self._metrics), dict(self._success)))
+
+    # --- documents ---------------------------------------------------------------------------------------------------
+
+    def statuses(self) -> dict[str, str]:
+        """Return "done" or "failed" for each run by id, after the last step."""
+        return {member.run.id: "failed" if member.run.id in self._failed else "done" for member in self.members}
+
+    def fail(self, members: Iterable[Member], reason: str) -> None:
+        """Mark members as failed, unless they have failed already."""
+        for member in members:
+            if member.run.id not in self._failed:
+                self._failed.add(member.run.id)
+                self.write_document(member.run, "failed", reason)
+        self.report("failed")
+
+    def write_document(self, run: Run, status: str, error: str | None = None) -> None:
+        """Write a run's document as of this step."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        before = self._previous[run.id]
+        document = {
+            "id": run.id,
+            "sweep": self.sweep or before.get("sweep", ""),
+            "run": run.to_dict(),
+            "status": status,
+            "step": self.step,
+            "versions": versions(),
+            "host": platform.node(),
+            "precision": self._precisions(before),
+            "device": torch.cuda.get_device_name() if self.options.device == "cuda" else "cpu",
+            "started": before.get("started", now),
+            "updated": now,
+            "wall_time_s": before.get("wall_time_s", 0.0) + time.monotonic() - self._began,
+            "evaluation_s": before.get("evaluation_s", 0.0) + self._evaluation_s,
+            "dataset_fingerprint": self.fingerprint or before.get("dataset_fingerprint", ""),
+            "error": error,
+            "checkpoint": checkpoint_path(run),
+        }
+        before.setdefault("started", now)
+        self.store.write_run(document)
+
+    def _precisions(self, before: dict[str, Any]) -> str:
+        """The precisions of the run's training in their order: a run may resume in another precision."""
+        earlier = before.get("precision", "float32").split(", ") if self.start else []
+        return ", ".join(dict.fromkeys([*earlier, self.options.precision]))
