@@ -55,7 +55,7 @@ def test_an_update_without_a_saving_has_the_same_losses(name, scripts, monkeypat
 def test_a_gpu_that_is_not_there_is_one_line(name, scripts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda"])
     assert importlib.import_module(name).main() == 2
-    assert "no device 'cuda' here" in capsys.readouterr().err
+    assert "device cuda is not available" in capsys.readouterr().err
 
 
 def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_dir, monkeypatch):
