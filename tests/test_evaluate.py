@@ -247,6 +247,7 @@ def test_inline(scripted):
     assert evaluator.pending() == 0 and evaluator.poll(wait=True) == []
 
 
+@pytest.mark.slow
 def test_a_pool_gives_what_inline_gives(pool):
     inline = InlineEvaluator()
     policy = Linear()
