@@ -265,6 +265,7 @@ class Raises(Linear):
         raise ZeroDivisionError("in the policy")
 
 
+@pytest.mark.slow
 def test_an_error_of_a_policy_comes_out_of_the_pool_and_leaves_the_others(pool):
     pool.submit(Linear(), FakeRun(eval_episodes=1), 10)
     pool.submit(Raises(), FakeRun(eval_episodes=1), 20)
