@@ -18,7 +18,7 @@ from lps.errors import UserError, guarded
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 
 @guarded
@@ -38,7 +38,7 @@ def main() -> int:
         path = f"checkpoints/{first.id}.pt"
         if store.exists(path):
             policy = replace(Checkpoint.from_bytes(store.read_bytes(path), path), moments=([], []))
-            (out / f"policy-task{get_task(task).index}.pt").write_bytes(policy.to_bytes())
+            (out / f"policy-task{get_task(task).options['number']}.pt").write_bytes(policy.to_bytes())
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")
     return 0

@@ -29,8 +29,11 @@ from lps.evaluation.rollout import TOGETHER
 from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.tasks.ogbench import make_env
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.program import chosen_device
+
+GROUPS = groups("ogbench")
+
 
 TASK = GROUPS["cube-single"][0]
 
@@ -38,10 +41,10 @@ TASK = GROUPS["cube-single"][0]
 def measure(name: str, calls: int, device: str, physics: float) -> dict[str, Any]:
     """One row of the table: milliseconds."""
     run = Run.create(name, TASK.name)
-    agent = AGENTS[name]([run.config], [0], TASK.observation_dim, TASK.action_dim)
+    agent = AGENTS[name]([run.config], [0], TASK.observation, TASK.action.shape[0])
     policy = Policy.of_member(agent, 0, run, 0).to(device)
     rng = np.random.default_rng(0)
-    observations = rng.standard_normal((calls, TASK.observation_dim)).astype(np.float32)
+    observations = rng.standard_normal((calls, *TASK.observation["state"].shape)).astype(np.float32)
     for observation in observations[:20]:
         policy.act(observation)
     median, p99 = np.percentile([milliseconds(policy.act, observation) for observation in observations], [50, 99])
@@ -72,7 +75,7 @@ def physics(chunks: int) -> float:
     env, rng, taken = make_env(TASK), np.random.default_rng(0), []
     env.reset(seed=0)
     for _ in range(chunks):
-        actions = rng.uniform(-1, 1, (5, TASK.action_dim))
+        actions = rng.uniform(-1, 1, (5, *TASK.action.shape))
         taken.append(sum(milliseconds(env.step, action) for action in actions))
     env.close()
     return float(np.median(taken))
@@ -80,7 +83,8 @@ def physics(chunks: int) -> float:
 
 def forward_pass(calls: int, device: str) -> float:
     """Median milliseconds of one pass through a bare network of the base policy's size, batch 1."""
-    sizes = (TASK.observation_dim + 5 * TASK.action_dim + 2, 512, 512, 512, 512, 5 * TASK.action_dim)
+    obs, d = TASK.observation["state"].shape[0], 5 * TASK.action.shape[0]
+    sizes = (obs + d + 2, 512, 512, 512, 512, d)
     layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)]
     net, x = torch.nn.Sequential(*layers).to(device), torch.randn(1, sizes[0])
     with torch.inference_mode():

@@ -29,14 +29,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lps import cpu as gelu
 from lps.agents import lps as page
-from lps.agents.base import steering_loss
+from lps.agents.base import steering_loss, values
 from lps.agents.flows import meanflow_loss
 from lps.agents.latents import latent_noise
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import check_known, guarded
 from lps.members import adam as members
-from lps.nets.mlp import MLP, frozen
+from lps.nets.mlp import MLP
+from lps.nets.network import Bound
 from lps.training.program import Program, chosen_device
 
 _forward, _adam = MLP.__call__, members.adam
@@ -67,7 +68,7 @@ def critics_one_by_one() -> AbstractContextManager[Any]:
 
 def weight_gradients_of_frozen_nets() -> AbstractContextManager[Any]:
     """The latent loss also reaches base policy and critics (which then learn something else: only its cost counts)."""
-    return patch.object(page, "frozen", lambda params: params)
+    return patch.object(Bound, "frozen", property(lambda net: net))
 
 
 def adam_by_tensor() -> AbstractContextManager[Any]:
@@ -90,13 +91,13 @@ def joint_actions() -> AbstractContextManager[Any]:
 
     def losses(self: page.LPS, batch: Any, noise: Any) -> Any:
         c, s, x = self.config, batch.observations, batch.actions
-        rows = torch.cat([batch.next_observations, s], 1)
-        both = self._steered(rows, self._latent(rows), frozen(self.params["base"]))
-        critic_loss, info = self.td_loss(batch, both[:, : s.shape[1]].detach(), c.critic_agg)
+        rows = {name: torch.cat([batch.next_observations[name], s[name]], 1) for name in s}
+        both = self._steered(rows, self._latent(rows), self.base.frozen)
+        critic_loss, info = self.td_loss(batch, both[:, : x.shape[1]].detach(), c.critic_agg)
         e, times = latent_noise(noise["e_normal"], c.latent_dist), (noise["t_normal"], noise["r_normal"])
-        ratios, params = (self.flow_ratio, self.largest_ratio), self.params["base"]
-        base_loss = meanflow_loss(self.nets["base"], params, s, x, e, *times, *ratios, c.meanflow_form)
-        q = self.q("critic", s, both[:, s.shape[1] :], frozen(self.params["critic"])).mean(1)
+        ratios = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
+        q = values(self.critic.frozen, s, both[:, x.shape[1] :]).mean(1)
         latent_loss = self.alpha * steering_loss(q)
         return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info
 
@@ -155,8 +156,8 @@ def measure(name: str, size: int, rounds: int, updates: int, dataset: Dataset, d
 
 def program(size: int, dataset: Dataset, device: str, compiled: bool = False) -> Program:
     config, seeds = page.Config(horizon=TASK.horizon), list(range(size))
-    agent = page.LPS([config] * size, seeds, TASK.observation_dim, TASK.action_dim, device)
-    batches = Batches(dataset, [TASK] * size, [config.discount] * size, TASK.horizon, device)
+    agent = page.LPS([config] * size, seeds, TASK.observation, TASK.action.shape[0], device)
+    batches = Batches(dataset, [TASK.name] * size, [config.discount] * size, TASK.horizon, device)
     return Program(agent, batches, seeds, compiled)
 
 

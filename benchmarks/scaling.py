@@ -35,10 +35,13 @@ from lps.agents import AGENTS  # noqa: E402
 from lps.errors import UserError, check_known, guarded  # noqa: E402
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
-from lps.tasks.table import GROUPS  # noqa: E402
+from lps.tasks.suites import groups  # noqa: E402
 from lps.training.program import chosen_device  # noqa: E402
 from sweeps.launcher.launch import launch  # noqa: E402
 from sweeps.launcher.resources import Limits, split  # noqa: E402
+
+GROUPS = groups("ogbench")
+
 
 GROUP = "cube-single"
 DATASET = "scaling"

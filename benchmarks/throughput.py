@@ -25,9 +25,12 @@ from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import check_known, guarded
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.options import PRECISIONS
 from lps.training.program import Program, chosen_device
+
+GROUPS = groups("ogbench")
+
 
 TASK = GROUPS["cube-single"][0]
 MODES = ("plain", "compiled")
@@ -39,12 +42,12 @@ def made_up_data(rows: int = 100_100) -> Dataset:
     return Dataset(
         name="made up",
         fingerprint="",
-        observations=rng.standard_normal((rows, TASK.observation_dim)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (rows, TASK.action_dim)).astype(np.float32),
+        observations={"state": rng.standard_normal((rows, *TASK.observation["state"].shape)).astype(np.float32)},
+        actions=rng.uniform(-1, 1, (rows, *TASK.action.shape)).astype(np.float32),
         terminals=np.arange(rows) % 1001 == 1000,
         rewards=-np.ones((1, rows), np.float32),
         masks=np.ones((1, rows), np.float32),
-        tasks=(TASK,),
+        tasks=(TASK.name,),
     )
 
 
@@ -82,8 +85,8 @@ def measure(
     """One row of the table."""
     cls = AGENTS[name]
     configs, seeds = [cls.Config(horizon=TASK.horizon)] * members, list(range(members))
-    agent = cls(configs, seeds, TASK.observation_dim, TASK.action_dim, device)
-    batches = Batches(dataset, [TASK] * members, [0.99] * members, TASK.horizon, device)
+    agent = cls(configs, seeds, TASK.observation, TASK.action.shape[0], device)
+    batches = Batches(dataset, [TASK.name] * members, [0.99] * members, TASK.horizon, device)
     with FlopCounterMode(display=False) as flops:
         Program(agent, batches, seeds).update(1)
     if device == "cuda":

@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-from tqdm import tqdm
-
 from lps.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +57,9 @@ def write_durably(path: str | os.PathLike[str], data: bytes) -> None:
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path`. Print `what` another process is doing if this process has to wait."""
+    import filelock
+    from tqdm import tqdm
+
     make_dir(path.parent)
     lock = filelock.FileLock(path)
     try:

@@ -23,7 +23,7 @@ from lps.errors import UserError, check_known, guarded
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ogbench_collect import NOISE, collect
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
 from sweeps.ogbench_all import PRESETS as OGBENCH
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = scale.asked_for(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
-    check_known(where.groups, GROUPS, "group")  # the ring has no oracles
+    check_known(where.groups, groups("ogbench"), "group")  # the ring has no oracles
     plays = datasets(
         where.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
     )

@@ -25,7 +25,7 @@ from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.hyperparameters import hyperparameters
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 from sweeps.launcher import cli
 from sweeps.study.scope import RING_SCALE
 

@@ -11,8 +11,10 @@ from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.batch import Batch
 from lps.members.streams import Stream
+from lps.spaces import Space
 
 OBSERVATION_DIM, ACTION_DIM = 7, 3
+OBSERVATION = {"state": Space((OBSERVATION_DIM,))}
 
 
 def small_config(agent: str, **overrides: Any) -> Any:
@@ -32,16 +34,16 @@ def small_hyperparameters(agent: str) -> dict[str, Any]:
 
 def make_agent(agent: str, seeds: list[int], overrides: list[dict[str, Any]] | None = None) -> Agent:
     configs = [small_config(agent, **(overrides[i] if overrides else {})) for i in range(len(seeds))]
-    return AGENTS[agent](configs, seeds, OBSERVATION_DIM, ACTION_DIM)
+    return AGENTS[agent](configs, seeds, OBSERVATION, ACTION_DIM)
 
 
 def random_batch(agent: Agent, seeds: torch.Tensor, step: int) -> Batch:
     """A batch that depends on (seed, step) alone, as the real ones do."""
     stream, size, d = Stream(seeds, step, "batch"), agent.config.batch_size, agent.chunk_dim
     return Batch(
-        observations=stream.normal(size, OBSERVATION_DIM),
+        observations={"state": stream.normal(size, OBSERVATION_DIM)},
         actions=stream.uniform(size, d) * 2 - 1,
-        next_observations=stream.normal(size, OBSERVATION_DIM),
+        next_observations={"state": stream.normal(size, OBSERVATION_DIM)},
         rewards=-stream.uniform(size),
         masks=(stream.uniform(size) > 0.1).float(),
     )

@@ -5,11 +5,13 @@ import torch
 from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
 
 from lps.agents import AGENTS
+from lps.agents.base import values
 from lps.agents.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, meanflow_loss, meanflow_times
 from lps.agents.latents import LATENTS, latent_noise, project_latent
 from lps.agents.variants import VARIANTS
 from lps.members.streams import Stream
 from lps.nets.mlp import MLP
+from lps.nets.network import Bound
 from lps.runs.hyperparameters import make_config
 
 SEEDS = torch.tensor([0])
@@ -104,7 +106,7 @@ def test_agents_that_steer_log_the_size_of_their_latent(name, latent):
     noise = agent.noise(Stream(torch.tensor([0, 1]), 1, "noise"), agent.config.batch_size)
     _, info = agent.losses(batch, noise)
     with torch.no_grad():
-        z = project_latent(agent.nets["latent_actor"](agent.params["latent_actor"], batch.observations), latent)
+        z = project_latent(agent.latent_actor(batch.observations), latent)
     expected = [float((z[member] ** 2).mean()) for member in range(2)]
     assert info["latent_size"].tolist() == pytest.approx(expected)
     assert latent != "sphere" or expected == pytest.approx([1, 1], abs=1e-3)
@@ -126,14 +128,15 @@ def test_best_of_n_takes_the_sample_that_the_critics_like_best():
     agent = make_agent("best_of_n", [0, 1], [{"num_samples": 5}] * 2)
     stream = Stream(torch.tensor([0, 1]), 1, "noise")
     s, e = stream.normal(4, OBSERVATION_DIM), stream.normal(4, agent.noise_dim)
-    chosen = agent.act(s, e)
+    chosen = agent.act({"state": s}, e)
     for member in range(2):
         for row in range(4):
             samples = []
             for n in range(5):
                 one = e[:, row : row + 1, n * agent.chunk_dim : (n + 1) * agent.chunk_dim]
-                a = flow_actions(agent.nets["base"], agent.params["base"], s[:, row : row + 1], one, 10)
-                q = agent.q("critic", s[:, row : row + 1], a).mean(1)
+                observation = {"state": s[:, row : row + 1]}
+                a = flow_actions(agent.base, observation, one, 10)
+                q = values(agent.critic, observation, a).mean(1)
                 samples.append((q[member, 0].item(), a[member, 0]))
             best = max(samples, key=lambda sample: sample[0])[1]
             torch.testing.assert_close(chosen[member, row], best, atol=1e-5, rtol=1e-4)
@@ -142,8 +145,9 @@ def test_best_of_n_takes_the_sample_that_the_critics_like_best():
 @pytest.mark.parametrize("form", MEANFLOW_FORMS)
 def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     """The target's derivative, taken by torch along (dz, dt, dr) as the form defines it."""
-    net, stream = MLP(3 + 2 + 2, 8, 2), Stream(SEEDS, 1, "noise")
-    params = net.init(stream)
+    stream = Stream(SEEDS, 1, "noise")
+    mlp = MLP(3 + 2 + 2, 8, 2)
+    net = Bound(mlp, mlp.init(stream))
     s, x, e = stream.normal(8, 3), stream.normal(8, 2), stream.normal(8, 2)
     t_normal, r_normal = stream.normal(8, 1), stream.normal(8, 1)
     a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
@@ -152,16 +156,16 @@ def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     dt, dr = (zero, one) if form == "original_released" else (one, zero)
 
     def u_of(z, t, r):
-        f = net(params, s, z, t, t - r)
+        f = net({"state": s}, z, t, t - r)
         return z - f if form == "noise_to_action" else f
 
     u, du = torch.autograd.functional.jvp(u_of, (z, t, r), (v, dt, dr))
     error = (u - (v - (t - r) * du)).square().mean(-1)
     expected = (error * (error + 1e-3).rsqrt()).mean(-1)
-    ours = meanflow_loss(net, params, s, x, e, t_normal, r_normal, torch.ones(1), 1.0, form)
+    ours = meanflow_loss(net, {"state": s}, x, e, t_normal, r_normal, torch.ones(1), 1.0, form)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     whole = u_of(e, one, zero)
-    torch.testing.assert_close(meanflow_actions(net, params, s, e, form), (e - whole).clamp(-1, 1))
+    torch.testing.assert_close(meanflow_actions(net, {"state": s}, e, form), (e - whole).clamp(-1, 1))
 
 
 @pytest.mark.parametrize("size", [10, 100, 250, 256])

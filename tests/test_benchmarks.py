@@ -18,9 +18,12 @@ from lps.policy.policy import load_policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
+
+GROUPS = groups("ogbench")
+
 
 SEEDS = torch.tensor([0, 1])
 MEASURES = ("inference", "savings", "scaling", "throughput")

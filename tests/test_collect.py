@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import ogbench
 import pytest
+from lps.tasks.table import GROUPS
 
 from lps.__main__ import main
 from lps.errors import UserError
 from lps.tasks.ogbench_collect import collect
-from lps.tasks.table import GROUPS
 
 LENGTH = 12
 

@@ -17,6 +17,7 @@ import ogbench
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lps.tasks.table import GROUPS
 
 from lps.data.download import dataset_path
 from lps.data.episodes import Dataset, load_dataset
@@ -24,7 +25,6 @@ from lps.data.names import data_dir
 from lps.errors import UserError
 from lps.tasks.ogbench import make_env
 from lps.tasks.ogbench_collect import collect
-from lps.tasks.table import GROUPS
 
 NAME = "cube-single-play-v0"
 CUBE = GROUPS["cube-single"]

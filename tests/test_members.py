@@ -5,10 +5,19 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
+from small import (
+    ACTION_DIM,
+    OBSERVATION,
+    OBSERVATION_DIM,
+    make_agent,
+    member_params,
+    random_batch,
+    run_updates,
+    small_config,
+)
 
 from lps.agents import AGENTS
-from lps.agents.base import MEMBER_SCALARS
+from lps.agents.config import member_scalars
 from lps.errors import UserError
 from lps.members.streams import Stream
 from lps.policy.policy import Policy
@@ -21,7 +30,7 @@ TASK = "cube-single-play-singletask-task1-v0"
 def own_scalars(agent: str) -> list[dict[str, float]]:
     """Three members that differ in every scalar that may differ."""
     factors = (1.0, 0.5, 0.25)
-    names = [name for name in MEMBER_SCALARS if hasattr(AGENTS[agent].Config(), name)]
+    names = member_scalars(AGENTS[agent].Config)
     return [{name: getattr(AGENTS[agent].Config(), name) * factor for name in names} for factor in factors]
 
 
@@ -121,7 +130,7 @@ def test_a_policy_acts_alone_and_survives_pickling(agent):
     chunk = policy.act(observation, noise)
     assert chunk.shape == (2, ACTION_DIM) and np.abs(chunk).max() <= 1.0
     e = None if noise is None else torch.from_numpy(noise).expand(2, 1, -1)
-    expected = packed.act(torch.from_numpy(observation).expand(2, 1, -1), e)[1, 0].detach().numpy()
+    expected = packed.act({"state": torch.from_numpy(observation).expand(2, 1, -1)}, e)[1, 0].detach().numpy()
     np.testing.assert_allclose(chunk.ravel(), expected, atol=1e-6)
     copy = pickle.loads(pickle.dumps(policy))
     np.testing.assert_array_equal(copy.act(observation, noise), chunk)
@@ -133,7 +142,7 @@ def test_a_policy_acts_alone_and_survives_pickling(agent):
 def test_an_answer_depends_on_its_own_row_alone(agent, size):
     """To the last bit, so that an episode does not depend on those that run beside it."""
     run = Run.create(agent, TASK, 1, **(vars(small_config(agent)) if size == "small" else {}))
-    policy = Policy.of_member(AGENTS[agent]([run.config], [1], OBSERVATION_DIM, ACTION_DIM), 0, run, 7)
+    policy = Policy.of_member(AGENTS[agent]([run.config], [1], OBSERVATION, ACTION_DIM), 0, run, 7)
     rng = np.random.default_rng(0)
     observations = rng.standard_normal((7, OBSERVATION_DIM)).astype(np.float32)
     noise = rng.standard_normal((7, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
@@ -143,5 +152,5 @@ def test_an_answer_depends_on_its_own_row_alone(agent, size):
         np.testing.assert_array_equal(some, chunks[rows])
     alone = [policy.act(o, None if noise is None else noise[i]) for i, o in enumerate(observations)]
     np.testing.assert_allclose(chunks, alone, atol=1e-5)
-    with pytest.raises(UserError, match=f"vectors of {OBSERVATION_DIM} numbers"):
+    with pytest.raises(UserError, match="needs float32"):
         policy.act_batch(observations[:, 1:], noise)

@@ -8,7 +8,7 @@ from test_train import FakeEvaluator
 from lps.agents import AGENTS
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 from lps.training import memory
 from lps.training.memory import Footprint, footprint, members_that_fit, peak
 from lps.training.options import TrainOptions

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from small import ACTION_DIM, OBSERVATION_DIM, make_agent, member_params, small_config, small_hyperparameters
+from small import (
+    ACTION_DIM,
+    OBSERVATION,
+    OBSERVATION_DIM,
+    make_agent,
+    member_params,
+    small_config,
+    small_hyperparameters,
+)
 from test_train import FakeEvaluator
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,10 +36,13 @@ from lps.members.streams import Stream
 from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 from lps.training.options import TrainOptions, check_precision
 from lps.training.program import Program, _tf32
 from lps.training.trainer import train
+
+GROUPS = groups("ogbench")
+
 
 TASK = GROUPS["cube-single"][0]
 SEEDS = [3, 1]
@@ -43,18 +54,18 @@ def dataset() -> Dataset:
     return Dataset(
         name="made",
         fingerprint="",
-        observations=rng.standard_normal((rows, 7)).astype(np.float32),
+        observations={"state": rng.standard_normal((rows, 7)).astype(np.float32)},
         actions=rng.uniform(-1, 1, (rows, 3)).astype(np.float32),
         terminals=np.arange(rows) % 20 == 19,
         rewards=-rng.random((1, rows)).astype(np.float32),
         masks=(rng.random((1, rows)) > 0.1).astype(np.float32),
-        tasks=(TASK,),
+        tasks=(TASK.name,),
     )
 
 
 def trained(agent: str, dataset: Dataset, compiled: bool) -> dict[str, torch.Tensor]:
     subject = make_agent(agent, SEEDS)
-    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, subject.config.horizon)
+    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
     program = Program(subject, batches, SEEDS, compiled)
     for step in range(1, 21):
         info = program.update(step)
@@ -111,15 +122,15 @@ def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
     """On torch's device without data, where whatever asks for a value raises: what would wait for a GPU or copy to one,
     and could not be captured, shows without a GPU."""
     config = small_config(agent)
-    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION_DIM, ACTION_DIM, "meta")
-    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
+    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION, ACTION_DIM, "meta")
+    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, config.horizon, "meta")
     program, step = Program(subject, batches, SEEDS), torch.tensor(1, device="meta")
     program._update(step)  # constants are made once
     copies = pytest.fail  # of what the host has, which this device would take without a word
     with Crossings() as crossings, patch.multiple(torch, tensor=copies, as_tensor=copies, from_numpy=copies):
         info = program._update(step)
         noise = torch.randn(2, 5, subject.noise_dim, device="meta") if subject.noise_dim else None
-        chunks = subject.act(torch.randn(2, 5, OBSERVATION_DIM, device="meta"), noise)
+        chunks = subject.act({"state": torch.randn(2, 5, OBSERVATION_DIM, device="meta")}, noise)
     assert chunks.shape == (2, 5, subject.chunk_dim)
     assert {value.device.type for value in (chunks, *info.values(), *subject.trained_tensors())} == {"meta"}
     assert not crossings.found
@@ -137,8 +148,8 @@ def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset, monkeypatch)
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=aot_autograd(fw_compiler=keep)))
-    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION_DIM, ACTION_DIM, "meta")
-    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "meta")
+    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION, ACTION_DIM, "meta")
+    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, config.horizon, "meta")
     Program(subject, batches, SEEDS, compiled=True)._update(torch.tensor(1, device="meta"))
     values = [node.meta.get("val") for graph in traced for node in graph.graph.nodes]
     assert {value.device.type for value in values if isinstance(value, torch.Tensor)} == {"meta"}
@@ -161,7 +172,9 @@ def test_the_captured_update_is_the_plain_one(agent, dataset):
     for compiled in (False, True):
         cls, config = AGENTS[agent], make_agent(agent, [0]).config
         subject = cls([config] * 2, SEEDS, 7, 3, "cuda")
-        program = Program(subject, Batches(dataset, [TASK] * 2, [0.99] * 2, config.horizon, "cuda"), SEEDS, compiled)
+        program = Program(
+            subject, Batches(dataset, [TASK.name] * 2, [0.99] * 2, config.horizon, "cuda"), SEEDS, compiled
+        )
         for step in range(1, 21):
             program.update(step)
         results.append([tensor.detach().cpu() for tensor in subject.trained_tensors()])
@@ -175,7 +188,7 @@ def test_a_program_leaves_no_cycle_that_keeps_its_pack(precision, dataset):
     gc.disable()
     try:
         subject = make_agent("lps", SEEDS)
-        batches = Batches(dataset, [TASK] * 2, [0.99] * 2, subject.config.horizon)
+        batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
         program = Program(subject, batches, SEEDS, precision=precision)
         program.update(1)
         kept = weakref.ref(subject)
@@ -197,7 +210,7 @@ def test_compiling_without_a_compiler_says_what_to_do(dataset, monkeypatch):
 def updated(agent: str, dataset: Dataset, precision: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """One update: the gradient of each network as one vector, and the metrics."""
     subject = make_agent(agent, SEEDS)
-    batches = Batches(dataset, [TASK] * 2, [0.99] * 2, subject.config.horizon)
+    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
     info = Program(subject, batches, SEEDS, precision=precision).update(1)
     # Adam's first moment is a tenth of it; the parameters tell less, for they move by lr in its sign.
     moments = dict(zip(map(id, subject.trained_tensors()), subject.adam.first, strict=True))
@@ -209,7 +222,7 @@ def updated(agent: str, dataset: Dataset, precision: str) -> tuple[dict[str, tor
 def test_float32_is_the_update_written_out(agent, dataset):
     """To the last bit: batch, noise and `Agent.update`, with nothing around them."""
     program, by_hand = (make_agent(agent, SEEDS) for _ in range(2))
-    batches, seeds = Batches(dataset, [TASK] * 2, [0.99] * 2, by_hand.config.horizon), torch.tensor(SEEDS)
+    batches, seeds = Batches(dataset, [TASK.name] * 2, [0.99] * 2, by_hand.config.horizon), torch.tensor(SEEDS)
     size = by_hand.config.batch_size
     updates = Program(program, batches, SEEDS, precision="float32")
     for step in (1, 2, 3):

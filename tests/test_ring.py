@@ -12,15 +12,14 @@ from analysis.results.load import load
 from analysis.results.study import study
 from lps.agents import AGENTS
 from lps.data.batches import Batches
-from lps.data.episodes import load_dataset
 from lps.errors import UserError
 from lps.policy.policy import Policy, load_policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks import ring
-from lps.tasks.ogbench import make_env
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
+from lps.tasks.suites import load_dataset, make_env
 from lps.training.options import TrainOptions
 from lps.training.program import Program
 from lps.training.trainer import train
@@ -55,7 +54,7 @@ def test_all_data_are_on_the_ring_and_always_the_same():
     share = dataset.rewards[0, starts].mean()
     assert share == pytest.approx(2 * ring.ARC[1] / (2 * math.pi), abs=0.01)
     assert load_dataset([RING]).fingerprint == dataset.fingerprint
-    with pytest.raises(UserError, match="its own data"):
+    with pytest.raises(UserError, match="Remove --dataset"):
         load_dataset([RING], dataset="cube-single-play-v0")
 
 
@@ -92,8 +91,8 @@ def test_every_agent_that_sees_rewards_ends_on_the_arc_far_more_often_than_the_d
     known = {name: value for name, value in settings.items() if name in AGENTS[agent].Config.__dataclass_fields__}
     runs = replace(RING_SCALE, steps=800).runs(agent, **known)
     dataset, configs, seeds = load_dataset([RING]), [run.config for run in runs], [run.seed for run in runs]
-    members = AGENTS[agent](configs, seeds, RING.observation_dim, RING.action_dim)
-    program = Program(members, Batches(dataset, [RING] * len(runs), [0.99] * len(runs), RING.horizon), seeds)
+    members = AGENTS[agent](configs, seeds, RING.observation, 2)
+    program = Program(members, Batches(dataset, [RING.name] * len(runs), [0.99] * len(runs), RING.horizon), seeds)
     found = []
     for step in range(1, 801):
         program.update(step)

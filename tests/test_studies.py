@@ -14,7 +14,7 @@ import torch
 
 from analysis.plots.landscape import drawn_in_decades
 from lps.agents import AGENTS
-from lps.agents.base import MEMBER_SCALARS
+from lps.agents.config import member_scalars
 from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
@@ -112,7 +112,9 @@ def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> Non
 @pytest.mark.parametrize("agent", AGENTS)
 def test_axes_and_ranges_are_the_agents_own_and_the_joint_design_is_one_program(agent: str) -> None:
     known = set(Run.create(agent, "ring-bandit-v0").hyperparameters)
-    assert set(spaces.axes(agent)) <= known and set(spaces.ranges(agent)) <= known & set(MEMBER_SCALARS)
+    assert set(spaces.axes(agent)) <= known and set(spaces.ranges(agent)) <= known & set(
+        member_scalars(AGENTS[agent.partition(":")[0]].Config)
+    )
     points = sensitivity.joint(agent, 8)
     assert points == sensitivity.joint(agent, 9)[:8] and len({str(point) for point in points}) == 8
     for point in points:

@@ -23,7 +23,7 @@ from lps.agents import AGENTS
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import GROUPS, get_task
+from lps.tasks.suites import get_task, groups
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
@@ -31,6 +31,9 @@ from sweeps.launcher.resources import Limits, divide, split
 from sweeps.watch import estimate
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
+
+GROUPS = groups("ogbench")
+
 
 TASK = "cube-single-play-singletask-task1-v0"
 
@@ -47,7 +50,9 @@ def test_presets_are_runs_of_every_combination(name: str) -> None:
     where, agents = ogbench_all.PRESETS[name], ogbench_all.AGENTS_OF[name]
     runs = ogbench_all.build(agents, where)
     found = [(run.agent, run.task, run.seed) for run in runs]
-    tasks = [task.name for group in where.groups for task in GROUPS[group] if task.index in where.tasks]
+    tasks = [
+        task.name for group in where.groups for number, task in enumerate(GROUPS[group], 1) if number in where.tasks
+    ]
     assert set(found) == set(itertools.product(agents, tasks, where.seeds))
     assert len({run.id for run in runs}) == len(runs)
 
@@ -58,7 +63,8 @@ def test_paper_is_the_papers_protocol() -> None:
     assert agents == set(AGENTS) - {"fm_lps"}, "all but the ablation"
     assert len(runs) == len(agents) * 5 * 5 * 8
     for run in runs:
-        assert (run.steps, run.eval_interval, run.eval_episodes, run.success_timing) == (10**6, 10**5, 50, "post")
+        assert (run.steps, run.eval_interval, run.eval_episodes) == (10**6, 10**5, 50)
+        assert run.options["success_timing"] == "post"
         assert run.dataset == get_task(run.task).dataset
         assert run == Run.create(run.agent, run.task, run.seed), "the agents' own settings, tuned ones included"
 
@@ -109,7 +115,7 @@ def test_filters_and_settings() -> None:
         ("--tasks 6", "no task 6 in cube-single"),
         ("--set lrr=1", "unknown hyperparameter 'lrr'; did you mean 'lr'"),
         ("--set lr", "--set takes name=value"),
-        ("--set lr=fast", "lps's lr must be like 0.0003"),
+        ("--set lr=fast", "lps's lr cannot be 'fast'"),
         ("--steps 0", "steps must be a whole number of at least 1"),
         ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
         ("--device gpu", "unknown device 'gpu'"),

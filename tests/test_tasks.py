@@ -8,10 +8,10 @@ from typing import Any, get_args
 import gymnasium
 import numpy as np
 import pytest
+from lps.tasks.table import GROUPS, TASKS, SuccessTiming, get_task
 
 from lps.errors import UserError
 from lps.tasks.ogbench import import_ogbench, make_env
-from lps.tasks.table import GROUPS, TASKS, SuccessTiming, get_task
 
 
 def test_table_is_complete_and_consistent():

@@ -8,7 +8,7 @@ from lps.errors import UserError
 from lps.evaluation import video
 from lps.evaluation.rollout import evaluate
 from lps.evaluation.video import record
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 TASK = replace(get_task("cube-single-play-singletask-task1-v0"), max_episode_steps=1)
 

@@ -13,7 +13,7 @@ from analysis.numbers import stats
 from analysis.results import load, settings
 from analysis.results.study import Study, records
 from lps.agents.variants import PANELS
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 
 COLUMNS = ["panel", "bar", "agent", "variant", "mean", "low", "high", "n_tasks", "n_seeds_min"]
 PUBLISHED = ["published_mean", "published_low", "published_high"]

@@ -18,7 +18,7 @@ from analysis.numbers import stats
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
 from analysis.results.study import DAGGER, LAST, Series, Study, as_text, defaults, planned_steps
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
 

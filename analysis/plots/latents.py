@@ -10,7 +10,7 @@ from analysis.plots import style
 from analysis.plots.curves import updates
 from analysis.results.agents import agents_of
 from analysis.results.study import Study
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 
 LINES = {"normal": (0, (5, 1.5)), "truncated_normal": (0, (1.2, 1.2))}  # the sphere, LPS itself, is drawn through
 SHADES = {"normal": 0.3, "truncated_normal": 0.55}  # towards white

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.results.load import Results
-from lps.tasks.table import TASKS
+from lps.tasks.suites import all_tasks
 
 
 def plays(results: Results) -> dict[str, dict[str, Any]]:
@@ -33,5 +33,5 @@ def corner(results: Results, group: str) -> dict[str, Any] | None:
 def standard(results: Results, group: str, present: Collection[str]) -> str | None:
     """Of the datasets of a group that are present the one that stands for it: OGBench's own, or that in which the axes
     of a study of datasets meet."""
-    official = {task.dataset for task in TASKS.values() if task.group == group}
+    official = {task.dataset for task in all_tasks().values() if task.group == group}
     return min(official & set(present), default=(corner(results, group) or {}).get("name"))

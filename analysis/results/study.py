@@ -20,7 +20,7 @@ from analysis.results.load import Results
 from analysis.results.plays import standard
 from lps.agents.variants import ADDED, group_settings
 from lps.runs.scores import LAST
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 
 DAGGER = "†"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")

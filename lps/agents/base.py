@@ -1,4 +1,4 @@
-"""What every agent shares: parameters of M members, one Adam, target networks, the batch, and the critic's TD loss.
+"""What every agent shares: parameters of M members, one Adam, target networks, and the critic's TD loss.
 
 An agent's own page holds its networks, its losses and how it acts; nothing here knows a method.
 """
@@ -7,69 +7,65 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lps.agents.config import PerMember, field_types, marks, member_scalars
 from lps.data.batch import Batch
-from lps.members.adam import MemberAdam, move_targets
+from lps.members.adam import MemberAdam, Schedule, move_targets
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP, Params
-
-# Hyperparameters that may differ between the members of a pack; all others shape the program and must be equal.
-MEMBER_SCALARS = ("lr", "discount", "tau", "alpha", "flow_ratio", "expectile", "guidance")
-
+from lps.nets import NETWORKS
+from lps.nets.network import Bound, Network, Observation, Params, Spec
+from lps.spaces import Space
 
 Noise = Mapping[str, Tensor]
 Info = dict[str, Tensor]
+Spaces = Mapping[str, Space]
 
 
 class Agent(ABC):
-    """M members of one method.
+    """M members of one method.  Its networks are attributes by their names (`self.critic`), each bound to its
+    parameters; so are the hyperparameters that may differ between members, (M,) each (`self.discount`).
 
     Args:
-        configs: one Config per member; they may differ in MEMBER_SCALARS only.
+        configs: one Config per member; they differ in `member_scalars` only.
         seeds: run seed of each member; decides its initial parameters.
-        observation_dim, action_dim: sizes of one observation and of one (not chunked) action.
+        observation: spaces of the arrays of an observation, by name.
+        action_dim: numbers in one (not chunked) action.
         device: where the parameters live.
     """
 
     title: ClassVar[str]
     """Name in figures and tables."""
-    Config: ClassVar[type]
-    """Dataclass of the method's hyperparameters, defaults of the paper."""
+    Config: ClassVar[Any]
+    """Dataclass of the method's hyperparameters, an AgentConfig with the defaults of the paper."""
     targets: ClassVar[Mapping[str, str]] = {}
     """Target network -> the network it follows."""
     acting: ClassVar[tuple[str, ...]] = ("base",)
     """The networks that `act` needs: all that a policy carries."""
     acts_with_noise: ClassVar[bool] = True
     """Whether acting needs a latent draw; False where a latent actor decides."""
-
     reward_free: ClassVar[bool] = False
     """Whether training sees neither rewards nor masks: then it is the same on every task of a group."""
+    colour: ClassVar[str] = ""
+    """Colour in figures, as '#rrggbb'; '' for a spare one."""
 
-    # Each (M,); an agent has those that its Config has (MEMBER_SCALARS).
-    lr: Tensor
-    discount: Tensor
-    tau: Tensor
-    alpha: Tensor
-    flow_ratio: Tensor
-    expectile: Tensor
-    guidance: Tensor
-    largest_ratio: float
-    """The largest flow_ratio of the members, on the host: it decides shapes."""
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self,
         configs: Sequence[Any],
         seeds: Sequence[int],
-        observation_dim: int,
+        observation: Spaces,
         action_dim: int,
         device: str | torch.device = "cpu",
     ):
         self.device = torch.device(device)
-        self._take_shape(configs, observation_dim, action_dim)
+        self._build(configs, observation, action_dim)
         seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
         self.params: dict[str, Params] = {
             name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
@@ -80,33 +76,43 @@ class Agent(ABC):
         self._trained = [name for name in self.nets if name not in self.targets]
         for tensor in self.trained_tensors():
             tensor.requires_grad_()
-        self.adam = MemberAdam(self.trained_tensors(), [float(config.lr) for config in configs])
+        self._bind()
+        c = self.config
+        schedule = Schedule(c.weight_decay, c.warmup_steps, c.decay_steps, c.clip_norm)
+        self.adam = MemberAdam(self.trained_tensors(), [float(config.lr) for config in configs], schedule)
 
     @classmethod
-    def for_acting(cls, config: Any, observation_dim: int, action_dim: int, params: dict[str, Params]) -> Agent:
+    def for_acting(cls, config: Any, observation: Spaces, action_dim: int, params: dict[str, Params]) -> Agent:
         """A single member that can only act, where the parameters (1, ...) of its `acting` networks are."""
         agent = cls.__new__(cls)
         agent.device = next(value for net in params.values() for value in net.values()).device
         agent.params = params
-        agent._take_shape([config], observation_dim, action_dim)
+        agent._build([config], observation, action_dim)
+        agent._bind()
         return agent
 
-    def _take_shape(self, configs: Sequence[Any], observation_dim: int, action_dim: int) -> None:
+    def _build(self, configs: Sequence[Any], observation: Spaces, action_dim: int) -> None:
         self.config, self.members = configs[0], len(configs)
-        for name in MEMBER_SCALARS:
-            if hasattr(self.config, name):
-                values = [float(getattr(config, name)) for config in configs]
-                dtype = torch.float64 if name == "flow_ratio" else torch.float32  # rows are counted by it
-                setattr(self, name, torch.tensor(values, dtype=dtype, device=self.device))
-        self.largest_ratio = max(getattr(config, "flow_ratio", 0.0) for config in configs)
-        self.observation_dim, self.action_dim = observation_dim, action_dim
+        hints = field_types(self.Config)
+        self.largest: dict[str, float] = {}
+        for name in member_scalars(self.Config):
+            values = [float(getattr(config, name)) for config in configs]
+            exact = any(mark.exact for mark in marks(hints[name], PerMember))
+            dtype = torch.float64 if exact else torch.float32
+            setattr(self, name, torch.tensor(values, dtype=dtype, device=self.device))
+            self.largest[name] = max(values)
+        self.observation, self.action_dim = dict(observation), action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
-        self.nets: dict[str, MLP] = self.networks()
+        self.nets: dict[str, Network] = self.networks()
+
+    def _bind(self) -> None:
+        for name, params in self.params.items():
+            setattr(self, name, Bound(self.nets[name], params))
 
     # --- a method's page -----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def networks(self) -> dict[str, MLP]:
+    def networks(self) -> dict[str, Network]:
         """Every network by its name in the paper."""
 
     @abstractmethod
@@ -118,8 +124,8 @@ class Agent(ABC):
         """The losses by name, (M,) each, and further quantities worth a plot, (M,) each."""
 
     @abstractmethod
-    def act(self, observations: Tensor, e: Tensor | None) -> Tensor:
-        """Action chunks (M, B, d) in [-1, 1] for observations (M, B, obs).
+    def act(self, observations: Observation, e: Tensor | None) -> Tensor:
+        """Action chunks (M, B, d) in [-1, 1] for observations, arrays (M, B, *shape) by name.
 
         e: (M, B, noise_dim) standard normal draws where `acts_with_noise`, else None.
         """
@@ -128,6 +134,19 @@ class Agent(ABC):
     def noise_dim(self) -> int:
         """Length of the standard normal draw of one decision; 0 where a latent actor decides."""
         return self.chunk_dim if self.acts_with_noise else 0
+
+    # --- networks --------------------------------------------------------------------------------------------------
+
+    def net(self, hidden: Sequence[int], *inputs: int, output: int | None = None, **kind: Any) -> Network:
+        """A network over the observation and further inputs of these widths; its output is a chunk unless given."""
+        output = self.chunk_dim if output is None else output
+        spec = Spec(self.observation, inputs, output, tuple(hidden), self.config.horizon, **kind)
+        return NETWORKS[self.config.network](spec)
+
+    def critics(self, *inputs: int) -> Network:
+        """K value heads (`num_critics`) over the observation and further inputs, with layer norm."""
+        c = self.config
+        return self.net(c.critic_hidden, *inputs, output=1, layer_norm=True, ensemble=c.num_critics)
 
     # --- one update ----------------------------------------------------------------------------------------------
 
@@ -162,7 +181,7 @@ class Agent(ABC):
         next_actions: (M, B, d).  critic_agg: "min" or "mean" over the target critics.
         """
         with torch.no_grad():
-            q_bar = self.q("target_critic", batch.next_observations, next_actions)
+            q_bar = values(self.target_critic, batch.next_observations, next_actions)
             v_next = q_bar.amin(1, keepdim=True) if critic_agg == "min" else q_bar.mean(1, keepdim=True)
         return self.td_loss_towards(batch, v_next)
 
@@ -170,18 +189,14 @@ class Agent(ABC):
         """The same for given values of s', constants: v_next (M, 1, B), or (M, K, B) with one for each critic."""
         discount = (self.discount**self.config.horizon)[:, None, None]
         y = batch.rewards[:, None] + discount * batch.masks[:, None] * v_next
-        q = self.q("critic", batch.observations, batch.actions)
+        q = values(self.critic, batch.observations, batch.actions)
         loss, q = (q - y).square().mean((1, 2)), q.detach().mean(1)
         return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
 
-    def q(self, net: str, observations: Tensor, actions: Tensor, params: Params | None = None) -> Tensor:
-        """(M, K, B) values of the critics called `net`."""
-        return self.nets[net](params or self.params[net], observations, actions).squeeze(-1)
 
-    def critics(self, input_dim: int) -> MLP:
-        """Two (`num_critics`) value heads over `input_dim` inputs, with layer norm."""
-        c = self.config
-        return MLP(input_dim, *c.critic_hidden, 1, layer_norm=True, ensemble=c.num_critics)
+def values(critic: Bound, s: Observation, *inputs: Tensor) -> Tensor:
+    """(M, K, B) values of observations and inputs, such as actions (M, B, d)."""
+    return critic(s, *inputs).squeeze(-1)
 
 
 def steering_loss(q: Tensor) -> Tensor:

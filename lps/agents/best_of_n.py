@@ -13,34 +13,32 @@ Networks, batch and rates are those of the other methods here, not the larger on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise
+from lps.agents.base import Agent, Info, Noise, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
-from lps.agents.latents import latent_noise
+from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP
+from lps.nets.network import Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the paper for N and the aggregation, of LPS's release for the rest."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
-    num_critics: int = 2  # K
-    num_samples: int = 32  # N, chunks to choose from
-    flow_steps: int = 10  # Euler steps of the flow
-    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    num_critics: Count = 2  # K
+    num_samples: Count = 32  # N, chunks to choose from
+    flow_steps: Count = 10  # Euler steps of the flow
+    latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
 
 
 class BestOfN(Agent):
@@ -49,12 +47,12 @@ class BestOfN(Agent):
     targets = {"target_critic": "critic"}
     acting = ("base", "critic")
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 1, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
+            "base": self.net(c.base_hidden, d, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
         }
 
     @property
@@ -76,17 +74,16 @@ class BestOfN(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+        base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
         return {"critic_loss": critic_loss, "base_loss": base_loss}, info
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         assert e is not None, "best-of-N samples: it needs latents"
-        c, (members, batch, _) = self.config, observations.shape
-        s = observations.repeat_interleave(c.num_samples, dim=1)
+        c, (members, batch, _) = self.config, e.shape
         e = latent_noise(e.reshape(members, batch * c.num_samples, self.chunk_dim), c.latent_dist)
-        a = flow_actions(self.nets["base"], self.params["base"], s, e, c.flow_steps)
-        q = self.q("critic", s, a).mean(1).view(members, batch, c.num_samples)
+        a = flow_actions(self.base, observations, e, c.flow_steps)
+        q = values(self.critic, observations, a).mean(1).view(members, batch, c.num_samples)
         a = a.view(members, batch, c.num_samples, self.chunk_dim)
         best = q.argmax(-1, keepdim=True)[..., None].expand(-1, -1, -1, self.chunk_dim)
         return a.gather(2, best).squeeze(2)

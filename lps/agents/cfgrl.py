@@ -13,36 +13,34 @@ cloned with that verdict as a class input g, and guided towards g = 1 when it ac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise
-from lps.agents.latents import latent_noise
+from lps.agents.base import Agent, Info, Noise, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
+from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP
+from lps.nets.network import Network, Observation
 
 UNCONDITIONAL_WEIGHT = 0.1
 """Weight of the g = 0 part of the cloning loss."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the LPS release."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    expectile: float = 0.9  # of the value loss
-    guidance: float = 1.5  # w, of g = 1 over g = 0 when acting; 1 is none
-    num_critics: int = 2  # K, of critics and of values
-    flow_steps: int = 10  # Euler steps of the flow
-    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic and value, with layer norm
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    expectile: Annotated[float, Range(0, 1, open_low=True, open_high=True), PER_MEMBER] = 0.9  # of the value loss
+    guidance: Annotated[float, Range(0), PER_MEMBER] = 1.5  # w, of g = 1 over g = 0 when acting; 1 is none
+    num_critics: Count = 2  # K, of critics and of values
+    flow_steps: Count = 10  # Euler steps of the flow
+    latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic and value, with layer norm
 
 
 class CFGRL(Agent):
@@ -50,13 +48,13 @@ class CFGRL(Agent):
     Config = Config
     targets = {"target_critic": "critic"}
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 2, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
-            "value": self.critics(obs),
+            "base": self.net(c.base_hidden, d, 1, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
+            "value": self.critics(),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
@@ -69,11 +67,11 @@ class CFGRL(Agent):
         c, s, x = self.config, batch.observations, batch.actions
 
         with torch.no_grad():
-            v_next = self._values(batch.next_observations)
-            q_bar = self.q("target_critic", s, x).amin(1, keepdim=True)
+            v_next = values(self.value, batch.next_observations)
+            q_bar = values(self.target_critic, s, x).amin(1, keepdim=True)
         critic_loss, info = self.td_loss_towards(batch, v_next)
 
-        v = self._values(s)
+        v = values(self.value, s)
         u = q_bar - v
         expectile = self.expectile[:, None, None]
         weight = torch.where(u < 0, 1 - expectile, expectile)
@@ -82,7 +80,8 @@ class CFGRL(Agent):
         better = (u > 0).float().mean(1)
         e, t = latent_noise(noise["e_normal"], c.latent_dist), noise["t_uniform"]
         x_t, v_t = (1 - t) * e + t * x, x - e
-        errors = [(self._velocity(s, x_t, t, g) - v_t).square().mean(-1) for g in (0.0, 1.0)]
+        features = self.base.encode(s)
+        errors = [(self._velocity(features, x_t, t, g) - v_t).square().mean(-1) for g in (0.0, 1.0)]
         base_loss = (better * errors[1] + UNCONDITIONAL_WEIGHT * errors[0]).mean(-1)
 
         losses = {"critic_loss": critic_loss, "value_loss": value_loss, "base_loss": base_loss}
@@ -90,17 +89,15 @@ class CFGRL(Agent):
         info |= {"v_mean": v.mean(-1), "v_min": v.amin(-1), "v_max": v.amax(-1), "better": better.mean(-1)}
         return losses, info
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         assert e is not None, "CFGRL samples: it needs a latent"
         c, x, w = self.config, latent_noise(e, self.config.latent_dist), self.guidance[:, None, None]
+        features = self.base.encode(observations)
         for i in range(c.flow_steps):
             t = torch.full_like(x[..., :1], i / c.flow_steps)
-            v_0, v_1 = (self._velocity(observations, x, t, g) for g in (0.0, 1.0))
+            v_0, v_1 = (self._velocity(features, x, t, g) for g in (0.0, 1.0))
             x = x + (v_0 + w * (v_1 - v_0)) / c.flow_steps
         return x.clamp(-1.0, 1.0)
 
-    def _values(self, s: Tensor) -> Tensor:
-        return self.nets["value"](self.params["value"], s).squeeze(-1)
-
-    def _velocity(self, s: Tensor, x_t: Tensor, t: Tensor, g: float) -> Tensor:
-        return self.nets["base"](self.params["base"], s, x_t, t, torch.full_like(t, g))
+    def _velocity(self, features: Tensor, x_t: Tensor, t: Tensor, g: float) -> Tensor:
+        return self.base.apply(features, x_t, t, torch.full_like(t, g))

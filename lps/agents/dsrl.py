@@ -15,36 +15,34 @@ trains the action critic; `detach_distillation=True` is the method as published.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.base import Agent, Info, Noise, steering_loss, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
-from lps.agents.latents import latent_noise, latent_size, project_latent
+from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP, frozen
+from lps.nets.network import Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the LPS release."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    alpha: float = 1.0  # weight of the latent loss; without effect under Adam
-    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
-    num_critics: int = 2  # K, of both kinds of critic
-    flow_steps: int = 10  # Euler steps of the flow
-    latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the latent loss; without effect under Adam
+    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    num_critics: Count = 2  # K, of both kinds of critic
+    flow_steps: Count = 10  # Euler steps of the flow
+    latent_dist: LatentDist = "sphere"  # "sphere", "normal" or "truncated_normal"
     detach_distillation: bool = False  # stop the distillation loss from training the action critic
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
-    latent_actor_hidden: tuple[int, ...] = (512, 512, 512, 512)  # the release gives it the base policy's widths
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
+    latent_actor_hidden: Widths = (512, 512, 512, 512)  # the release gives it the base policy's widths
 
 
 class DSRL(Agent):
@@ -54,14 +52,14 @@ class DSRL(Agent):
     acting = ("base", "latent_actor")
     acts_with_noise = False
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 1, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
-            "noise_critic": self.critics(obs + d),
-            "latent_actor": MLP(obs, *c.latent_actor_hidden, d),
+            "base": self.net(c.base_hidden, d, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
+            "noise_critic": self.critics(d),
+            "latent_actor": self.net(c.latent_actor_hidden),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
@@ -79,17 +77,17 @@ class DSRL(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+        base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
         e = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
             a = self._flow(s, e)
-        critic = frozen(self.params["critic"]) if c.detach_distillation else self.params["critic"]
-        q = self.q("critic", s, a, critic).mean(1, keepdim=True)
-        distill_loss = (self.q("noise_critic", s, e) - q).square().mean((1, 2))
+        critic = self.critic.frozen if c.detach_distillation else self.critic
+        q = values(critic, s, a).mean(1, keepdim=True)
+        distill_loss = (values(self.noise_critic, s, e) - q).square().mean((1, 2))
 
         z = self._latent(s)
-        q_z = self.q("noise_critic", s, z, frozen(self.params["noise_critic"])).mean(1)
+        q_z = values(self.noise_critic.frozen, s, z).mean(1)
         latent_loss = self.alpha * steering_loss(q_z)
 
         return {
@@ -99,11 +97,11 @@ class DSRL(Agent):
             "latent_loss": latent_loss,
         }, info | {"latent_size": latent_size(z)}
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         return self._flow(observations, self._latent(observations))
 
-    def _latent(self, s: Tensor) -> Tensor:
-        return project_latent(self.nets["latent_actor"](self.params["latent_actor"], s), self.config.latent_dist)
+    def _latent(self, s: Observation) -> Tensor:
+        return project_latent(self.latent_actor(s), self.config.latent_dist)
 
-    def _flow(self, s: Tensor, e: Tensor) -> Tensor:
-        return flow_actions(self.nets["base"], self.params["base"], s, e, self.config.flow_steps)
+    def _flow(self, s: Observation, e: Tensor) -> Tensor:
+        return flow_actions(self.base, s, e, self.config.flow_steps)

@@ -1,38 +1,41 @@
 """The two base policies: flow matching in n Euler steps, and MeanFlow in one step.
 
-Shapes: s (M, B, obs) observations, x (M, B, d) action chunks, e (M, B, d) latents, t, r (M, B, 1) times.
-Losses come back per member, (M,).
+Shapes: s observations (arrays (M, B, *shape) by name), x (M, B, d) action chunks, e (M, B, d) latents, t, r (M, B, 1)
+times.  Losses come back per member, (M,).  Actions may be asked for N latents of each observation, (M, B N, d).
 """
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from lps.nets.mlp import MLP, Params
+from lps.nets.network import Bound, Observation
 
 # --- Flow matching: t = 0 is noise, t = 1 is data ----------------------------------------------------------------
 
 
-def flow_matching_loss(net: MLP, params: Params, s: Tensor, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
+def flow_matching_loss(net: Bound, s: Observation, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
     """Squared error of the velocity: net(s, (1 - t) e + t x, t) against x - e.  Lipman et al. 2023, eq. 23."""
     x_t = (1 - t) * e + t * x
-    return (net(params, s, x_t, t) - (x - e)).square().mean((-2, -1))
+    return (net(s, x_t, t) - (x - e)).square().mean((-2, -1))
 
 
-def flow_actions(net: MLP, params: Params, s: Tensor, e: Tensor, flow_steps: int) -> Tensor:
+def flow_actions(net: Bound, s: Observation, e: Tensor, flow_steps: int) -> Tensor:
     """(M, B, d) actions in [-1, 1]: `flow_steps` Euler steps from the latent e."""
-    x = e
+    features, x = net.encode(s, rows=e.shape[1]), e
     for i in range(flow_steps):
         t = torch.full_like(x[..., :1], i / flow_steps)
-        x = x + net(params, s, x, t) / flow_steps
+        x = x + net.apply(features, x, t) / flow_steps
     return x.clamp(-1.0, 1.0)
 
 
 # --- MeanFlow: t = 1 is noise, t = 0 is data ----------------------------------------------------------------------
 # Geng et al. 2025, arXiv 2505.13447; the residual form u = z - f is MeanFlowQL's, arXiv 2511.13035.
 
-MEANFLOW_FORMS = ("noise_to_action", "original", "original_released")
+MeanFlowForm = Literal["noise_to_action", "original", "original_released"]
+MEANFLOW_FORMS = get_args(MeanFlowForm)
 """What the network f(s, z, t, t - r) stands for, and along which (dz, dt, dr) it is differentiated:
 
 noise_to_action    u = z - f, along (v, 1, 0); acting a = f   (LPS, QC-MFQL)
@@ -55,9 +58,8 @@ def meanflow_times(t_normal: Tensor, r_normal: Tensor, flow_ratio: Tensor) -> tu
 
 
 def meanflow_loss(
-    net: MLP,
-    params: Params,
-    s: Tensor,
+    net: Bound,
+    s: Observation,
     x: Tensor,
     e: Tensor,
     t_normal: Tensor,
@@ -81,7 +83,7 @@ def meanflow_loss(
     one, zero = torch.ones_like(t[:, rows]), torch.zeros_like(t[:, rows])
     # The network sees (s, z, t, t - r): along (v, 1, 0) its last two inputs move by (1, 1), along (v, 0, 1) by (0, -1).
     times = (zero, -one) if form == "original_released" else (one, one)
-    f, df = net.jvp(params, (s, z, t, t - r), (torch.zeros_like(s[:, rows]), v[:, rows], *times))
+    f, df = net.jvp(net.encode(s), (z, t, t - r), (v[:, rows], *times))
     residual = form == "noise_to_action"
     u = z - f if residual else f
     with torch.no_grad():
@@ -93,8 +95,8 @@ def meanflow_loss(
     return (weight * error).mean(-1)
 
 
-def meanflow_actions(net: MLP, params: Params, s: Tensor, e: Tensor, form: str = "noise_to_action") -> Tensor:
+def meanflow_actions(net: Bound, s: Observation, e: Tensor, form: str = "noise_to_action") -> Tensor:
     """(M, B, d) actions in [-1, 1] from latents e, by one forward pass over the whole interval t - r = 1."""
     one = torch.ones_like(e[..., :1])
-    f = net(params, s, e, one, one)
+    f = net(s, e, one, one)
     return (f if form == "noise_to_action" else e - f).clamp(-1.0, 1.0)

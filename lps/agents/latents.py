@@ -8,11 +8,13 @@ truncated_normal  the normal distribution within +-2; a latent actor's output is
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-LATENTS = ("sphere", "normal", "truncated_normal")
+LatentDist = Literal["sphere", "normal", "truncated_normal"]
+LATENTS = get_args(LatentDist)
 
 
 def _to_sphere(n: Tensor) -> Tensor:

@@ -16,36 +16,34 @@ alpha changes nothing beyond Adam's epsilon.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, steering_loss
-from lps.agents.flows import meanflow_actions, meanflow_loss
-from lps.agents.latents import latent_noise, latent_size, project_latent
+from lps.agents.base import Agent, Info, Noise, steering_loss, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, PerMember, Range, Widths
+from lps.agents.flows import MeanFlowForm, meanflow_actions, meanflow_loss
+from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP, Params, frozen
+from lps.nets.network import Bound, Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the paper."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    alpha: float = 1.0  # weight of the latent loss; without effect under Adam
-    critic_agg: str = "min"  # over the target critics: "min" or "mean"
-    num_critics: int = 2  # K
-    flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
-    latent_dist: str = "sphere"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
-    latent_actor_hidden: tuple[int, ...] = (256, 256)  # latent actor
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the latent loss; without effect under Adam
+    critic_agg: Literal["min", "mean"] = "min"  # over the target critics: "min" or "mean"
+    num_critics: Count = 2  # K
+    flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
+    meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
+    latent_dist: LatentDist = "sphere"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
+    latent_actor_hidden: Widths = (256, 256)  # latent actor
 
 
 class LPS(Agent):
@@ -55,13 +53,13 @@ class LPS(Agent):
     acting = ("base", "latent_actor")
     acts_with_noise = False
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 2, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
-            "latent_actor": MLP(obs, *c.latent_actor_hidden, d),
+            "base": self.net(c.base_hidden, d, 1, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
+            "latent_actor": self.net(c.latent_actor_hidden),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
@@ -80,22 +78,22 @@ class LPS(Agent):
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest_ratio
-        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
+        ratios = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
 
         z = self._latent(s)
-        a = self._steered(s, z, frozen(self.params["base"]))
-        q = self.q("critic", s, a, frozen(self.params["critic"])).mean(1)
+        a = self._steered(s, z, self.base.frozen)
+        q = values(self.critic.frozen, s, a).mean(1)
         latent_loss = self.alpha * steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}
         return losses, info | {"latent_size": latent_size(z)}
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
-        return self._steered(observations, self._latent(observations), self.params["base"])
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
+        return self._steered(observations, self._latent(observations), self.base)
 
-    def _latent(self, s: Tensor) -> Tensor:
-        return project_latent(self.nets["latent_actor"](self.params["latent_actor"], s), self.config.latent_dist)
+    def _latent(self, s: Observation) -> Tensor:
+        return project_latent(self.latent_actor(s), self.config.latent_dist)
 
-    def _steered(self, s: Tensor, z: Tensor, base: Params) -> Tensor:
-        return meanflow_actions(self.nets["base"], base, s, z, self.config.meanflow_form)
+    def _steered(self, s: Observation, z: Tensor, base: Bound) -> Tensor:
+        return meanflow_actions(base, s, z, self.config.meanflow_form)

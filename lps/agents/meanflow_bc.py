@@ -6,29 +6,27 @@ base policy   MeanFlow loss on (s, x);  acting: clip(net(s, e, 1, 1)) for a fres
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise
-from lps.agents.flows import meanflow_actions, meanflow_loss
-from lps.agents.latents import latent_noise
+from lps.agents.config import AgentConfig, PerMember, Range, Widths
+from lps.agents.flows import MeanFlowForm, meanflow_actions, meanflow_loss
+from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP
+from lps.nets.network import Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the paper."""
 
-    lr: float = 3e-4  # Adam step size
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma; only the logged return of a chunk sees it
-    flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
-    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
+    flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
+    meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
+    latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
 
 
 class MeanFlowBC(Agent):
@@ -36,8 +34,8 @@ class MeanFlowBC(Agent):
     Config = Config
     reward_free = True
 
-    def networks(self) -> dict[str, MLP]:
-        return {"base": MLP(self.observation_dim + self.chunk_dim + 2, *self.config.base_hidden, self.chunk_dim)}
+    def networks(self) -> dict[str, Network]:
+        return {"base": self.net(self.config.base_hidden, self.chunk_dim, 1, 1)}
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
         return {
@@ -50,11 +48,11 @@ class MeanFlowBC(Agent):
         c, s, x = self.config, batch.observations, batch.actions
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest_ratio
-        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
+        ratios = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
         return {"base_loss": base_loss}, {}
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         assert e is not None, "MeanFlow BC samples: it needs a latent"
         e = latent_noise(e, self.config.latent_dist)
-        return meanflow_actions(self.nets["base"], self.params["base"], observations, e, self.config.meanflow_form)
+        return meanflow_actions(self.base, observations, e, self.config.meanflow_form)

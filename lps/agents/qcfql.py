@@ -12,35 +12,33 @@ distillation; alpha weighs the two, and has to be tuned for every group of tasks
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, steering_loss
+from lps.agents.base import Agent, Info, Noise, steering_loss, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
-from lps.agents.latents import latent_noise
+from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP, frozen
+from lps.nets.network import Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the LPS release; alpha is that of scene, the other groups' are in lps.agents.variants."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    alpha: float = 1.0  # weight of the distillation loss
-    critic_agg: str = "mean"  # over the target critics: "min" or "mean"
-    num_critics: int = 2  # K
-    flow_steps: int = 10  # Euler steps of the flow
-    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
-    actor_hidden: tuple[int, ...] = (512, 512, 512, 512)  # one-step actor
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the distillation loss
+    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    num_critics: Count = 2  # K
+    flow_steps: Count = 10  # Euler steps of the flow
+    latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
+    actor_hidden: Widths = (512, 512, 512, 512)  # one-step actor
 
 
 class QCFQL(Agent):
@@ -49,13 +47,13 @@ class QCFQL(Agent):
     targets = {"target_critic": "critic"}
     acting = ("actor",)
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 1, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
-            "actor": MLP(obs + d, *c.actor_hidden, d),
+            "base": self.net(c.base_hidden, d, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
+            "actor": self.net(c.actor_hidden, d),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
@@ -74,20 +72,20 @@ class QCFQL(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        base_loss = flow_matching_loss(self.nets["base"], self.params["base"], s, x, e, noise["t_uniform"])
+        base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
         e = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
-            cloned = flow_actions(self.nets["base"], self.params["base"], s, e, c.flow_steps)
-        mu = self.nets["actor"](self.params["actor"], s, e)
+            cloned = flow_actions(self.base, s, e, c.flow_steps)
+        mu = self.actor(s, e)
         distill_loss = (mu - cloned).square().mean((1, 2))
-        q = self.q("critic", s, mu.clamp(-1.0, 1.0), frozen(self.params["critic"])).mean(1)
+        q = values(self.critic.frozen, s, mu.clamp(-1.0, 1.0)).mean(1)
         actor_loss = self.alpha * distill_loss + steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "actor_loss": actor_loss}
         return losses, info | {"distill_mse": distill_loss}
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         assert e is not None, "QC-FQL samples: it needs a latent"
         e = latent_noise(e, self.config.latent_dist)
-        return self.nets["actor"](self.params["actor"], observations, e).clamp(-1.0, 1.0)
+        return self.actor(observations, e).clamp(-1.0, 1.0)

@@ -11,37 +11,35 @@ Unlike QC-FQL's, the release's actor is not clipped inside Q, and its critic tak
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, steering_loss
-from lps.agents.flows import meanflow_actions, meanflow_loss
-from lps.agents.latents import latent_noise
+from lps.agents.base import Agent, Info, Noise, steering_loss, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Count, PerMember, Range, Widths
+from lps.agents.flows import MeanFlowForm, meanflow_actions, meanflow_loss
+from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
 from lps.members.streams import Stream
-from lps.nets.mlp import MLP, frozen
+from lps.nets.network import Network, Observation
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(AgentConfig):
     """Defaults of the LPS release; its alphas for QC-MFQL are not published, QC-FQL's stand in
     (lps.agents.variants)."""
 
-    lr: float = 3e-4  # Adam step size of every network
-    batch_size: int = 256  # chunks per update
-    horizon: int = 5  # h, actions per chunk, executed open loop
-    discount: float = 0.99  # gamma, per environment step
-    tau: float = 0.005  # rate of the target critics
-    alpha: float = 1.0  # weight of the distillation loss
-    critic_agg: str = "min"  # over the target critics: "min" or "mean"
-    num_critics: int = 2  # K
-    flow_ratio: float = 0.25  # share of the batch with r < t
-    meanflow_form: str = "noise_to_action"  # what the base policy predicts; see lps.agents.flows.MEANFLOW_FORMS
-    latent_dist: str = "normal"  # "sphere", "normal" or "truncated_normal"
-    base_hidden: tuple[int, ...] = (512, 512, 512, 512)  # base policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)  # each critic, with layer norm
-    actor_hidden: tuple[int, ...] = (512, 512, 512, 512)  # one-step actor
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the distillation loss
+    critic_agg: Literal["min", "mean"] = "min"  # over the target critics: "min" or "mean"
+    num_critics: Count = 2  # K
+    flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
+    meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
+    latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
+    base_hidden: Widths = (512, 512, 512, 512)  # base policy
+    critic_hidden: Widths = (256, 256, 256, 256)  # each critic, with layer norm
+    actor_hidden: Widths = (512, 512, 512, 512)  # one-step actor
 
 
 class QCMFQL(Agent):
@@ -50,13 +48,13 @@ class QCMFQL(Agent):
     targets = {"target_critic": "critic"}
     acting = ("actor",)
 
-    def networks(self) -> dict[str, MLP]:
-        c, obs, d = self.config, self.observation_dim, self.chunk_dim
+    def networks(self) -> dict[str, Network]:
+        c, d = self.config, self.chunk_dim
         return {
-            "base": MLP(obs + d + 2, *c.base_hidden, d),
-            "critic": self.critics(obs + d),
-            "target_critic": self.critics(obs + d),
-            "actor": MLP(obs + d, *c.actor_hidden, d),
+            "base": self.net(c.base_hidden, d, 1, 1),
+            "critic": self.critics(d),
+            "target_critic": self.critics(d),
+            "actor": self.net(c.actor_hidden, d),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
@@ -77,21 +75,21 @@ class QCMFQL(Agent):
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest_ratio
-        base_loss = meanflow_loss(self.nets["base"], self.params["base"], s, x, e, *times, *ratios, c.meanflow_form)
+        ratios = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
 
         e = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
-            cloned = meanflow_actions(self.nets["base"], self.params["base"], s, e, c.meanflow_form)
-        mu = self.nets["actor"](self.params["actor"], s, e)
+            cloned = meanflow_actions(self.base, s, e, c.meanflow_form)
+        mu = self.actor(s, e)
         distill_loss = (mu - cloned).square().mean((1, 2))
-        q = self.q("critic", s, mu, frozen(self.params["critic"])).mean(1)
+        q = values(self.critic.frozen, s, mu).mean(1)
         actor_loss = self.alpha * distill_loss + steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "actor_loss": actor_loss}
         return losses, info | {"distill_mse": distill_loss}
 
-    def act(self, observations: Tensor, e: Tensor | None = None) -> Tensor:
+    def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         assert e is not None, "QC-MFQL samples: it needs a latent"
         e = latent_noise(e, self.config.latent_dist)
-        return self.nets["actor"](self.params["actor"], observations, e).clamp(-1.0, 1.0)
+        return self.actor(observations, e).clamp(-1.0, 1.0)

@@ -81,7 +81,15 @@ PANELS: Mapping[str, Panel] = {
 }
 """The ablations, by the letter of their panel in the paper; "matched" is ours."""
 
-ADDED: Settings = {"meanflow_form": "noise_to_action"}
+ADDED: Settings = {
+    "meanflow_form": "noise_to_action",
+    "execute": 0,
+    "network": "mlp",
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+    "decay_steps": 0,
+    "clip_norm": 0.0,
+}
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
 was, and keeps its id."""
 

@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _horizons() -> str:
-    from lps.tasks.table import GROUPS, RING
+    from lps.tasks import SUITES
+    from lps.tasks.suites import tasks_of
 
-    of_groups = sorted({task.horizon for tasks in GROUPS.values() for task in tasks})
-    return f"{', '.join(map(str, of_groups))}; {RING.horizon} for {RING.name}"
+    horizons = {suite: sorted({task.horizon for task in tasks_of(suite).values()}) for suite in SUITES}
+    return ", ".join(f"{' or '.join(map(str, found))} ({suite})" for suite, found in horizons.items())
 
 
 def _print_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
     from lps.policy.policy import load_policy
+    from lps.runs.scores import describe_score
 
     policy = load_policy(arguments.checkpoint)
     task = task_of(policy, arguments.task)
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     print("episode  env_seed    success  return   length")
     for row in episodes:
         print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
-    mean = sum(row.success for row in episodes) / len(episodes)
-    print(f"success {mean:.3f} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
+    score = describe_score(episodes, task)
+    print(f"{score} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
     if out:
         of_run = {
             "run_id": policy.run.id,

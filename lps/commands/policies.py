@@ -9,7 +9,7 @@ from lps.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from lps.policy.policy import Policy
-    from lps.tasks.table import Task
+    from lps.tasks.task import Task
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +20,13 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def task_of(policy: Policy, name: str | None) -> Task:
     """Return the task `name`, or the task that the policy was trained on. UserError if its sizes do not fit."""
-    from lps.tasks.table import get_task
+    from lps.spaces import describe
+    from lps.tasks.suites import get_task
 
-    task = get_task(name or policy.run.task)
-    if task.observation_dim != policy.observation_dim:
+    task = get_task(name or policy.run.task, policy.run.options if name is None else None)
+    if dict(task.observation) != policy.observation:
         raise UserError(
-            f"--task {task.name} has observations of {task.observation_dim} numbers; the policy was trained on "
-            f"{policy.run.task} with {policy.observation_dim}. Choose a task of the same group"
+            f"--task {task.name} has the observation {describe(task.observation)}; the policy was trained on "
+            f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"
         )
     return task

@@ -1,4 +1,4 @@
-"""List the tasks with their observation size, step limit and reward."""
+"""List the tasks with their observation, action, step limit and metric."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ HELP = "list the tasks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--suite", help="name or import path of a suite, for example my_package.my_suite")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from lps.tasks.table import TASKS
+    from lps.spaces import describe
+    from lps.tasks.suites import all_tasks, tasks_of
 
-    for task in TASKS.values():
-        reward = {"none": "dense"}.get(task.reward, task.reward)  # 'none' is the transform: the environment's own
-        print(f"{task.name:44s} obs {task.observation_dim:3d}  steps {task.max_episode_steps:4d}  reward {reward}")
+    for task in (tasks_of(arguments.suite) if arguments.suite else all_tasks()).values():
+        shapes = f"{describe(task.observation)}, action {task.action}"
+        print(f"{task.name:48s} {shapes}, {task.max_episode_steps} steps, {task.metric}")
     return 0

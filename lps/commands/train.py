@@ -38,8 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dataset", help="name of a dataset (default: the task's dataset)")
     what.add_argument("--eval-interval", type=at_least(1), help="updates between evaluations (default: steps / 10)")
     what.add_argument("--eval-episodes", type=at_least(1), default=50, help="episodes per evaluation (default: 50)")
-    what.add_argument("--success-timing", default="post", help="state whose success counts: post (default) or pre")
-    what.add_argument("--reward-timing", default="pre", help="state whose reward counts: pre (default) or post")
+    what.add_argument("--suite", help="name or import path of the tasks' suite, for example my_package.my_suite")
+    what.add_argument(
+        "--option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the suite, for example success_timing=pre in OGBench",
+    )
 
     how = parser.add_argument_group("training")
     how.add_argument("--results", default=RESULTS, help=f"results folder, a path or s3:// URI (default: {RESULTS})")
@@ -90,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     finally:
         evaluator.close()
-    _print_results(store, list(names))
+    _print_results(store, runs)
     failed = [run for run in runs if status[run.id] == "failed"]
     for run in failed:
         document = store.read_run(run.id) or {}
@@ -100,20 +107,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _runs(arguments: argparse.Namespace) -> list[Run]:
+    from lps.runs.hyperparameters import parse_settings
     from lps.runs.run import Run
+    from lps.tasks.suites import full_name
 
-    hyperparameters = _hyperparameters(arguments)
+    hyperparameters, options = _hyperparameters(arguments), parse_settings(arguments.option, "--option")
     return [
         Run.create(
             arguments.agent,
-            task,
+            full_name(task, arguments.suite),
             seed,
             steps=arguments.steps,
             dataset=arguments.dataset,
             eval_interval=arguments.eval_interval or max(1, arguments.steps // 10),
             eval_episodes=arguments.eval_episodes,
-            success_timing=arguments.success_timing,
-            reward_timing=arguments.reward_timing,
+            options=options,
             **hyperparameters,
         )
         for task in dict.fromkeys(arguments.task)
@@ -135,12 +143,8 @@ def _hyperparameters(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _names(runs: Sequence[Run]) -> dict[str, str]:
     """Return a short name for each run, by run id."""
-    from lps.tasks.table import get_task
-
     several = len({run.task for run in runs}) > 1
-    return {
-        run.id: f"task {get_task(run.task).index} seed {run.seed}" if several else f"seed {run.seed}" for run in runs
-    }
+    return {run.id: f"{run.resolved_task.title} seed {run.seed}" if several else f"seed {run.seed}" for run in runs}
 
 
 def _report_finished(runs: Sequence[Run], store: Store) -> None:
@@ -161,7 +165,7 @@ def _report_finished(runs: Sequence[Run], store: Store) -> None:
 
 
 class _ProgressLine:
-    """A progress bar: updates, losses (mean over runs) and the latest success of each run.
+    """A progress bar: updates, losses (mean over runs) and the latest score of each run.
 
     It appears with the first update: before, data may be converted or an error may occur.
     """
@@ -195,20 +199,22 @@ class _ProgressLine:
             losses = [name for name in values[0] if name.endswith("loss")]
             parts += [f"{name[:-5]} {sum(v[name] for v in values) / len(values):.3g}" for name in losses]
         if progress.success:
-            parts.append("success " + " ".join(f"{value:.2f}" for value in progress.success.values()))
+            parts.append("score " + " ".join(f"{value:.2f}" for value in progress.success.values()))
         bar.set_postfix_str(", ".join(parts))
         if progress.event == "eval":
-            success = [f"{self.names.get(run, run)} {value:.2f}" for run, value in progress.success.items()]
-            bar.write(f"step {progress.step}: success {', '.join(success)}")
+            scores = [f"{self.names.get(run, run)} {value:.2f}" for run, value in progress.success.items()]
+            bar.write(f"step {progress.step}: score {', '.join(scores)}")
 
 
-def _print_results(store: Store, ids: Sequence[str]) -> None:
-    """Print the success of the last evaluation of each run."""
-    episodes = [row for row in store.read_episodes().to_pylist() if row["run_id"] in ids]
-    for run_id in ids:
-        rows = [row for row in episodes if row["run_id"] == run_id]
+def _print_results(store: Store, runs: Sequence[Run]) -> None:
+    """Print the score of the last evaluation of each run."""
+    from lps.runs.record import Episode
+    from lps.runs.scores import describe_score
+
+    for run in runs:
+        rows = store.read_episodes(run.id).to_pylist()
         if rows:
             last = max(row["step"] for row in rows)
-            results = [row["success"] for row in rows if row["step"] == last]
-            mean = sum(results) / len(results)
-            print(f"run {run_id}: success {mean:.2f} at step {last} ({len(results)} episodes)")
+            episodes = [Episode.of_row(row) for row in rows if row["step"] == last]
+            score = describe_score(episodes, run.resolved_task)
+            print(f"run {run.id}: {score} at step {last} ({len(episodes)} episodes)")

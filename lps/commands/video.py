@@ -37,7 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
             seed=policy.run.seed if arguments.seed is None else arguments.seed,
             step=policy.step,
             episodes=arguments.episodes,
-            success_timing=policy.run.success_timing,
             progress=progress,
         )
     for row in episodes:

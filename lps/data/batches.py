@@ -11,7 +11,6 @@ from torch import Tensor
 from lps.data.batch import Batch
 from lps.data.episodes import Dataset
 from lps.members.streams import Stream
-from lps.tasks.table import Task
 
 
 class Batches:
@@ -19,7 +18,7 @@ class Batches:
 
     Args:
         dataset: observations and actions (N, *), rewards and masks (T, N) for its T tasks.
-        tasks: the task of each member.
+        tasks: name of each member's task.
         discounts: discount per environment step of each member.
         horizon: h, actions per chunk.
         device: where the data is kept.
@@ -28,7 +27,7 @@ class Batches:
     def __init__(
         self,
         dataset: Dataset,
-        tasks: Sequence[Task],
+        tasks: Sequence[str],
         discounts: Sequence[float],
         horizon: int,
         device: str | torch.device = "cpu",
@@ -36,7 +35,8 @@ class Batches:
         def put(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
 
-        self.observations, self.actions = put(dataset.observations), put(dataset.actions)
+        self.observations = {name: put(array) for name, array in dataset.observations.items()}
+        self.actions = put(dataset.actions)
         self.rewards, self.masks = put(dataset.rewards), put(dataset.masks)
         self.starts = put(dataset.starts(horizon))
         self.task = torch.tensor([dataset.tasks.index(task) for task in tasks], device=device)[:, None, None]
@@ -50,9 +50,9 @@ class Batches:
         start = self.starts[stream.integers(len(self.starts), batch_size)]
         chunk = start[..., None] + self.steps
         return Batch(
-            observations=self.observations[start],
+            observations={name: array[start] for name, array in self.observations.items()},
             actions=self.actions[chunk].flatten(2),
-            next_observations=self.observations[start + self.horizon],
+            next_observations={name: array[start + self.horizon] for name, array in self.observations.items()},
             rewards=(self.rewards[self.task, chunk] * self.discount_powers).sum(-1),
             masks=self.masks[self.task, chunk].prod(-1),
         )

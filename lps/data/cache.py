@@ -29,8 +29,9 @@ from lps.data.integrity import (
 from lps.data.names import command, published
 from lps.errors import UserError
 from lps.files import locked, replacing
-from lps.tasks.ogbench import import_ogbench, make_env, turn_to
-from lps.tasks.table import GROUPS, Task
+from lps.tasks.ogbench_env import import_ogbench, make_env, set_task
+from lps.tasks.suites import groups
+from lps.tasks.task import Task
 
 # Actions of exactly +-1 would have no density under squashed policies; FQL and LPS clip them so.
 ACTION_LIMIT = 1.0 - 1e-5
@@ -64,7 +65,7 @@ def converted(path: Path, group: str) -> tuple[str, Path]:
             try:
                 with replacing(directory) as part:
                     part.mkdir(parents=True)
-                    _convert(path, GROUPS[group], part)
+                    _convert(path, groups("ogbench")[group], part)
                     note_arrays(part)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise _damaged(path, f"truncated or damaged ({error})") from None
@@ -152,7 +153,12 @@ def _convert(path: Path, tasks: Sequence[Task], directory: Path) -> None:
 
 def _check(path: Path, arrays: dict[str, "_Array"], task: Task, state_sizes: dict[str, int]) -> None:
     """UserError if the arrays are not those of a dataset for the task's group."""
-    sizes = {"observations": task.observation_dim, "actions": task.action_dim, "terminals": None, **state_sizes}
+    sizes = {
+        "observations": task.observation["state"].shape[0],
+        "actions": task.action.shape[0],
+        "terminals": None,
+        **state_sizes,
+    }
     if missing := [key for key in sizes if key not in arrays]:
         raise UserError(f"{path} has no {', '.join(missing)}, which a dataset of {task.group} has")
     rows = arrays["observations"].shape[0] if arrays["observations"].shape else 0
@@ -213,9 +219,9 @@ class _Relabel:
 
         rewards, masks = [], []
         for task in self.tasks:
-            turn_to(self.env, task)  # OGBench's relabelling resets it
+            set_task(self.env, task)  # OGBench's relabelling resets it
             columns = dict(states)
-            relabel_dataset(task.env, self.env, columns)
+            relabel_dataset(task.options["env"], self.env, columns)
             rewards.append(columns["rewards"])
             masks.append(columns["masks"])
         return rewards, masks

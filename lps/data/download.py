@@ -15,7 +15,7 @@ from lps.data.names import command, default_name, plain_name, published
 from lps.data.names import data_dir as find_data_dir
 from lps.errors import UserError, suggest
 from lps.files import locked, make_dir, replacing
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 
 # As in ogbench.utils, without importing MuJoCo for a constant.
 URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"
@@ -44,9 +44,11 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
             + (f". To have OGBench's in its place, remove {path.with_suffix('.json')}" if published(name) else "")
         )
     if not published(name):
-        known = [f"{group}-play-v0" for group in GROUPS]
+        known = [tasks[0].dataset for tasks in groups("ogbench").values()]
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
-        group = next((group for group in sorted(GROUPS, key=len, reverse=True) if name.startswith(group)), "GROUP")
+        group = next(
+            (group for group in sorted(groups("ogbench"), key=len, reverse=True) if name.startswith(group)), "GROUP"
+        )
         raise UserError(
             f"no {name}.npz in {directory}, nor among OGBench's: {suggest(name, [*here, *known], 'dataset')}. "
             f"To make one of that name: python -m lps collect {group}-play --episodes 100 --name {name}"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lps.errors import UserError
-from lps.tasks.table import GROUPS
+from lps.tasks.suites import groups
 
 NOISE = 0.1
 """OGBench's standard deviation of the noise on the oracles' plans, times the range of each action."""
@@ -36,7 +36,7 @@ def default_name(dataset: str, episodes: int) -> str:
 
 def published(name: str) -> bool:
     """Whether a dataset of this name is among OGBench's."""
-    return name.removesuffix("-val") in {f"{group}-play-v0" for group in GROUPS}
+    return name.removesuffix("-val") in {tasks[0].dataset for tasks in groups("ogbench").values()}
 
 
 def command(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.runs.record import Episode
-from lps.tasks.table import get_task
+from lps.tasks.task import Task
 from lps.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class InlineEvaluator:
         self._done: list[Evaluation] = []
 
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
-        self._done.append((run, step, evaluate(policy, get_task(run.task), step=step, **_protocol(run))))
+        self._done.append((run, step, evaluate(policy, run.resolved_task, step=step, **_protocol(run))))
 
     def poll(self, wait: bool = False) -> list[Evaluation]:
         done, self._done = self._done, []
@@ -80,7 +80,9 @@ class PoolEvaluator:
         parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
         with self._explained():
             futures = [
-                self._pool.submit(_evaluate_part, pickled, run.task, step, {**_protocol(run), "episodes": part})
+                self._pool.submit(
+                    _evaluate_part, pickled, run.resolved_task, step, {**_protocol(run), "episodes": part}
+                )
                 for part in parts
                 if part
             ]
@@ -116,11 +118,11 @@ class PoolEvaluator:
 
 
 def _protocol(run: "Run") -> dict[str, Any]:
-    return {"seed": run.seed, "episodes": run.eval_episodes, "success_timing": run.success_timing}
+    return {"seed": run.seed, "episodes": run.eval_episodes}
 
 
-def _evaluate_part(policy: bytes, task: str, step: int, protocol: dict[str, Any]) -> list[Episode]:
-    return evaluate(pickle.loads(policy), get_task(task), step=step, **protocol)
+def _evaluate_part(policy: bytes, task: Task, step: int, protocol: dict[str, Any]) -> list[Episode]:
+    return evaluate(pickle.loads(policy), task, step=step, **protocol)
 
 
 def _one_thread() -> None:

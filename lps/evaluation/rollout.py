@@ -9,15 +9,16 @@ import collections
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lps.errors import UserError
 from lps.runs.record import Episode
-from lps.tasks.ogbench import make_env, turn_to
-from lps.tasks.table import SuccessTiming, Task
+from lps.spaces import as_observation
+from lps.tasks.suites import get_suite, make_env
+from lps.tasks.task import Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -30,16 +31,16 @@ agent (benchmarks/inference.py), and every further environment takes 160 MB."""
 
 
 class ChunkPolicy(Protocol):
-    """What can be evaluated. An answer must not depend on what else is asked with it."""
+    """A policy that evaluation can run.  The actions of a row must not depend on the other rows."""
 
     @property
     def noise_dim(self) -> int:
-        """How many standard normal numbers a decision takes; 0 where it takes none."""
+        """Number of standard normal draws of one decision; 0 for a deterministic policy."""
         ...
 
-    def act_batch(self, observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """observations (B, observation_dim) and noise (B, noise_dim), float32 -> the next actions of each
-        (B, h, action_dim)."""
+    def act_batch(self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None) -> np.ndarray:
+        """Return the actions (B, k, act) to execute next, in the environment's units, for B observations: arrays
+        (B, *shape) by name, and noise (B, noise_dim)."""
         ...
 
 
@@ -61,7 +62,6 @@ def evaluate(
     seed: int,
     step: int,
     episodes: Sequence[int] | int = 50,
-    success_timing: SuccessTiming = "post",
     progress: Callable[[Episode], None] | None = None,
     frames: Callable[[np.ndarray], None] | None = None,
 ) -> list[Episode]:
@@ -80,10 +80,10 @@ def evaluate(
         stack.enter_context(_one_thread())
         waves = len(wanted) if frames else math.ceil(len(wanted) / TOGETHER)
         together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
-        free = [stack.enter_context(_environment(task, success_timing, frames is not None)) for _ in range(together)]
+        free = [stack.enter_context(_environment(task, frames is not None)) for _ in range(together)]
         while waiting or running:
             while waiting and free:
-                running.append(_Rollout(free.pop(), seed, step, waiting.popleft(), frames))
+                running.append(_Rollout(free.pop(), task, seed, step, waiting.popleft(), frames))
             for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
                 rollout.play(chunk)
                 if rollout.over:
@@ -97,11 +97,11 @@ def evaluate(
 
 def _decide(policy: ChunkPolicy, task: Task, rollouts: Sequence["_Rollout"]) -> np.ndarray:
     """The next chunk of each, (B, h, action_dim)."""
-    observations = np.stack([rollout.observation for rollout in rollouts])
+    observations = {name: np.stack([rollout.observation[name] for rollout in rollouts]) for name in task.observation}
     noise = np.stack([rollout.draw(policy.noise_dim) for rollout in rollouts]) if policy.noise_dim else None
     chunks = np.asarray(policy.act_batch(observations, noise))
-    if chunks.ndim != 3 or chunks.shape[::2] != (len(rollouts), task.action_dim) or not chunks.size:
-        expected = f"({len(rollouts)}, h, {task.action_dim})"
+    if chunks.ndim != 3 or chunks.shape[::2] != (len(rollouts), *task.action.shape) or not chunks.size:
+        expected = f"({len(rollouts)}, k, {task.action.shape[0]})"
         raise ValueError(f"the policy returned actions of shape {chunks.shape}, not {expected}")
     if not np.isfinite(chunks).all():
         raise ValueError("the policy returned actions that are not finite")
@@ -114,15 +114,17 @@ class _Rollout:
     def __init__(
         self,
         env: "gymnasium.Env",
+        task: Task,
         seed: int,
         step: int,
         episode: int,
         frames: Callable[[np.ndarray], None] | None,
     ):
-        self.env, self.episode, self.frames = env, episode, frames
+        self.env, self.task, self.episode, self.frames = env, task, episode, frames
         self.env_seed = environment_seed(seed, step, episode)
         self.noise = noise_stream(seed, step, episode)
-        self.length, self.return_, self.success, self.over = 0, 0.0, False, False
+        self.length, self.return_, self.over = 0, 0.0, False
+        self.success: bool | None = None if task.metric == "return" else False
         self._see(env.reset(seed=self.env_seed)[0])
 
     def draw(self, noise_dim: int) -> np.ndarray:
@@ -132,9 +134,16 @@ class _Rollout:
     def play(self, chunk: np.ndarray) -> None:
         """Executes a chunk, as far as the episode goes."""
         for action in chunk:
-            observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1, 1))
+            observation, reward, terminated, truncated, info = self.env.step(action)
             self.length, self.return_ = self.length + 1, self.return_ + float(reward)
-            self.success, self.over = bool(info["success"]), terminated or truncated
+            self.over = terminated or truncated
+            if self.success is not None:
+                if "success" not in info:
+                    raise UserError(
+                        f"the environment of {self.task.name} reports no info['success']. Report it, or give the task "
+                        "the metric 'return'"
+                    )
+                self.success = bool(info["success"])
             self._see(observation)
             if self.over:
                 return
@@ -142,28 +151,43 @@ class _Rollout:
     def result(self) -> Episode:
         return Episode(self.episode, self.env_seed, self.success, self.return_, self.length)
 
-    def _see(self, observation: np.ndarray) -> None:
-        self.observation = np.asarray(observation, np.float32)
+    def _see(self, observation: Any) -> None:
+        source = f"the observation of {self.task.name}"
+        self.observation = as_observation(observation, self.task.observation, source)
         if self.frames:
             self.frames(np.asarray(self.env.render()))
 
 
-_idle: list[tuple[tuple[Task, SuccessTiming], "gymnasium.Env"]] = []
-"""Environments that wait for their next use, by group: building one takes longer than an episode in it."""
+_idle: list[tuple[Any, "gymnasium.Env"]] = []
+"""Environments that wait for their next use, by `_key`: building one can take longer than an episode in it."""
 _KEPT = 8
 
 
+def _key(task: Task) -> Any:
+    """Tasks with the same key share environments.  A suite that can turn an environment to another task of its group
+    (`set_task`) shares them in the group, as far as the options of runs agree."""
+    suite = get_suite(task.suite)
+    if hasattr(suite, "set_task"):
+        return (
+            task.suite,
+            task.group,
+            task.max_episode_steps,
+            [task.options.get(name) for name in getattr(suite, "OPTIONS", ())],
+        )
+    return task.name, task.max_episode_steps, dict(task.options)
+
+
 @contextlib.contextmanager
-def _environment(task: Task, success_timing: SuccessTiming, render: bool) -> Iterator["gymnasium.Env"]:
-    """An environment for this caller alone. It is kept for the next one, also on another task of the group: a seeded
-    reset leaves no trace of the past."""
-    key = (replace(task, name="", index=0, env=""), success_timing)
+def _environment(task: Task, render: bool) -> Iterator["gymnasium.Env"]:
+    """An environment for this caller alone.  It is kept for the next: a seeded reset leaves no trace of the past."""
+    key = _key(task)
     found = next((i for i, (kept, _) in enumerate(_idle) if kept == key), None)
     if render or found is None:
-        env = make_env(task, success_timing=success_timing, render=render)
+        env = make_env(task, render=render)
     else:
         env = _idle.pop(found)[1]
-        turn_to(env, task)
+        if hasattr(suite := get_suite(task.suite), "set_task"):
+            suite.set_task(env, task)
     try:
         yield env
     except BaseException:

@@ -22,7 +22,7 @@ from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.files import replacing
 from lps.runs.record import Episode
-from lps.tasks.table import SuccessTiming, Task
+from lps.tasks.task import Task
 
 _FRAME = "frame\n"  # what the process that renders prints after each
 
@@ -36,7 +36,6 @@ def record(
     step: int = 0,
     episodes: int = 1,
     fps: int = 30,
-    success_timing: SuccessTiming = "post",
     progress: Callable[[int], None] | None = None,
 ) -> list[Episode]:
     """Runs some episodes as `evaluate` does with this seed and step, and writes them one after the other as an MP4 file
@@ -56,7 +55,6 @@ def record(
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
         raise UserError("videos need two more packages: pip install imageio imageio-ffmpeg")
     job = {"policy": policy, "task": task, "seed": seed, "step": step, "episodes": episodes}
-    job["success_timing"] = success_timing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, tempfile.TemporaryDirectory() as folder:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 
 def per_member(values: Tensor, like: Tensor) -> Tensor:
     """(M,) scalars shaped to broadcast over (M, ...) tensors like `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+class Schedule(NamedTuple):
+    """What changes Adam's step size and gradients; the defaults change nothing."""
+
+    weight_decay: float = 0.0
+    """Decoupled: each step also shrinks the parameters by lr * weight_decay (AdamW)."""
+    warmup_steps: int = 0
+    """Updates in which the step size grows linearly from 0; the first of them has the step size 0."""
+    decay_steps: int = 0
+    """Updates after which the step size has fallen to a tenth, along a cosine that begins after the warm-up; 0: it
+    stays."""
+    clip_norm: float = 0.0
+    """Largest norm of a member's whole gradient; 0: any."""
+
+
+CONSTANT = Schedule()
+"""Constant step size, no weight decay, no clipping."""
+
+FINAL = 0.1
+"""Step size at the end of the decay, as a fraction of lr."""
 
 
 class MemberAdam:
@@ -23,10 +47,12 @@ class MemberAdam:
     Args:
         params: tensors with a leading member axis, updated in place.
         lr: step size of each member.
+        schedule: weight decay, warm-up, decay and clipping.
     """
 
-    def __init__(self, params: Sequence[Tensor], lr: Sequence[float]):
+    def __init__(self, params: Sequence[Tensor], lr: Sequence[float], schedule: Schedule = CONSTANT):
         self.params = list(params)
+        self.schedule = schedule
         self.first = [torch.zeros_like(p) for p in self.params]
         self.second = [torch.zeros_like(p) for p in self.params]
         self.groups = {rate: [i for i, value in enumerate(lr) if value == rate] for rate in dict.fromkeys(lr)}
@@ -39,15 +65,32 @@ class MemberAdam:
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> None:
         """One step along `grads`, given in the order of the parameters."""
+        if self.schedule.clip_norm:
+            grads = clipped(grads, self.schedule.clip_norm)
+        decay = self.schedule.weight_decay
         for rate, members in self.groups.items():
             params, grads_, first, second = (
                 self._of(members, tensors) for tensors in (self.params, grads, self.first, self.second)
             )
-            adam(
+            (adamw if decay else adam)(
                 params, grads_, first, second, [], self.counts[rate],
                 fused=True, grad_scale=None, found_inf=None, amsgrad=False, maximize=False,
-                beta1=0.9, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8,
+                beta1=0.9, beta2=0.999, lr=self._rate(rate), weight_decay=decay, eps=1e-8,
             )  # fmt: skip
+
+    def _rate(self, lr: float) -> float | Tensor:
+        """The step size of the next update; on the device where it changes, for an update may be captured."""
+        warmup, decay = self.schedule.warmup_steps, self.schedule.decay_steps
+        if not warmup and not decay:
+            return lr
+        done = self.counts[lr][0]  # updates made so far
+        factor = torch.ones_like(done)
+        if decay:
+            progress = ((done - warmup) / max(decay - warmup, 1)).clamp(0.0, 1.0)
+            factor = FINAL + (1 - FINAL) * (1 + torch.cos(math.pi * progress)) / 2
+        if warmup:
+            factor = torch.where(done < warmup, done / warmup, factor)
+        return lr * factor
 
     def resume(self, steps: int) -> None:
         """Go on as after `steps` steps; the moments are put into `first` and `second` by the caller."""
@@ -59,6 +102,13 @@ class MemberAdam:
         if len(self.groups) == 1:
             return list(tensors)
         return [tensor[i] for i in members for tensor in tensors]
+
+
+def clipped(grads: Sequence[Tensor], largest: float) -> list[Tensor]:
+    """Gradients (M, ...) scaled so that no member's norm over all of them is above `largest`."""
+    norm = torch.stack([grad.flatten(1).square().sum(1) for grad in grads]).sum(0).sqrt()
+    scale = largest / norm.clamp(min=largest)
+    return [grad * per_member(scale, grad) for grad in grads]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The networks: multilayer perceptrons, M members (and K ensemble heads) at once.
+"""Multilayer perceptrons, M members (and K ensemble heads) at once.
 
 Every parameter carries a leading member axis, so a pack of M runs is one batched matrix product per layer.  M = 1 is
 the same code.  An ensemble of critics is one more leading axis.
@@ -6,14 +6,15 @@ the same code.  An ensemble of critics is one more leading axis.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lps.cpu import gelu
 from lps.members.streams import Stream
-
-Params = dict[str, Tensor]
+from lps.nets.network import Observation, Params, Spec
 
 LAYER_NORM_EPS = 1e-6
 
@@ -59,9 +60,16 @@ class MLP:
                 params[name] = torch.full((stream.members, *shape), value, device=stream.device)
         return params
 
-    def __call__(self, params: Params, *inputs: Tensor) -> Tensor:
-        """(M, B, out), or (M, K, B, out) for an ensemble, from inputs (M, B, *) joined in the order given."""
-        x = torch.cat(inputs, dim=-1)
+    def encode(self, params: Params, observation: Observation) -> Tensor:
+        """(M, B, width): the arrays of the observation, flattened and joined.  uint8 is scaled to [0, 1]."""
+        parts = [array.float() / 255.0 if array.dtype == torch.uint8 else array for array in observation.values()]
+        if len(parts) == 1 and parts[0].dim() == 3:
+            return parts[0]
+        return torch.cat([part.flatten(2) for part in parts], dim=-1)
+
+    def __call__(self, params: Params, features: Tensor, *inputs: Tensor) -> Tensor:
+        """(M, B, out), or (M, K, B, out) for an ensemble, from features and inputs (M, B, *) joined in this order."""
+        x = torch.cat((features, *inputs), dim=-1)
         if self.ensemble is not None:
             x = x[:, None].expand(-1, self.ensemble, -1, -1)
         lead = x.shape[:-1]
@@ -76,22 +84,19 @@ class MLP:
                     x = torch.addcmul(self._row(params, f"shift_{i}"), x, self._row(params, f"scale_{i}"))
         return x.view(*lead, -1)
 
-    def jvp(self, params: Params, inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The output for all B rows, and its directional derivative for the last rows.
+    def jvp(
+        self, params: Params, features: Tensor, inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Output f (M, B, out) of all rows with its graph, and derivative df (M, b, out) of the last b rows without.
 
-        The tangent rides along with the forward pass and is cut from the graph (MeanFlow's target is a constant), so
-        it costs one matrix product per layer and row; rows that need none pay nothing.
-
-        Args:
-            inputs: (M, B, *) each, joined in the order given.
-            tangents: (M, b, *) each, b <= B: the direction of the LAST b rows.
-        Returns:
-            f (M, B, out) with its graph, df (M, b, out) without.
+        The tangent rides along with the forward pass and is cut from the graph, so it costs one matrix product per
+        layer and row; rows that need none pay nothing.  The inputs' tangents are (M, b, *), b <= B.
         """
         if self.layer_norm or self.ensemble is not None:
             raise ValueError("a directional derivative is written for plain networks: no layer norm, no ensemble")
-        x, dx = torch.cat(inputs, dim=-1), torch.cat(tangents, dim=-1)
-        rows = slice(x.shape[-2] - dx.shape[-2], None)
+        rows = slice(features.shape[1] - tangents[0].shape[1], None)
+        x = torch.cat((features, *inputs), dim=-1)
+        dx = torch.cat((torch.zeros_like(features[:, rows]), *tangents), dim=-1)
         last = len(self.sizes) - 2
         for i in range(last + 1):
             x = torch.baddbmm(self._row(params, f"bias_{i}"), x, self._matrix(params, i))
@@ -112,6 +117,7 @@ class MLP:
         return vector.view(-1, 1, vector.shape[-1])
 
 
-def frozen(params: Params) -> Params:
-    """The same parameters as constants: gradients pass through the network but do not reach it."""
-    return {name: value.detach() for name, value in params.items()}
+def mlp(spec: Spec) -> MLP:
+    """Build the perceptron of a spec."""
+    width = sum(math.prod(space.shape) for space in spec.observation.values()) + sum(spec.inputs)
+    return MLP(width, *spec.hidden, spec.output, layer_norm=spec.layer_norm, ensemble=spec.ensemble)

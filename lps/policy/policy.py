@@ -1,8 +1,9 @@
-"""A trained policy on its own: numpy in, numpy out."""
+"""A trained policy on its own: arrays in, actions out.  It needs torch and numpy alone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,67 +11,115 @@ import torch
 
 from lps.agents import AGENTS
 from lps.agents.base import Agent
-from lps.errors import UserError
+from lps.data.scale import ActionScale
 from lps.files import read_file
 from lps.members.streams import Stream
-from lps.nets.mlp import Params
+from lps.nets.network import Params
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
+from lps.spaces import Space, as_observation
 
-ROWS = 4
-"""Observations that `act_batch` computes at once, and always as many: products of one shape are summed in one order, so
-what a row's answer is does not depend on how many are asked with it."""
+QUERY_ROWS = 4
+"""Rows of every query of `act_batch`.  A fixed shape gives bitwise equal actions for equal observations, whatever else
+is in the batch."""
 
 
 class Policy:
     """One member's way of acting, cut from its agent; can be pickled and sent to where the environments are.
 
+    Observations are mappings of arrays by name, or one array where the policy takes one.  Actions are in the units of
+    the environment.
+
     Attributes:
         run: the run it belongs to; step: the number of updates it has seen.
-        horizon: h, actions per query, meant to be executed open loop.
-        noise_dim: length of the standard normal draw that acting takes; 0 where a latent actor decides.
+        observation: spaces of the arrays of an observation, by name.
+        scale: units of actions.
+        horizon: h, actions of a chunk; execute: k, those to execute open loop before the next query.
+        noise_dim: length of the standard normal draw of one decision; 0 where a latent actor decides.
     """
 
-    def __init__(self, run: Run, step: int, observation_dim: int, action_dim: int, params: dict[str, Params]):
-        """params: {network: {name: tensor (1, ...)}} of the networks that the run's agent acts with."""
+    def __init__(
+        self,
+        run: Run,
+        step: int,
+        observation: Mapping[str, Space],
+        scale: ActionScale,
+        params: dict[str, Params],
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        """params: {network: {name: tensor (1, ...)}} of the networks that the run's agent acts with.  provenance: facts
+        about its training, for `metadata`."""
         self.run, self.step = run, step
-        self.observation_dim, self.action_dim = observation_dim, action_dim
-        self._agent = AGENTS[run.agent].for_acting(run.config, observation_dim, action_dim, params)
+        self.observation, self.scale, self.provenance = dict(observation), scale, dict(provenance or {})
+        self.action_dim = len(scale.scale)
+        self._agent = AGENTS[run.agent].for_acting(run.config, observation, self.action_dim, params)
         self.horizon: int = self._agent.config.horizon
+        self.execute: int = self._agent.config.execute or self.horizon
         self.noise_dim = self._agent.noise_dim
-        self._queries = 0
+        self.reset()
 
     @classmethod
-    def of_member(cls, agent: Agent, member: int, run: Run, step: int) -> Policy:
+    def of_member(cls, agent: Agent, member: int, run: Run, step: int, scale: ActionScale | None = None) -> Policy:
         """A snapshot of one member of a pack; training can go on."""
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[member : member + 1].detach().to("cpu", copy=True)
 
         params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
-        return cls(run, step, agent.observation_dim, agent.action_dim, params)
+        return cls(run, step, agent.observation, scale or ActionScale.identity(agent.action_dim), params)
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> Policy:
         """The policy of a run as it was kept."""
         acting = AGENTS[checkpoint.run.agent].acting
         params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
-        return cls(checkpoint.run, checkpoint.step, checkpoint.observation_dim, checkpoint.action_dim, params)
+        provenance = {"dataset_fingerprint": checkpoint.fingerprint}
+        return cls(checkpoint.run, checkpoint.step, checkpoint.observation, checkpoint.scale, params, provenance)
+
+    @property
+    def params(self) -> dict[str, Params]:
+        """{network: {name: tensor (1, ...)}} of the networks that it acts with."""
+        return self._agent.params
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a caller must know to use the policy, as plain values."""
+        return {
+            "agent": self.run.agent,
+            "task": self.run.task,
+            "run": self.run.id,
+            "step": self.step,
+            "observation": {name: [list(space.shape), space.dtype] for name, space in self.observation.items()},
+            "action_dim": self.action_dim,
+            "action_low": (self.scale.offset - self.scale.scale).tolist(),
+            "action_high": (self.scale.offset + self.scale.scale).tolist(),
+            "horizon": self.horizon,
+            "execute": self.execute,
+            **self.provenance,
+        }
 
     def to(self, device: str) -> Policy:
         """The same policy computing on another device; draws stay the same.  On a GPU one decision is usually slower
         than on the CPU (benchmarks/inference.py); many at once (`sample`) are faster."""
-        params = {net: {k: v.to(device) for k, v in tensors.items()} for net, tensors in self._agent.params.items()}
-        policy = Policy(self.run, self.step, *self._sizes, params)
+        params = {net: {k: v.to(device) for k, v in tensors.items()} for net, tensors in self.params.items()}
+        policy = Policy(self.run, self.step, self.observation, self.scale, params, self.provenance)
         policy._queries = self._queries
         return policy
 
-    def act(self, observation: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        """(h, action_dim) float32 in [-1, 1], the next h actions for one observation (observation_dim,).
+    def reset(self) -> None:
+        """Begin an episode: the draws of a sampling policy start over, so that it does the same again."""
+        self._queries = 0
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return {"actions": (k, act) float32} for one observation.  UserError for an observation that does not fit."""
+        return {"actions": self.act(observation)}
+
+    def act(self, observation: Any, noise: np.ndarray | None = None) -> np.ndarray:
+        """Return the next k actions (k, act) float32 for one observation.
 
         noise: (noise_dim,) standard normal.  Without it, draws follow from the run's seed and the number of queries
-        so far, so a fresh policy always does the same.
-        Raises UserError for an observation of another size.
+        since `reset`.
+        Raises UserError for an observation that does not fit.
         """
         s = self._observations(observation, 1)
         with torch.inference_mode():
@@ -82,75 +131,80 @@ class Policy:
                     self._queries += 1
                 else:
                     e = torch.tensor(noise, dtype=torch.float32, device=self._agent.device).view(1, 1, self.noise_dim)
-            chunk = self._agent.act(s, e)
-        return chunk.view(self.horizon, self.action_dim).cpu().numpy()
+            chunks = self._agent.act(s, e)
+        return self._actions(chunks)[0, : self.execute]
 
-    def act_batch(self, observations: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """(B, h, action_dim) float32 in [-1, 1]: what `act` decides for each of B observations (B, observation_dim), up
-        to rounding; each answer depends on its own row alone.
+    def act_batch(self, observations: Any, noise: np.ndarray | None) -> np.ndarray:
+        """Return (B, k, act) float32: the actions of `act` for each of B observations, arrays (B, *shape), up to
+        rounding.  Each row depends on its own observation alone.
 
         noise: (B, noise_dim) standard normal; None where acting takes none.
-        Raises UserError for observations of another size.
+        Raises UserError for observations that do not fit.
         """
-        observations = np.asarray(observations, dtype=np.float32)
-        if observations.ndim != 2 or observations.shape[1] != self.observation_dim:
-            raise self._unfit(observations.shape)
+        first = next(iter(observations.values())) if isinstance(observations, Mapping) else observations
+        rows = np.shape(first)[0] if np.ndim(first) else 0
+        arrays = as_observation(observations, self.observation, self._source, rows)
         chunks = []
         with torch.inference_mode():
-            for first in range(0, len(observations), ROWS):
-                s = self._padded(observations[first : first + ROWS])
-                e = None if noise is None else self._padded(noise[first : first + ROWS])
-                chunks.append(self._agent.act(s, e).cpu().numpy()[0])
-        return np.concatenate(chunks)[: len(observations)].reshape(-1, self.horizon, self.action_dim)
+            for first in range(0, rows, QUERY_ROWS):
+                s = {name: self._padded(array[first : first + QUERY_ROWS]) for name, array in arrays.items()}
+                e = None if noise is None else self._padded(noise[first : first + QUERY_ROWS].astype(np.float32))
+                chunks.append(self._actions(self._agent.act(s, e)))
+        return np.concatenate(chunks)[:rows, : self.execute]
 
-    def sample(self, observation: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-        """(count, h, action_dim) float32 in [-1, 1]: chunks for one observation (observation_dim,), all alike where a
-        latent actor decides.  Raises UserError for an observation of another size."""
+    def sample(self, observation: Any, count: int, seed: int = 0) -> np.ndarray:
+        """Return (count, h, act) float32: chunks for one observation, all alike where a latent actor decides.
+        Raises UserError for an observation that does not fit."""
         s = self._observations(observation, count)
         with torch.inference_mode():
             e = None
             if self.noise_dim:
                 e = Stream(torch.tensor([seed]), 0, "sample").normal(count, self.noise_dim).to(self._agent.device)
-            chunks = self._agent.act(s, e)
-        return chunks.view(count, self.horizon, self.action_dim).cpu().numpy()
+            return self._actions(self._agent.act(s, e))
 
-    def _observations(self, observation: np.ndarray, count: int) -> torch.Tensor:
-        """(1, count, observation_dim): the same observation `count` times."""
-        observation = np.asarray(observation, dtype=np.float32)
-        if observation.shape != (self.observation_dim,):
-            raise self._unfit(observation.shape)
-        return torch.from_numpy(observation).to(self._agent.device).expand(1, count, -1)
+    def _actions(self, chunks: torch.Tensor) -> np.ndarray:
+        """(B, h, act) in the environment's units, from normalised chunks (1, B, d)."""
+        return self.scale.to_env(chunks.cpu().numpy().reshape(-1, self.horizon, self.action_dim))
+
+    def _observations(self, observation: Any, count: int) -> dict[str, torch.Tensor]:
+        """Arrays (1, count, *shape): the same observation `count` times."""
+        arrays = as_observation(observation, self.observation, self._source)
+        return {
+            name: torch.from_numpy(array).to(self._agent.device).expand(1, count, *array.shape)
+            for name, array in arrays.items()
+        }
 
     def _padded(self, rows: np.ndarray) -> torch.Tensor:
-        """(1, ROWS, *): up to ROWS rows (n, *), and zeros."""
-        padded = np.zeros((1, ROWS, rows.shape[1]), dtype=np.float32)
+        """(1, QUERY_ROWS, *): up to QUERY_ROWS rows (n, *), and zeros."""
+        padded = np.zeros((1, QUERY_ROWS, *rows.shape[1:]), dtype=rows.dtype)
         padded[0, : len(rows)] = rows
         return torch.from_numpy(padded).to(self._agent.device)
 
-    def _unfit(self, shape: tuple[int, ...]) -> UserError:
-        return UserError(
-            f"this policy was trained on {self.run.task}, whose observations are vectors of "
-            f"{self.observation_dim} numbers; it was given shape {shape}"
-        )
+    @property
+    def _source(self) -> str:
+        return f"the observation for the policy of {self.run.task}"
 
     def __getstate__(self) -> dict[str, Any]:
-        params = {
-            net: {name: value.cpu().numpy() for name, value in t.items()} for net, t in self._agent.params.items()
-        }
-        return {"run": self.run.to_dict(), "step": self.step, "params": params, "sizes": self._sizes}
+        params = {net: {name: value.cpu().numpy() for name, value in t.items()} for net, t in self.params.items()}
+        parts = (self.run.to_dict(), self.step, self.observation, tuple(self.scale), params, self.provenance)
+        return dict(zip(("run", "step", "observation", "scale", "params", "provenance"), parts, strict=True))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Copied, because what arrives through shared memory may not be written to, and torch warns of that.
         params = {net: {k: torch.tensor(v) for k, v in t.items()} for net, t in state["params"].items()}
-        self.__init__(Run.from_dict(state["run"]), state["step"], *state["sizes"], params)  # type: ignore[misc]
-
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self.observation_dim, self.action_dim
+        made = Policy(
+            Run.from_dict(state["run"]),
+            state["step"],
+            state["observation"],
+            ActionScale(*state["scale"]),
+            params,
+            state["provenance"],
+        )
+        self.__dict__.update(made.__dict__)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """The policy of a checkpoint file, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
+    """Load the policy of a checkpoint file, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
 
     path: of a local file, or a URI such as s3://bucket/results/checkpoints/RUN.pt.  Raises UserError where the file is
     missing, damaged or not a checkpoint.

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from lps.agents.base import Agent
+from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.runs.run import Run
+from lps.spaces import Space
 
 FORMAT = "lps checkpoint"
-VERSION = 1
+VERSION = 2
+"""Version 1 had vectors of numbers and actions in [-1, 1] only; it is still read."""
 
 
 class DamagedCheckpoint(UserError):
@@ -28,20 +31,23 @@ class DamagedCheckpoint(UserError):
 class Checkpoint:
     """The state of one run after `step` updates.
 
-    params: {network: {name: tensor}} without member axis.  moments: Adam's two moments in the order of the agent's
+    observation: spaces of an observation.  scale: units of actions.  params: {network: {name: tensor}} without member
+    axis.  moments: Adam's two moments in the order of the agent's
     trained tensors.  fingerprint: sha256 of the dataset it was trained on.
     """
 
     run: Run
     step: int
-    observation_dim: int
-    action_dim: int
+    observation: Mapping[str, Space]
+    scale: ActionScale
     params: Mapping[str, Mapping[str, torch.Tensor]]
     moments: tuple[list[torch.Tensor], list[torch.Tensor]]
     fingerprint: str
 
     @staticmethod
-    def of(agent: Agent, member: int, run: Run, step: int, fingerprint: str) -> Checkpoint:
+    def of(
+        agent: Agent, member: int, run: Run, step: int, fingerprint: str, scale: ActionScale | None = None
+    ) -> Checkpoint:
         """A copy, on the CPU, of one member's state."""
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -50,8 +56,8 @@ class Checkpoint:
         return Checkpoint(
             run=run,
             step=step,
-            observation_dim=agent.observation_dim,
-            action_dim=agent.action_dim,
+            observation=agent.observation,
+            scale=scale or ActionScale.identity(agent.action_dim),
             params={net: {k: copy(v) for k, v in tensors.items()} for net, tensors in agent.params.items()},
             moments=([copy(m) for m in agent.adam.first], [copy(v) for v in agent.adam.second]),
             fingerprint=fingerprint,
@@ -75,8 +81,8 @@ class Checkpoint:
             "version": VERSION,
             "run": self.run.to_dict(),
             "step": self.step,
-            "observation_dim": self.observation_dim,
-            "action_dim": self.action_dim,
+            "observation": {name: [list(space.shape), space.dtype] for name, space in self.observation.items()},
+            "scale": [torch.from_numpy(part) for part in self.scale],
             "params": {net: dict(tensors) for net, tensors in self.params.items()},
             "moments": [list(part) for part in self.moments],
             "fingerprint": self.fingerprint,
@@ -99,16 +105,23 @@ class Checkpoint:
             ) from problem
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
-        if content["version"] != VERSION:
+        if content["version"] not in (1, VERSION):
             raise UserError(
-                f"{where} is a checkpoint of version {content['version']}; this lps reads version {VERSION}"
+                f"{where} is a checkpoint of version {content['version']}, and this lps reads versions 1 to {VERSION}. "
+                "Install the version that wrote it"
             )
+        if content["version"] == 1:
+            observation = {"state": Space((content["observation_dim"],))}
+            scale = ActionScale.identity(content["action_dim"])
+        else:
+            observation = {name: Space(tuple(shape), dtype) for name, (shape, dtype) in content["observation"].items()}
+            scale = ActionScale(*(part.numpy() for part in content["scale"]))
         first, second = content["moments"]
         return Checkpoint(
             run=Run.from_dict(content["run"]),
             step=content["step"],
-            observation_dim=content["observation_dim"],
-            action_dim=content["action_dim"],
+            observation=observation,
+            scale=scale,
             params=content["params"],
             moments=(first, second),
             fingerprint=content["fingerprint"],

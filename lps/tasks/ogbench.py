@@ -1,77 +1,122 @@
-"""Environments of the tasks, as gymnasium environments that behave the same whatever OGBench version is installed."""
+"""OGBench's single-task groups over states (Park et al. 2025, arXiv 2410.20092): a row a group, five tasks each.
 
-import warnings
-from typing import Any, SupportsFloat
+Rewards and chunk length are those of LPS (Im et al. 2026, arXiv 2603.05296), which trains on sparse rewards in scene
+and puzzle-3x3.  The environments are in lps.tasks.ogbench_env, the datasets in lps.tasks.ogbench_data.
+"""
 
-import gymnasium
-import numpy as np
+from __future__ import annotations
 
-from lps.errors import UserError
-from lps.tasks.ring import RingBandit
-from lps.tasks.table import RING, SuccessTiming, Task
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lps.spaces import Space
+from lps.tasks.task import Task
 
-def make_env(task: Task, *, success_timing: SuccessTiming = "post", render: bool = False) -> gymnasium.Env:
-    """The environment of one task, with its step limit (`truncated`) and without automatic reset.
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
 
-    observations (task.observation_dim,) float64; actions (task.action_dim,) in [-1, 1], clipped; the reward is the
-    task's; `info['success']` and `terminated` are those of s' ('post') or s ('pre'). With `render`, `env.render()`
-    gives (480, 480, 3) uint8 frames. UserError if the installed OGBench cannot do the timing.
-    """
-    if task.group == RING.group:
-        return RingBandit()
-    import_ogbench()
-    kwargs: dict[str, Any] = {"width": 480, "height": 480} if render else {}
-    if "success_timing" in gymnasium.spec(task.env).kwargs:
-        kwargs["success_timing"] = success_timing
-    elif success_timing != "post":
-        # Before 1.2.0, OGBench knew only the state after the action.
-        raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer; install it, or use 'post'")
-    # The checker only looks for mistakes in an environment's code, and prints warnings about OGBench's spaces.
-    env = gymnasium.make(task.env, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **kwargs)
-    return _TaskEnv(env, task)
+    import gymnasium
+
+    from lps.data.episodes import Dataset
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {"success_timing": ("post", "pre"), "reward_timing": ("pre", "post")}
+"""The state of a transition s -> s' that decides success in evaluation, and the reward and mask in the dataset: 'pre'
+is s, 'post' is s'.  OGBench's loader has 'pre' rewards in every version, and the papers trained on them.  The papers
+counted success 'post'; since 1.2.0 OGBench counts 'pre'."""
 
 
-def turn_to(env: gymnasium.Env, task: Task) -> None:
-    """Turns an environment of `make_env` to another task of its group, from its next reset on.
+class Group(NamedTuple):
+    """What the tasks of a group have in common."""
 
-    Nothing else sets these tasks apart, and compiling the same model once more takes longer than an episode.
-    """
-    core: Any = env.unwrapped
-    core._reward_task_id = task.index
-
-
-class _TaskEnv(gymnasium.Wrapper):
-    """OGBench's environment with clipped actions, the task's reward, and resets that a seed decides to the last bit."""
-
-    def __init__(self, env: gymnasium.Env, task: Task):
-        super().__init__(env)
-        self.sparse = task.reward == "sparse"
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        # OGBench first takes two steps in a scene where the task is solved, with actions that no seed governs; the
-        # contact forces and the solver's memory of them stay behind. Here the arm stands still in these steps.
-        core: Any = self.unwrapped
-        step = core.step
-        core.step = lambda action: step(np.zeros_like(action))
-        try:
-            return self.env.reset(seed=seed, options=options)
-        finally:
-            del core.step
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1.0, 1.0))
-        if self.sparse:
-            reward = 0.0 if float(reward) == 0.0 else -1.0
-        return observation, reward, bool(terminated), bool(truncated), info
+    data: str
+    """Kind of its default dataset: play, navigate."""
+    observation_dim: int
+    action_dim: int
+    max_episode_steps: int
+    default: int
+    """Number of the task that OGBench uses by default."""
+    sparse: bool = False
+    """Whether rewards are made sparse: -1 until all subgoals are reached, then 0.  Else they are OGBench's own."""
 
 
-def import_ogbench() -> Any:
-    """Imports OGBench with its environments registered, and keeps two harmless warnings off the console."""
-    # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
-    warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
-    # MuJoCo's viewer, which nobody opens here, asks for a display as soon as the first environment is made.
-    warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
-    import ogbench
+_GROUPS: Mapping[str, Group] = {
+    "cube-single": Group("play", 28, 5, 200, 2),
+    "cube-double": Group("play", 37, 5, 500, 2),
+    "cube-triple": Group("play", 46, 5, 1000, 2),
+    "cube-quadruple": Group("play", 55, 5, 1000, 2),
+    "cube-octuple": Group("play", 91, 5, 1500, 2),
+    "scene": Group("play", 40, 5, 750, 2, sparse=True),
+    "puzzle-3x3": Group("play", 55, 5, 500, 4, sparse=True),
+    "puzzle-4x4": Group("play", 83, 5, 500, 4),
+    "puzzle-4x5": Group("play", 99, 5, 1000, 2),
+    "puzzle-4x6": Group("play", 115, 5, 1000, 2),
+    "pointmaze-medium": Group("navigate", 2, 2, 1000, 1),
+    "pointmaze-large": Group("navigate", 2, 2, 1000, 1),
+    "pointmaze-giant": Group("navigate", 2, 2, 1000, 1),
+    "pointmaze-teleport": Group("navigate", 2, 2, 1000, 1),
+    "antmaze-medium": Group("navigate", 29, 8, 1000, 1),
+    "antmaze-large": Group("navigate", 29, 8, 1000, 1),
+    "antmaze-giant": Group("navigate", 29, 8, 1000, 1),
+    "antmaze-teleport": Group("navigate", 29, 8, 1000, 1),
+    "humanoidmaze-medium": Group("navigate", 69, 21, 2000, 1),
+    "humanoidmaze-large": Group("navigate", 69, 21, 2000, 1),
+    "humanoidmaze-giant": Group("navigate", 69, 21, 4000, 1),
+    "antsoccer-arena": Group("navigate", 42, 8, 1000, 4),
+    "antsoccer-medium": Group("navigate", 42, 8, 1000, 4),
+}
 
-    return ogbench
+
+def _task(name: str, group: Group, number: int) -> Task:
+    return Task(
+        name=f"{name}-{group.data}-singletask-task{number}-v0",
+        suite="ogbench",
+        group=name,
+        title=f"{name} task {number}",
+        dataset=f"{name}-{group.data}-v0",
+        observation={"state": Space((group.observation_dim,))},
+        action=Space((group.action_dim,)),
+        horizon=5,
+        max_episode_steps=group.max_episode_steps,
+        options={
+            "number": number,
+            "env": f"{name}-singletask-task{number}-v0",
+            "reward": "sparse" if group.sparse else "none",
+            **{option: choices[0] for option, choices in OPTIONS.items()},
+        },
+    )
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for name, group in _GROUPS.items()
+    for task in (_task(name, group, number) for number in range(1, 6))
+}
+
+
+def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
+    """Make the environment of a task; see lps.tasks.ogbench_env."""
+    from lps.tasks import ogbench_env
+
+    return ogbench_env.make_env(task, render=render)
+
+
+def set_task(env: gymnasium.Env, task: Task) -> None:
+    """Turn an environment of `make_env` to another task of its group, from its next reset on."""
+    from lps.tasks import ogbench_env
+
+    ogbench_env.set_task(env, task)
+
+
+def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    """Load a dataset of the tasks' group with the rewards of each task; see lps.tasks.ogbench_data."""
+    from lps.tasks import ogbench_data
+
+    return ogbench_data.load(tasks, name, data_dir)
+
+
+def collect(name: str, **settings: Any) -> Path:
+    """Make a dataset with OGBench's oracles; see lps.tasks.ogbench_collect."""
+    from lps.tasks import ogbench_collect
+
+    return ogbench_collect.collect(name, **settings)

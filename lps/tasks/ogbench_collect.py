@@ -27,7 +27,7 @@ from lps.data.names import NOISE, default_name, plain_name
 from lps.data.names import data_dir as find_data_dir
 from lps.errors import UserError, suggest
 from lps.files import locked, make_dir, replacing
-from lps.tasks.table import GROUPS, RING
+from lps.tasks.suites import groups
 from lps.workers import WorkerPool
 
 NOISE_SMOOTHING = 0.5
@@ -132,10 +132,8 @@ def _file(path: Path, split: str) -> Path:
 
 
 def _group(dataset: str) -> str:
-    known = {f"{group}-play": group for group in GROUPS}
+    known = {f"{group}-play": group for group in groups("ogbench")}
     short = dataset.removesuffix("-v0")
-    if short in (RING.group, RING.dataset.removesuffix("-v0")):
-        raise UserError(f"the data of {RING.name} is made on the spot; train on it, there is nothing to collect")
     if short not in known:
         raise UserError(suggest(dataset, known, "dataset"))
     return known[short]
@@ -195,7 +193,7 @@ class _Collector:
     """An environment and its oracles, used for many episodes one after the other."""
 
     def __init__(self, group: str, seed: int, noise: float, parts: Path):
-        from lps.tasks.ogbench import import_ogbench
+        from lps.tasks.ogbench_env import import_ogbench
 
         import_ogbench()
 

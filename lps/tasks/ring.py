@@ -6,22 +6,38 @@ After figure 2 of LPS's paper (arXiv 2603.05296): a task in the plane with the r
 one ring and not two, because LPS's sphere is a circle here, and one pass of a network maps a circle to one closed
 curve, which cannot follow two rings.
 
-It needs no simulator and no file. Every episode is a single step; the reward belongs to the action, so which state
-counts (success_timing, reward_timing) makes no difference.
+It needs no simulator and no file. Every episode is a single step.
 """
+
+from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from lps.data.episodes import Dataset
 from lps.errors import UserError
-from lps.tasks.table import RING
+from lps.spaces import Space
+from lps.tasks.task import Task
 
-if TYPE_CHECKING:
-    from lps.data.episodes import Dataset
+RING = Task(
+    name="ring-bandit-v0",
+    suite="ring",
+    group="ring",
+    title="ring bandit",
+    dataset="ring-bandit-v0",
+    observation={"state": Space((1,))},
+    action=Space((2,)),
+    horizon=1,
+    max_episode_steps=1,
+)
+
+TASKS: Mapping[str, Task] = {RING.name: RING}
 
 RADIUS = 0.7
 SPREAD = 0.08
@@ -57,7 +73,7 @@ class RingBandit(gymnasium.Env):
         return np.ones(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        value = float(reward(np.clip(action, -1.0, 1.0)))
+        value = float(reward(np.asarray(action)))
         return np.ones(1, np.float32), value, True, False, {"success": value == 1.0}
 
     def render(self) -> Any:
@@ -72,13 +88,16 @@ def data() -> np.ndarray:
     return (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
 
 
-def dataset(name: str = RING.dataset) -> "Dataset":
-    """The data as agents train on it: each action is an episode of one step, in two rows, for the last row of an
-    episode starts no transition. UserError for any other dataset."""
-    from lps.data.episodes import Dataset
+def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
+    """Make the bandit.  It has no picture."""
+    return RingBandit()
 
+
+def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Return the data as agents train on it.  Each action is an episode of one step, in two rows, because the last row
+    of an episode starts no transition.  UserError for any other dataset."""
     if name != RING.dataset:
-        raise UserError(f"{RING.name} has its own data, which is made on the spot: leave out --dataset {name}")
+        raise UserError(f"{RING.name} has no dataset {name}: its data is generated. Remove --dataset")
     tried = data()
     rows = 2 * ACTIONS
     actions, rewards = np.zeros((rows, 2), np.float32), np.zeros((1, rows), np.float32)
@@ -86,10 +105,10 @@ def dataset(name: str = RING.dataset) -> "Dataset":
     return Dataset(
         name=RING.dataset,
         fingerprint=hashlib.sha256(tried.tobytes()).hexdigest(),
-        observations=np.ones((rows, 1), np.float32),
+        observations={"state": np.ones((rows, 1), np.float32)},
         actions=actions,
         terminals=np.arange(rows) % 2 == 1,
-        rewards=rewards,
-        masks=np.zeros((1, rows), np.float32),  # there is nothing after the step
-        tasks=(RING,),
+        rewards=rewards.repeat(len(tasks), axis=0),
+        masks=np.zeros((len(tasks), rows), np.float32),  # there is nothing after the step
+        tasks=tuple(task.name for task in tasks),
     )

@@ -23,6 +23,7 @@ from lps.policy.policy import Policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.provenance import versions
 from lps.runs.run import Run
+from lps.runs.scores import mean_score
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.packs import Member
@@ -103,7 +104,7 @@ class Ledger:
             for run, step, episodes in self.evaluator.poll(wait):
                 self.store.write_episodes(run.id, step, episodes)
                 self._waiting.discard((run.id, step))
-                self._success[run.id] = sum(episode.success for episode in episodes) / len(episodes)
+                self._success[run.id] = mean_score(episodes, run.resolved_task)
                 self.report("eval")
 
     def may_checkpoint(self) -> bool:

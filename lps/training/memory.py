@@ -19,7 +19,8 @@ from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.runs.run import Run
-from lps.tasks.table import Task, get_task
+from lps.tasks.suites import get_task
+from lps.tasks.task import Task
 from lps.training.program import Program
 
 USABLE = 0.8
@@ -54,12 +55,12 @@ def members_that_fit(run: Run, device: str, precision: str = "float32", device_s
 def footprint(run: Run, device: str, precision: str = "float32") -> Footprint:
     """What the members of a pack of `run` take, by one plain update of two members and of three. Measured once for each
     agent, configuration and device in a process; compiled updates take less, for they keep fewer tensors between."""
-    return _footprint(run.agent, run.config, get_task(run.task), device, precision)
+    return _footprint(run.agent, run.config, run.task, device, precision)
 
 
 @functools.cache
-def _footprint(agent: str, config: Any, task: Task, device: str, precision: str) -> Footprint:
-    of = functools.partial(peak, agent, config, task, device=device, precision=precision)
+def _footprint(agent: str, config: Any, task: str, device: str, precision: str) -> Footprint:
+    of = functools.partial(peak, agent, config, get_task(task), device=device, precision=precision)
     of(1)  # the first update of a process also brings the workspaces of the device's libraries
     two, three = of(2), of(3)
     return Footprint(fixed=max(0, 3 * two - 2 * three), member=max(1, three - two))
@@ -71,8 +72,8 @@ def peak(agent: str, config: Any, task: Task, members: int, device: str, precisi
 
     def once() -> None:
         seeds = list(range(members))
-        subject = AGENTS[agent]([config] * members, seeds, task.observation_dim, task.action_dim, device)
-        batches = Batches(dataset, [task] * members, [config.discount] * members, config.horizon, device)
+        subject = AGENTS[agent]([config] * members, seeds, task.observation, task.action.shape[0], device)
+        batches = Batches(dataset, [task.name] * members, [config.discount] * members, config.horizon, device)
         Program(subject, batches, seeds, precision=precision).update(1)
 
     gc.collect()  # nothing from before may be freed in between
@@ -93,10 +94,10 @@ def _no_data(task: Task, rows: int) -> Dataset:
     return Dataset(
         name="zeros",
         fingerprint="",
-        observations=np.zeros((rows, task.observation_dim), np.float32),
-        actions=np.zeros((rows, task.action_dim), np.float32),
+        observations={name: np.zeros((rows, *space.shape), space.dtype) for name, space in task.observation.items()},
+        actions=np.zeros((rows, *task.action.shape), np.float32),
         terminals=np.arange(rows) == rows - 1,
         rewards=np.zeros((1, rows), np.float32),
         masks=np.ones((1, rows), np.float32),
-        tasks=(task,),
+        tasks=(task.name,),
     )

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lps.agents import AGENTS
-from lps.agents.base import MEMBER_SCALARS
+from lps.agents.config import member_scalars
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import Task, get_task
+from lps.tasks.suites import get_task
+from lps.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,13 @@ def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
     """Group the runs that can train in one program, at most `max_members` together, in the order given.
 
     They share agent, group, dataset, protocol and every hyperparameter that shapes the program; seed, task and
-    MEMBER_SCALARS may differ. Packing never changes a result.
+    the scalars of members (lps.agents.config) may differ. Packing never changes a result.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        shared = run.to_dict() | {"task": get_task(run.task).group, "seed": None}
-        shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in MEMBER_SCALARS}
+        task, own = get_task(run.task), member_scalars(AGENTS[run.agent].Config)
+        shared = run.to_dict() | {"task": [task.suite, task.group], "seed": None}
+        shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in own}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     packs = []
     for group in groups.values():
@@ -87,7 +89,7 @@ def members(runs: Sequence[Run], checkpoints: dict[str, Checkpoint | None]) -> l
         task = "" if AGENTS[run.agent].reward_free else run.task
         training = json.dumps([task, run.seed, dict(run.hyperparameters)], sort_keys=True)
         slot = slots.setdefault(training, len(slots))
-        pack.append(Member(run, run.config, get_task(run.task), slot, checkpoints[run.id]))
+        pack.append(Member(run, run.config, run.resolved_task, slot, checkpoints[run.id]))
     return pack
 
 
@@ -109,6 +111,6 @@ def stored_checkpoint(run: Run, store: Store) -> Checkpoint | None:
     except DamagedCheckpoint as damage:  # it costs time; the result is the same
         log.warning("%s; the run restarts from its beginning", damage)
         return None
-    if checkpoint.run != run:
+    if checkpoint.run.id != run.id:
         raise UserError(f"{store.path}/{path} belongs to another run ({checkpoint.run}); delete it or move it away")
     return checkpoint

@@ -17,13 +17,15 @@ import torch
 from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.batches import Batches
-from lps.data.episodes import Dataset, load_dataset
+from lps.data.episodes import Dataset
+from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.tasks.suites import load_dataset
 from lps.training.ledger import Callback, Ledger
 from lps.training.memory import members_that_fit
 from lps.training.options import TrainOptions
@@ -80,6 +82,7 @@ class Trainer:
     """Trains one pack from the step of its checkpoints to the last step."""
 
     agent: Agent
+    scale: ActionScale
 
     def __init__(self, members: Sequence[Member], store: Store, options: TrainOptions, ledger: Ledger):
         self.members, self.store, self.options, self.ledger = members, store, options, ledger
@@ -106,18 +109,18 @@ class Trainer:
 
     def load(self) -> Dataset:
         dataset = load_dataset(
-            list(dict.fromkeys(member.task for member in self.members)),
+            list({member.run.task: member.task for member in self.members}.values()),
             dataset=self.run.dataset,
             data_dir=self.options.data_dir,
-            reward_timing=self.run.reward_timing,
         )
         self.ledger.fingerprint = dataset.fingerprint
         return dataset
 
     def build(self, dataset: Dataset) -> Agent:
         configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        observation_dim, action_dim = dataset.observations.shape[1], dataset.actions.shape[1]
-        return AGENTS[self.run.agent](configs, seeds, observation_dim, action_dim, self.options.device)
+        self.scale = dataset.scale
+        spaces, action_dim = self.members[0].task.observation, dataset.actions.shape[1]
+        return AGENTS[self.run.agent](configs, seeds, spaces, action_dim, self.options.device)
 
     def resume(self, dataset: Dataset) -> None:
         """Restore the checkpoints. UserError if the dataset is not the one that a run was trained on."""
@@ -134,7 +137,7 @@ class Trainer:
     def program(self, dataset: Dataset) -> Program:
         batches = Batches(
             dataset,
-            [member.task for member in self.trained],
+            [member.run.task for member in self.trained],
             [member.config.discount for member in self.trained],
             self.trained[0].config.horizon,
             self.options.device,
@@ -180,7 +183,7 @@ class Trainer:
         with self.ledger.timed_evaluation():
             self.drop_diverged()
             for member in self.ledger.unevaluated():
-                policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step)
+                policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
                 self.ledger.submit(member, policy)
         self.ledger.collect()
 
@@ -194,7 +197,8 @@ class Trainer:
         self.ledger.report("checkpoint")
 
     def save(self, member: Member) -> None:
-        state = Checkpoint.of(self.agent, member.slot, member.run, self.ledger.step, self.ledger.fingerprint)
+        step, fingerprint = self.ledger.step, self.ledger.fingerprint
+        state = Checkpoint.of(self.agent, member.slot, member.run, step, fingerprint, self.scale)
         self.store.write_bytes(checkpoint_path(member.run), state.to_bytes())
 
     def drop_diverged(self) -> None:

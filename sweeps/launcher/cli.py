@@ -11,7 +11,7 @@ from rich.table import Table
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch, unfinished

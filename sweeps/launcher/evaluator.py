@@ -9,7 +9,6 @@ import ray
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.runs.record import Episode
 from lps.runs.run import Run
-from lps.tasks.table import get_task
 
 MIN_EPISODES = 5
 """Fewest episodes of a task: less would be spent on starting an environment."""
@@ -17,8 +16,7 @@ MIN_EPISODES = 5
 
 @ray.remote(max_retries=3, scheduling_strategy="DEFAULT")  # DEFAULT: outside of the learner's own booking
 def _evaluate(policy: ChunkPolicy, run: Run, step: int, episodes: Sequence[int]) -> list[Episode]:
-    task, timing = get_task(run.task), run.success_timing
-    return evaluate(policy, task, seed=run.seed, step=step, episodes=episodes, success_timing=timing)
+    return evaluate(policy, run.resolved_task, seed=run.seed, step=step, episodes=episodes)
 
 
 @dataclass

@@ -18,12 +18,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from lps.data.episodes import load_dataset
 from lps.errors import UserError, last_line
 from lps.runs.provenance import other_code, short_commit, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task, load_dataset
 from lps.training.options import TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.plan import Plan

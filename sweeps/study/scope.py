@@ -10,7 +10,9 @@ from lps.agents.variants import resolve
 from lps.errors import UserError, check_known, suggest
 from lps.runs.hyperparameters import hyperparameters, parse_settings
 from lps.runs.run import Run
-from lps.tasks.table import GROUPS, RING, Task
+from lps.tasks.ring import RING
+from lps.tasks.suites import groups
+from lps.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Scale:
 # What a first look at a study takes: the ring bandit, small networks, minutes on two CPU cores.
 RING_SCALE = Scale(
     groups=[RING.group],
-    tasks=[RING.index],
+    tasks=[1],
     seeds=[0, 1],
     steps=3000,
     eval_interval=750,
@@ -91,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -
     what.add_argument(
         "--agents", nargs="+", metavar="AGENT", help=f"{', '.join(AGENTS)}; or a variant, as in dsrl:matched"
     )
-    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(GROUPS))
+    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(groups("ogbench")))
     what.add_argument("--tasks", nargs="+", type=int, metavar="N", help="1 to 5, in each group")
     what.add_argument("--seeds", nargs="+", type=int, metavar="N")
     what.add_argument("--steps", type=int, metavar="N", help="updates")
@@ -112,7 +114,7 @@ def asked_for(arguments: argparse.Namespace, presets: Mapping[str, Scale]) -> Sc
     given |= {name: list(dict.fromkeys(given[name])) for name in ("groups", "tasks", "seeds") if name in given}
     arguments.agents = arguments.agents and list(dict.fromkeys(arguments.agents))  # said twice is meant once
     if set(given.get("groups", ())) == {RING.group} and "tasks" not in given:
-        given["tasks"] = [RING.index]
+        given["tasks"] = [1]
     return replace(presets[arguments.preset], **given, settings=parse_settings(arguments.set))
 
 
@@ -122,10 +124,9 @@ def check_settings(scale: Scale, agents: Sequence[str]) -> None:
 
 
 def _chosen(group: str, wanted: Sequence[int]) -> list[Task]:
-    tasks = (RING,) if group == RING.group else GROUPS.get(group)
-    if tasks is None:
-        raise UserError(suggest(group, [*GROUPS, RING.group], "group"))
-    known = {task.index: task for task in tasks}
+    known = dict(enumerate(groups().get(group, ()), 1))
+    if not known:
+        raise UserError(suggest(group, groups(), "group"))
     for index in wanted:
         if index not in known:
             raise UserError(f"there is no task {index} in {group}; known: {', '.join(map(str, known))}")

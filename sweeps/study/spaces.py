@@ -8,7 +8,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from lps.agents.base import MEMBER_SCALARS
+from lps.agents import AGENTS
+from lps.agents.config import member_scalars
 from lps.agents.variants import ALPHA_WITHOUT_EFFECT
 from lps.runs.hyperparameters import hyperparameters
 
@@ -52,7 +53,7 @@ def axes(agent: str) -> dict[str, Sequence[Any]]:
 
 def ranges(agent: str) -> dict[str, BaseDistribution]:
     """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
-    known = hyperparameters(agent) & set(MEMBER_SCALARS)
+    known = hyperparameters(agent) & set(member_scalars(AGENTS[agent.partition(":")[0]].Config))
     if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:
         known -= {"alpha"}
     return {name: known_range for name, known_range in RANGES.items() if name in known}

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from lps.runs.run import Run
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
+from lps.tasks.task import Task
 
 News = Mapping[int, Mapping[str, Any]]
 """Pack number -> state, step, steps, rate (steps/s), eta (s), success (0 to 1), starts; as far as known."""
@@ -26,10 +27,16 @@ EVERY = 15.0
 def title(runs: Sequence[Run]) -> str:
     """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
     tasks = [get_task(run.task) for run in runs]
-    return (
-        f"{runs[0].agent} {tasks[0].group} {_numbers('task', [task.index for task in tasks])} "
-        f"{_numbers('seed', [run.seed for run in runs])}"
-    )
+    return f"{runs[0].agent} {_tasks(tasks)} {_numbers('seed', [run.seed for run in runs])}"
+
+
+def _tasks(tasks: Sequence[Task]) -> str:
+    """The titles of tasks; of several of one group that end in a number, the group and the numbers."""
+    titles = list(dict.fromkeys(task.title for task in tasks))
+    numbers = [int(title.rpartition(" ")[2]) for title in titles if title.rpartition(" ")[2].isdigit()]
+    if len(titles) == 1 or len(numbers) < len(titles):
+        return ", ".join(titles)
+    return f"{tasks[0].group} {_numbers('task', numbers)}"
 
 
 def _numbers(word: str, numbers: Sequence[int]) -> str:

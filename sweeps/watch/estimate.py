@@ -6,7 +6,7 @@ from typing import Any
 
 from lps.runs.hyperparameters import make_config
 from lps.runs.run import Run
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 SECONDS_PER_STEP: dict[str, dict[str, float]] = {
     "cpu": {

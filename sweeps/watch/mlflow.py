@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 EXPERIMENT = "lps"
 EVERY = 5.0
@@ -172,7 +172,7 @@ class _Mlflow:
             tags = {"mlflow.parentRunId": self.parent, "run_id": run.id}
             tags |= {f"version.{name}": version for name, version in doc["versions"].items() if name != "git_commit"}
             tags["mlflow.source.git.commit"] = doc["versions"].get("git_commit", "unknown")
-            name = f"{run.agent} {task.group} task{task.index} seed{run.seed}"
+            name = f"{run.agent} {task.title} seed{run.seed}"
             start = _milliseconds(doc["started"])
             made = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=name)
             self.children[run.id], self.logged[run.id], self.status[run.id] = made, set(), "RUNNING"

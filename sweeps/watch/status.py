@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lps.errors import UserError, last_line, suggest
 from lps.runs.store import Store
-from lps.tasks.table import get_task
+from lps.tasks.suites import get_task
 
 STATES = ("done", "running", "interrupted", "queued", "failed", "missing")
 SILENCE = timedelta(minutes=30)
@@ -35,15 +35,15 @@ class Standing:
 
     @property
     def title(self) -> str:
-        return f"{self.agent} {' task '.join(_place(self.task))} seed {self.seed}"
+        return f"{self.agent} {_place(self.task)[1]} seed {self.seed}"
 
 
 def _place(task: str) -> list[str]:
-    """Group and number of a task; of one that this version does not know its name."""
+    """Group and title of a task; of one that is not installed here its name."""
     try:
-        return [get_task(task).group, str(get_task(task).index)]
+        return [get_task(task).group, get_task(task).title]
     except UserError:
-        return [task]
+        return [task, task]
 
 
 def standings(store: Store, now: datetime | None = None) -> list[Standing]:

@@ -23,6 +23,7 @@ from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.batch import Batch
 from lps.nets.mlp import MLP
+from lps.spaces import Space
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
@@ -97,7 +98,7 @@ class Golden:
                 given[field] = tuple(widths[:-1])
         batch = self.arrays["batch/actions"]
         observation_dim = self.arrays["batch/observations"].shape[-1]
-        agent = cls([cls.Config(**given)], [0], observation_dim, batch.shape[-1])
+        agent = cls([cls.Config(**given)], [0], {"state": Space((observation_dim,))}, batch.shape[-1])
         if set(agent.params) != set(params):
             raise KeyError(f"networks differ: ours {sorted(agent.params)}, the file's {sorted(params)}")
         with torch.no_grad():
@@ -108,8 +109,10 @@ class Golden:
         return agent
 
     def batch(self) -> Batch:
-        arrays = self.named("batch/")
+        arrays: dict[str, Any] = self.named("batch/")
         arrays["actions"] = arrays["actions"].flatten(2)
+        for name in ("observations", "next_observations"):
+            arrays[name] = {"state": arrays[name]}
         return Batch(**arrays)
 
 

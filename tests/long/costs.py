@@ -42,7 +42,8 @@ from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ogbench import make_env
-from lps.tasks.table import RING, get_task
+from lps.tasks.ring import RING
+from lps.tasks.suites import get_task
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.watch.mlflow import _Mlflow

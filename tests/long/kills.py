@@ -27,7 +27,7 @@ from test_sweeps import files, mlflow_content
 
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 from sweeps.launcher.launch import launch
 
 KILLS = int(os.environ.get("LPS_LONG_KILLS", "20"))

@@ -24,7 +24,7 @@ from small import small_hyperparameters
 
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.table import RING
+from lps.tasks.ring import RING
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
 from sweeps.launcher.resources import Limits

@@ -1,0 +1,75 @@
+"""Environments of the tasks, as gymnasium environments that behave the same whatever OGBench version is installed."""
+
+import warnings
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from lps.errors import UserError
+from lps.tasks.task import Task
+
+
+def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
+    """Make the environment of a task, with its step limit (`truncated`) and without automatic reset.
+
+    Observations (obs,) float64, actions (act,) in [-1, 1].  The reward is the task's.  `info['success']` and
+    `terminated` follow the task's option success_timing.  With `render`, `env.render()` returns (480, 480, 3) uint8
+    frames.  UserError if the installed OGBench does not support the timing.
+    """
+    id, timing = task.options["env"], task.options["success_timing"]
+    import_ogbench()
+    kwargs: dict[str, Any] = {"width": 480, "height": 480} if render else {}
+    if "success_timing" in gymnasium.spec(id).kwargs:
+        kwargs["success_timing"] = timing
+    elif timing != "post":
+        # Before 1.2.0, OGBench knew only the state after the action.
+        raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer; install it, or use 'post'")
+    # The checker only looks for mistakes in an environment's code, and prints warnings about OGBench's spaces.
+    env = gymnasium.make(id, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **kwargs)
+    return _TaskEnv(env, task)
+
+
+def set_task(env: gymnasium.Env, task: Task) -> None:
+    """Turn an environment of `make_env` to another task of its group, from its next reset on.
+
+    Nothing else sets these tasks apart, and compiling the same model once more takes longer than an episode.
+    """
+    core: Any = env.unwrapped
+    core._reward_task_id = task.options["number"]
+
+
+class _TaskEnv(gymnasium.Wrapper):
+    """OGBench's environment with the task's reward, and with resets that a seed decides to the last bit."""
+
+    def __init__(self, env: gymnasium.Env, task: Task):
+        super().__init__(env)
+        self.sparse = task.options["reward"] == "sparse"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        # OGBench first takes two steps in a scene where the task is solved, with actions that no seed governs; the
+        # contact forces and the solver's memory of them stay behind. Here the arm stands still in these steps.
+        core: Any = self.unwrapped
+        step = core.step
+        core.step = lambda action: step(np.zeros_like(action))
+        try:
+            return self.env.reset(seed=seed, options=options)
+        finally:
+            del core.step
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.sparse:
+            reward = 0.0 if float(reward) == 0.0 else -1.0
+        return observation, reward, bool(terminated), bool(truncated), info
+
+
+def import_ogbench() -> Any:
+    """Imports OGBench with its environments registered, and keeps two harmless warnings off the console."""
+    # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
+    warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
+    # MuJoCo's viewer, which nobody opens here, asks for a display as soon as the first environment is made.
+    warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
+    import ogbench
+
+    return ogbench

@@ -1,0 +1,46 @@
+"""What a task is: plain values, without a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lps.spaces import Space
+
+Metric = Literal["success", "return", "both"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of one suite.  The tasks of a group share dataset, observations and actions."""
+
+    name: str
+    """Unique name.  Tasks of built-in suites have plain names ('cube-single-play-singletask-task1-v0'); others carry
+    their suite ('my_package.my_suite:lift')."""
+    suite: str
+    """Name or import path of the suite (lps.tasks)."""
+    group: str
+    """For example 'cube-single'."""
+    title: str
+    """Name in figures and tables."""
+    dataset: str
+    """Name of the default dataset."""
+    observation: Mapping[str, Space]
+    """Spaces of the arrays of an observation, by name, such as {"state": Space((28,))}."""
+    action: Space
+    """Space of one action, in the environment's own units."""
+    horizon: int
+    """Actions in a chunk."""
+    max_episode_steps: int
+    metric: Metric = "success"
+    """What an evaluation is scored by."""
+    return_range: tuple[float, float] | None = None
+    """Returns that count as 0 % and 100 %, for a normalised return."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that only the suite reads."""
+
+    @property
+    def key(self) -> str:
+        """The task's name inside its suite."""
+        return self.name.rpartition(":")[2]
