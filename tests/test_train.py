@@ -185,6 +185,7 @@ def test_tasks_share_a_training_only_where_no_reward_is_seen(agent, tmp_path, ti
     assert {document["run"]["task"] for document in together.runs()} == set(tasks)
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_dir):
     settings = [f"{k}={v}" for k, v in small_hyperparameters("lps").items()]
     command = [
@@ -423,7 +424,7 @@ def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, tr
             policy.run = dataclasses.replace(policy.run, seed=own)
             return policy
 
-        monkeypatch.setattr("lps.policy.policy.load_policy", load_of_seed)
+        monkeypatch.setattr("lps.policy.file.load_policy", load_of_seed)
         assert main(["video", str(trained.checkpoint), str(tmp_path / "v.mp4"), *given]) == 0
     assert asked == [(seed, 6), (seed if given else 7, 6)]  # the first episodes of its evaluation
 
