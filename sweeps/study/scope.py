@@ -139,8 +139,8 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
     given |= {name: list(dict.fromkeys(given[name])) for name in ("groups", "tasks", "seeds") if name in given}
     preset = presets[arguments.preset]
     known = groups(arguments.suite)
-    if arguments.suite:  # all its groups with their own datasets, unless others are given
-        given = {"groups": list(known), "dataset": None, **given}
+    if arguments.suite:  # all its tasks with their own datasets, unless others are given
+        given = {"groups": list(known), "tasks": None, "dataset": None, **given}
     numbers = [task for task in preset.tasks or () if isinstance(task, int)]
     if "tasks" not in given and any(len(known.get(group, numbers)) < max(numbers) for group in given.get("groups", ())):
         given["tasks"] = None
