@@ -1,5 +1,6 @@
 """The studies: what each of them runs, and tuning that survives being interrupted."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +26,19 @@ from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.packs import pack
 from lps.training.trainer import train
-from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps import STUDIES, ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps.__main__ import main as sweeps
 from sweeps.study import halving, spaces
 from sweeps.study.scope import PAPER_SCOPE, RING_SCOPE, STUDY_SCOPES
 
-STUDIES: dict[ModuleType, Sequence[str]] = {
-    ogbench_all: list(ogbench_all.PRESETS),
-    ablations: list(STUDY_SCOPES),
-    sensitivity: list(sensitivity.PRESETS),
-    tuning: list(tuning.PRESETS),
-    data_scaling: list(data_scaling.PRESETS),
-}
+MODULES = {name: importlib.import_module(f"sweeps.{name}") for name in STUDIES}
+SCOPED = {module: list(getattr(module, "PRESETS", STUDY_SCOPES)) for module in MODULES.values()}
+for other in (compute, ring):  # these have no scope
+    del SCOPED[other]
 TINY = "--preset quick --steps 4 --eval-interval 2 --eval-episodes 2 --seeds 0 --set batch_size=8 base_hidden=8"
 
 
-@pytest.mark.parametrize(("study", "preset"), [(study, name) for study, names in STUDIES.items() for name in names])
+@pytest.mark.parametrize(("study", "preset"), [(study, name) for study, names in SCOPED.items() for name in names])
 def test_every_preset_of_every_study_can_be_planned(
     study: ModuleType, preset: str, capsys: Any, tmp_path: Path
 ) -> None:
@@ -50,7 +49,7 @@ def test_every_preset_of_every_study_can_be_planned(
     assert list(tmp_path.iterdir()) == [], "a plan leaves nothing behind"
 
 
-@pytest.mark.parametrize("study", [*STUDIES, ring])
+@pytest.mark.parametrize("study", [*SCOPED, ring])
 def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -> None:
     quick = [] if study in (ring, ogbench_all) else ["--preset", "quick"]
     assert study.main([*quick, "--agents", "lsp", "--dry-run", "--address", "local"]) == 2
@@ -89,6 +88,14 @@ def test_bad_input_is_a_sentence(
     assert study.main(["--preset", "quick", *arguments.split(), "--address", "local", *dry]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir()), "nothing was made"
+
+
+def test_every_study_is_listed_and_documented(capsys: Any) -> None:
+    assert sweeps(["list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    docs = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert len(listed) == len(STUDIES) and all(f"python sweeps/{name}.py" in docs for name in STUDIES)
+    assert all(hasattr(module, "main") for module in MODULES.values())
 
 
 def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:

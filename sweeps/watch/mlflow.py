@@ -223,7 +223,8 @@ class _Mlflow:
             yield from zip(table["metric"], table["step"], table["value"], strict=True)
         elif table["step"]:
             for key in ("success", "return", "length"):
-                yield f"eval/{key}", table["step"][0], sum(table[key]) / len(table[key])
+                if values := [value for value in table[key] if value is not None]:
+                    yield f"eval/{key}", table["step"][0], sum(values) / len(values)
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
