@@ -126,7 +126,7 @@ def test_commands_make_the_same_runs(tmp_path):
             ("lps", {}),
             ("qcfql", {}),
             ("dsrl:matched", {"lr": 1e-3}),
-            ("lps", {"dataset": "cube-single-play-100", "base_hidden": (64, 64), "reward_timing": "post"}),
+            ("lps", {"dataset": "cube-single-play-100", "base_hidden": (64, 64), "options": {"reward_timing": "post"}}),
         )
         for seed in (0, 3)
     ]
@@ -143,9 +143,10 @@ def test_commands_make_the_same_runs(tmp_path):
             else:
                 values.append(word)
         settings = parse_settings(options.pop("set", []))
+        suite = parse_settings(options.pop("option"))
         seeds = [int(seed) for seed in options.pop("seeds")]
         rest = {name: int(value) if value.isdigit() else value for name, (value,) in options.items()}
-        made |= {Run.create(seed=seed, **rest, **settings).id for seed in seeds}
+        made |= {Run.create(seed=seed, **rest, **settings, options=suite).id for seed in seeds}
     assert made == {run.id for run in runs}
 
 

@@ -184,7 +184,7 @@ def test_the_console_has_a_line_a_pack_now_and_then_and_nothing_of_ray(story: St
     said = story.first_output + story.output
     for noise in ("raylet", "WARN", "INFO", "(pid=", "Traceback", "Configuration"):
         assert noise not in said
-    assert re.search(r"lps cube-single task 1 seeds 0-1 +done  step 800/800  success \d\.\d\d", story.output)
+    assert re.search(r"lps cube-single task 1 seeds 0-1 +done  step 800/800  score \d\.\d\d", story.output)
 
 
 def test_finished_runs_are_skipped_and_mlflow_catches_up_and_nothing_is_logged_twice(

@@ -267,8 +267,8 @@ def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:
     lines = [line[9:].split("  ") for line in out.getvalue().splitlines()]
     assert [[word.strip() for word in line if word.strip()] for line in lines] == [
         ["lps a", "training", "step 10/40", "2.0 steps/s", "ETA 0:00:15"],
-        ["lps a", "training", "step 20/40", "2.0 steps/s", "success 0.25", "ETA 0:00:15"],
-        ["lps a", "done", "step 40/40", "success 0.25"],
+        ["lps a", "training", "step 20/40", "2.0 steps/s", "score 0.25", "ETA 0:00:15"],
+        ["lps a", "done", "step 40/40", "score 0.25"],
         ["dsrl b", "starting (restarted 2 times)"],
     ]
 

@@ -34,7 +34,7 @@ def by_group(study: Study) -> pd.DataFrame:
             scores = study.scores(key, group)
             if scores:
                 counts = {"runs_scored": _runs(scores), "runs_planned": study.planned(key, group)}
-                known = reference.published(series.agent, group)
+                known = reference.published(series.agent, group) if study.is_ogbench(group) else None
                 rows.append({"series": key, "group": group, **_summary(scores), **counts, **_published(known)})
     if len(study.comparable) > 1 and study.unit().sign:
         rows += [row for series in study.series.values() if (row := _average(study, series))]
@@ -52,7 +52,8 @@ def _average(study: Study, series: Series) -> dict[str, Any] | None:
         "runs_scored": _runs(strata),
         "runs_planned": sum(study.planned(series.key, group) for group in study.comparable),
     }
-    known = reference.published_average(series.agent, study.comparable)
+    ogbench = all(map(study.is_ogbench, study.comparable))
+    known = reference.published_average(series.agent, study.comparable) if ogbench else None
     return {
         "series": series.key,
         "group": AVERAGE,
@@ -157,7 +158,7 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
         if cell.empty or study.fact(here, "bandit"):
             continue
         run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
-        ogbench, standard = run["suite"] == "ogbench", study.fact(here, "standard")
+        ogbench, standard = study.is_ogbench(here), study.fact(here, "standard")
         if ogbench and run["steps"] != reference.STEPS:
             found.append(f"{run['steps']:,} updates (published: {reference.STEPS:,})")
         if run["dataset"] and standard and run["dataset"] != standard:
@@ -222,6 +223,8 @@ def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dic
             protocol = "; ".join(protocol_differences(study, key, group, task))
             value = {name: values[key][name] for name in ("mean", "low", "high")}
             found.append({**place, "what": what, "by": study.series[key].title, **value, "protocol": protocol})
+    if not study.is_ogbench(group):
+        return found
     figure = None if task else reference.published(study.subject, group)
     if figure:
         value = {"mean": figure.mean, "low": figure.low, "high": figure.high}

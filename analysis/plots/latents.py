@@ -41,7 +41,7 @@ def draw(study: Study) -> style.Plot | None:
         "Geometric mean over tasks and seeds; bands: pointwise 95 % stratified bootstrap intervals over seeds within "
         "tasks."
     )
-    if all(study.fact(group, "suite") == "ogbench" for group in study.groups):
+    if all(map(study.is_ogbench, study.groups)):
         caption += f" {reference.published_latent_sizes()}"
     caption += f" {summaries.interval_note(data)}"
     return style.Plot(figure, data, "Size of the latent", caption.strip())

@@ -69,7 +69,7 @@ def draw(study: Study) -> style.Plot | None:
 
 def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
     """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
-    if len(study.groups) != 1:
+    if len(study.groups) != 1 or not study.is_ogbench(study.groups[0]):
         return []
     rows = reference.published_alphas()
     return [

@@ -98,6 +98,10 @@ class Study:
     def _facts(self) -> dict[str, dict[str, Any]]:
         return self.runs.drop_duplicates("group").set_index("group")[["suite", "standard", "bandit"]].to_dict("index")
 
+    def is_ogbench(self, group: str) -> bool:
+        """Whether a group is one of OGBench's: published numbers are of these."""
+        return self.fact(group, "suite") == "ogbench"
+
     def fact(self, group: str, name: str) -> Any:
         """The suite or the standard dataset of a group, or whether it is a bandit."""
         return self._facts[group][name]
