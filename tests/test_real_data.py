@@ -1,4 +1,4 @@
-"""Environments and data that nobody here made, from the data to a report: a maze of OGBench's, a dataset of Minari's."""
+"""Real data end to end: a maze by OGBench's oracle, and a dataset that Minari itself has written, to a report."""
 
 from pathlib import Path
 
