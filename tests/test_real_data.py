@@ -1,4 +1,4 @@
-"""Environments and data that nobody here made, from the data to a report: a maze of OGBench's, a dataset of Minari's."""
+"""Real environments from their data to a report: a maze of OGBench's, and a dataset that Minari wrote."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.suites import get_task
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 AGENTS = ("lps", "flow_bc")
@@ -24,14 +25,14 @@ def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Sto
     """Train each agent on the tasks, a few updates and two seeds, and write the report of its results."""
     store = Store(folder / "results")
     for agent in AGENTS:
-        settings = {"steps": 20, "eval_interval": 10, "eval_episodes": 2, "dataset": dataset}
+        settings = {"steps": 20, "eval_interval": 20, "eval_episodes": 2, "dataset": dataset}
         runs = [
             Run.create(agent, task, seed, **settings, **small_hyperparameters(agent))
             for task in tasks
             for seed in (0, 1)
         ]
-        assert set(train(runs, store, device="cpu", data_dir=data_dir).values()) == {"done"}
-        assert all(store.episode_steps(run.id) == {10, 20} for run in runs)
+        assert set(train(runs, store, TrainOptions(device="cpu", data_dir=str(data_dir))).values()) == {"done"}
+        assert all(store.episode_steps(run.id) == {20} for run in runs)
     write(study(load(store.path)), folder / "report")
     text = (folder / "report" / "index.html").read_text()
     assert all(get_task(task).title in text or get_task(task).group in text for task in tasks)
