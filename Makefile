@@ -2,7 +2,7 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster test-long check format lock clean
+.PHONY: help env demo test test-slow test-cluster test-long check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,8 +42,11 @@ demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, com
 	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
 	@echo "So few updates of small networks with one seed show that all of it works, not which method is better."
 
-test: $(VENV)/.dev  ## run all tests: no GPU, no download of data
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev  ## the fast tests, a few minutes: no Ray, no GPU, no download of data
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.dev  ## the other tests: Ray on this machine, compiled updates, longer training
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
 
 test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machine (Linux, root)
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'

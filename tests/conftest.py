@@ -1,4 +1,4 @@
-"""What all tests share: one thread, nothing of the person who runs them read or written, and a tiny dataset."""
+"""Shared by all tests: one thread, no access to the files and services of the user, and a tiny dataset."""
 
 import os
 from collections.abc import Iterator
@@ -14,30 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-LONG = [
-    "sweeps",
-    "ring",
-    "program",
-    "members",
-    "data",
-    "train",
-    "analysis",
-    "collect",
-    "analysis_selection",
-    "evaluate",
-]
-"""The files that take the longest, longest first: the others need not be told."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files come first, so that tests that run side by side, file by file, end together."""
-    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread for torch, a data directory that is empty and can download nothing, no patience with bad disks."""
+    """Give torch one thread, an empty data directory, no downloads, and no pauses after failed writes."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LPS_DATA_DIR", str(tmp_path_factory.mktemp("data")))

@@ -155,6 +155,7 @@ def test_a_subject_without_a_common_setting_is_compared_in_all_of_them(tmp_path)
 # -- several folders
 
 
+@pytest.mark.slow
 def test_folders_are_shown_as_one(tmp_path, monkeypatch):
     a, b = fill(tmp_path / "baselines", ("dsrl", "flow_bc")), fill(tmp_path / "ours", ("lps",))
     shutil.copytree(a, tmp_path / "copy")

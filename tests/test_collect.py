@@ -71,6 +71,7 @@ def test_bytes_of_the_maze_do_not_depend_on_the_number_of_workers(tmp_path: Path
         assert len(np.unique(data["observations"][::1001], axis=0)) == 3, "every episode is another one"
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
     # In the scene, an environment remembers the most from one episode to the next: locks, buttons, targets.
     before = np.random.get_state(legacy=False)
@@ -88,6 +89,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path):
     assert len(np.unique(starts, axis=0)) == 4, "every episode is another one"
 
 
+@pytest.mark.slow
 def test_killed_collection_goes_on_where_it_was(tmp_path: Path):
     script = f"""
 from lps.tasks.ogbench_collect import collect

@@ -248,6 +248,7 @@ def test_inline(scripted):
     assert evaluator.pending() == 0 and evaluator.poll(wait=True) == []
 
 
+@pytest.mark.slow
 def test_a_pool_gives_what_inline_gives(pool):
     inline = InlineEvaluator()
     policy = Linear()
@@ -265,6 +266,7 @@ class Raises(Linear):
         raise ZeroDivisionError("in the policy")
 
 
+@pytest.mark.slow
 def test_an_error_of_a_policy_comes_out_of_the_pool_and_leaves_the_others(pool):
     pool.submit(Linear(), FakeRun(eval_episodes=1), 10)
     pool.submit(Raises(), FakeRun(eval_episodes=1), 20)

@@ -37,7 +37,7 @@ def own_scalars(agent: str) -> list[dict[str, float]]:
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("scalars", ["shared", "own"])
 def test_a_member_alone_is_the_member_packed_with_others(agent, scalars):
-    seeds, updates, member = [3, 1, 4], 200, 2
+    seeds, updates, member = [3, 1, 4], 30, 2
     overrides = own_scalars(agent) if scalars == "own" else [{}] * 3
     packed = make_agent(agent, seeds, overrides)
     run_updates(packed, seeds, 1, updates)
@@ -47,8 +47,8 @@ def test_a_member_alone_is_the_member_packed_with_others(agent, scalars):
     ours, theirs = member_params(alone, 0), member_params(packed, member)
     moved = torch.cat([(ours[k] - start[k]).flatten() for k in ours]).norm()
     apart = torch.cat([(ours[k] - theirs[k]).flatten() for k in ours]).norm()
-    assert moved > 0.1
-    assert apart < 1e-3 * moved
+    assert moved > 0.01
+    assert apart < 1e-4 * moved
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -107,6 +107,7 @@ def test_metrics_come_per_member_and_do_not_hold_the_graph(agent):
     assert all(value.shape == (2,) and not value.requires_grad for value in info.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_fits_its_data_better_with_training(agent):
     """On one fixed batch the cloning loss falls, so acting improves for a reason."""

@@ -21,6 +21,7 @@ def a_run(agent, seed=0):
     return Run.create(agent, TASK, seed, steps=10, eval_interval=5, eval_episodes=1, **small_hyperparameters(agent))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
 def test_two_small_programs_tell_the_memory_of_a_larger_one(agent):
     line = footprint(a_run(agent), "cpu")

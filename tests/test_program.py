@@ -85,6 +85,7 @@ def assert_agree(agent: str, dataset: Dataset) -> None:
         assert torch.allclose(compiled[name], value, atol=2e-5, rtol=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_traced_update_is_the_plain_one(agent, dataset, as_in_batches, monkeypatch):
     """Traced and differentiated as for compiling, without the minutes that code generation takes."""
@@ -93,6 +94,7 @@ def test_the_traced_update_is_the_plain_one(agent, dataset, as_in_batches, monke
     assert_agree(agent, dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 def test_the_compiled_update_is_the_plain_one(dataset, as_in_batches, tmp_path, monkeypatch):
     torch._dynamo.reset()
@@ -134,6 +136,7 @@ def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
     assert not crossings.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
 def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset, monkeypatch):
     """Tracing looks through caches: a tensor that one keeps would be made of the host's numbers inside of the graph."""

@@ -83,6 +83,7 @@ def test_every_agent_trains_is_evaluated_and_sampled(agent, trained):
     assert (np.ptp(actions, axis=0).max() > 1e-4) == bool(policy.noise_dim), "a latent actor takes one action only"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_that_sees_rewards_ends_on_the_arc_far_more_often_than_the_data(agent):
     """A sixth of the data is on the arc. Two seeds, looked at three times each: a deterministic policy is on the arc or

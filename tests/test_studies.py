@@ -283,6 +283,7 @@ def test_of_the_trials_on_a_rung_the_best_go_on(without_ray: Any, tmp_path: Path
         assert all(state == "PRUNED" or rungs == {2, 4} for state, rungs in zip(states, seen, strict=True))
 
 
+@pytest.mark.slow
 def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tmp_path: Path) -> None:
     command = [*TINY.split(), *ASHA]
     assert tuning.main([*command, str(tmp_path / "whole")]) == 0
@@ -367,6 +368,7 @@ def test_datasets_are_collected_once_and_named_in_the_results(without_ray: Any, 
     assert document["datasets"][names[2]] == {"group": "cube-single", "episodes": 9, "noise": 0.3}
 
 
+@pytest.mark.slow
 def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) -> None:
     assert compute.main(["--preset", "quick", "--dry-run"]) == 0
     assert f"{len(AGENTS)} agents" in capsys.readouterr().out

@@ -32,6 +32,8 @@ from sweeps.watch.mlflow import Mirror
 
 import psutil  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 TASK = "cube-single-play-singletask-task1-v0"
 AGENT = "lps"
 PROTOCOL: dict[str, Any] = {"steps": 800, "eval_interval": 400, "eval_episodes": 2}

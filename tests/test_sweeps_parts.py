@@ -319,6 +319,7 @@ def test_mlflow_is_waited_for_as_long_as_it_gets_on(
     mirror._thread.join()
 
 
+@pytest.mark.slow
 def test_a_driver_killed_while_mlflows_database_is_made_leaves_none_that_is_half_made(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     make = f"from sweeps.watch.mlflow import _make_database as make; make('sqlite:///{database}')"

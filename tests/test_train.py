@@ -185,6 +185,7 @@ def test_tasks_share_a_training_only_where_no_reward_is_seen(agent, tmp_path, ti
     assert {document["run"]["task"] for document in together.runs()} == set(tasks)
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path, tiny_data_dir):
     settings = [f"{k}={v}" for k, v in small_hyperparameters("lps").items()]
     command = [

@@ -34,6 +34,7 @@ def left(path):
     return sorted(file.name for file in path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_video_shows_the_episodes(tmp_path):
     imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Evaluators: they evaluate the policies of runs, in this process or in a pool of processes."""
 
 import contextlib
 import itertools

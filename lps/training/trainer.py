@@ -113,12 +113,11 @@ class Trainer:
             dataset=self.run.dataset,
             data_dir=self.options.data_dir,
         )
-        self.ledger.fingerprint = dataset.fingerprint
+        self.ledger.fingerprint, self.scale = dataset.fingerprint, dataset.scale
         return dataset
 
     def build(self, dataset: Dataset) -> Agent:
         configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        self.scale = dataset.scale
         spaces, action_dim = self.members[0].task.observation, dataset.actions.shape[1]
         return AGENTS[self.run.agent](configs, seeds, spaces, action_dim, self.options.device)
 
