@@ -11,13 +11,14 @@ __version__ = "0.1.0"
 __all__ = ["Policy", "Run", "load_policy", "train"]
 
 if TYPE_CHECKING:
-    from lps.policy.policy import Policy, load_policy
+    from lps.policy.file import load_policy
+    from lps.policy.policy import Policy
     from lps.runs.run import Run
     from lps.training.trainer import train
 
 _HOMES = {
     "Policy": "lps.policy.policy",
-    "load_policy": "lps.policy.policy",
+    "load_policy": "lps.policy.file",
     "Run": "lps.runs.run",
     "train": "lps.training.trainer",
 }

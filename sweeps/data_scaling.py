@@ -22,7 +22,8 @@ from lps.data.names import data_dir
 from lps.errors import UserError, check_known, guarded
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.ogbench_collect import NOISE, collect
+from lps.tasks.ogbench_collect import collect
+from lps.tasks.ogbench_oracles import NOISE
 from lps.tasks.suites import groups
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE

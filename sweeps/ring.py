@@ -20,7 +20,7 @@ import numpy as np
 
 from lps.agents import AGENTS
 from lps.errors import guarded
-from lps.policy.policy import Policy
+from lps.policy.file import policy_of
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.hyperparameters import hyperparameters
 from lps.runs.run import Run
@@ -53,7 +53,7 @@ def sample(store: Store, runs: Sequence[Run]) -> None:
     for run in runs:
         if run.id not in sampled and store.finished(run.id):
             path = checkpoint_path(run)
-            policy = Policy.of_checkpoint(Checkpoint.from_bytes(store.read_bytes(path), path))
+            policy = policy_of(Checkpoint.from_bytes(store.read_bytes(path), path))
             chunks = policy.sample(np.ones(1), SAMPLES, seed=run.seed)
             store.write_actions(run.id, policy.step, chunks[:, 0].tolist())
 

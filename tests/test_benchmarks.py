@@ -14,7 +14,7 @@ from test_train import FakeEvaluator
 
 from lps import cpu as gelu
 from lps.members.streams import Stream
-from lps.policy.policy import load_policy
+from lps.policy.file import load_policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store

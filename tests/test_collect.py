@@ -12,30 +12,32 @@ from typing import Any
 import numpy as np
 import ogbench
 import pytest
-from lps.tasks.table import GROUPS
 
-from lps.__main__ import main
 from lps.errors import UserError
+from lps.tasks import ogbench as ogbench_suite
 from lps.tasks.ogbench_collect import collect
+from lps.tasks.ogbench_oracles import PointMaze, recipes
+from lps.tasks.suites import groups
 
 LENGTH = 12
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_group_makes_files_that_ogbench_reads(group: str, tmp_path: Path):
-    path = collect(f"{group}-play", episodes=2, data_dir=tmp_path, episode_length=LENGTH, progress=False)
-    assert path == tmp_path / f"{group}-play-2.npz", "no name of OGBench's"
+@pytest.mark.parametrize("kind", recipes())
+def test_every_group_makes_files_that_ogbench_reads(kind: str, tmp_path: Path):
+    path = collect(kind, episodes=2, data_dir=tmp_path, episode_length=LENGTH, progress=False)
+    assert path == tmp_path / f"{kind}-2.npz", "no name of OGBench's"
+    group = recipes()[kind].group
     assert not list((tmp_path / ".collecting").glob("*.npz")), "the parts are cleared away"
-    task = GROUPS[group][0]
-    for file, episodes in ((path, 2), (tmp_path / f"{group}-play-2-val.npz", 1)):
+    task = groups("ogbench")[group][0]
+    for file, episodes in ((path, 2), (tmp_path / f"{kind}-2-val.npz", 1)):
         with np.load(file) as arrays:
             data = dict(arrays)
         buttons = {"button_states": np.dtype("int64")} if group.startswith(("scene", "puzzle")) else {}
         float32 = dict.fromkeys(("observations", "actions", "qpos", "qvel"), np.dtype("float32"))
         assert {key: array.dtype for key, array in data.items()} == float32 | {"terminals": np.dtype(bool)} | buttons
         assert {len(array) for array in data.values()} == {episodes * LENGTH}
-        assert data["observations"].shape[1:] == (task.observation_dim,)
-        assert data["actions"].shape[1:] == (task.action_dim,)
+        assert data["observations"].shape[1:] == task.observation["state"].shape
+        assert data["actions"].shape[1:] == task.action.shape
         np.testing.assert_array_equal(np.flatnonzero(data["terminals"]) % LENGTH, LENGTH - 1)
         assert np.abs(data["actions"]).max() <= 1
         # The state of a row is the state that was observed in it: the arm's joints come first in both.
@@ -44,6 +46,29 @@ def test_every_group_makes_files_that_ogbench_reads(group: str, tmp_path: Path):
     env, train, val = ogbench.make_env_and_datasets(task.name, dataset_path=str(path))
     assert env.observation_space.shape == train["observations"].shape[1:]
     assert [len(split["rewards"]) for split in (train, val)] == [2 * (LENGTH - 1), LENGTH - 1]
+
+
+def test_the_point_follows_the_oracle_to_goal_after_goal(tmp_path: Path):
+    path = collect("pointmaze-medium-navigate", episodes=1, data_dir=tmp_path, val=False, progress=False)
+    with np.load(path) as data:
+        xy, actions, terminals = data["observations"], data["actions"], data["terminals"]
+    assert len(xy) == 1001 and terminals.sum() == 1
+    cells = np.round((xy + 4) / 4).astype(int)
+    assert len(np.unique(cells, axis=0)) > 15, "it goes all over the maze"
+    assert np.abs(actions).max() <= 1
+    maze: Any = PointMaze("pointmaze-medium", 0.0)
+    assert all(maze.env.maze_map[y, x] == 0 for x, y in cells)
+    assert len(maze.goals) < len(maze.cells), "goals are at ends and corners, as OGBench's"
+
+
+def test_bytes_of_the_maze_do_not_depend_on_the_number_of_workers(tmp_path: Path):
+    files = [
+        collect("pointmaze-teleport-navigate", episodes=3, workers=workers, data_dir=tmp_path / str(workers), val=False)
+        for workers in (1, 2)
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with np.load(files[0]) as data:
+        assert len(np.unique(data["observations"][::1001], axis=0)) == 3, "every episode is another one"
 
 
 @pytest.mark.slow
@@ -121,6 +146,7 @@ def test_a_finished_collection_is_not_made_again_nor_overwritten(tmp_path: Path)
     assert about["dataset"] == "cube-single-play-v0"
     assert about["episodes"] == {"train": 1, "val": 1}
     assert about["seed"] == 0
+    assert about["command"].startswith("python -m lps collect cube-single-play-v0 --episodes 1 --seed 0 --name mine")
     content, changed = path.read_bytes(), path.stat().st_mtime_ns
     assert collect("cube-single-play", seed=0, **settings) == path
     assert path.stat().st_mtime_ns == changed
@@ -154,6 +180,7 @@ def test_other_seeds_make_other_episodes(tmp_path: Path):
         ({"seed": -1}, "seed must be at least 0"),
         ({"name": "a/b"}, "--data-dir a --name b"),
         ({"name": ""}, "--name takes the name"),
+        ({"noise": 2}, "noise must be from 0 to 1"),
     ],
 )
 def test_senseless_arguments(arguments: dict, message: str, tmp_path: Path):
@@ -163,7 +190,7 @@ def test_senseless_arguments(arguments: dict, message: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["cube-single-play-v0", "scene-play-v0.npz", "cube-single-play-v0-val"])
-def test_the_command_line_gives_no_dataset_the_name_of_ogbenchs(name: str, tmp_path: Path, capsys: Any):
-    assert main(["collect", "cube-single-play", "--episodes", "7", "--name", name, "--data-dir", str(tmp_path)]) == 2
-    assert "OGBench's" in (said := capsys.readouterr().err) and "such as cube-single-play-7" in said
+def test_the_suite_gives_no_dataset_the_name_of_ogbenchs(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match="OGBench's own.*such as cube-single-play-7"):
+        ogbench_suite.collect("cube-single-play", episodes=7, name=name, data_dir=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,15 +1,24 @@
 """Pages that show code are executed."""
 
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from small import make_agent, member_params, run_updates
+from small import make_agent, member_params, run_updates, small_hyperparameters
 
 from lps.agents import AGENTS
+from lps.evaluation.rollout import evaluate
+from lps.policy.policy import load_policy
+from lps.runs.checkpoint import checkpoint_path
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks import suites
+from lps.training.trainer import train
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -36,3 +45,61 @@ def test_the_agent_of_the_page_trains_alone_as_packed(mean_bc):
     assert all(not torch.equal(ours[k], start[k]) for k in ours)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.fixture
+def ball(tmp_path, monkeypatch):
+    """The suite and the dataset of docs/adding-a-task.md; returns the data folder."""
+    suite, collect = re.findall(r"```python\n(.*?)```", (DOCS / "adding-a-task.md").read_text(), re.DOTALL)
+    (package := tmp_path / "my_package").mkdir()
+    (package / "my_suite.py").write_text(suite)
+    (package / "collect.py").write_text(collect)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[name]
+
+
+def _commands(page: str) -> list[list[str]]:
+    """The commands of a page's indented blocks."""
+    lines = (DOCS / page).read_text().splitlines()
+    return [line.split() for line in lines if line.startswith("    ") and line.strip().startswith(("python", "mkdir"))]
+
+
+def test_the_task_of_the_page_has_an_environment_and_data(ball, monkeypatch):
+    monkeypatch.chdir(ball)
+    for command in _commands("adding-a-task.md")[:2]:
+        python = [sys.executable] if command[0] == "python" else ["mkdir"]
+        subprocess.run([*python, *command[1:]], check=True)
+    tasks = list(suites.groups("my_package.my_suite")["ball"])
+    assert [task.name for task in tasks] == ["my_package.my_suite:left", "my_package.my_suite:top"]
+    assert suites.get_task(tasks[0].name) is tasks[0] and tasks[0].key == "left" and tasks[0].max_episode_steps == 20
+    dataset = suites.load_dataset(tasks, data_dir=ball / "data")
+    assert dataset.observations["pixels"].dtype == np.uint8 and len(dataset.starts(1)) == 2000
+    assert dataset.rewards.shape == (2, 2100) and (dataset.rewards[0] != dataset.rewards[1]).any()
+    assert (dataset.masks == 1).all() and np.abs(dataset.actions).max() <= 1
+    env = suites.make_env(tasks[1])
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(observation["state"], dataset.observations["state"][0])
+    action = dataset.scale.to_env(dataset.actions[0])
+    observation, reward, *_ = env.step(action)
+    np.testing.assert_allclose(observation["state"], dataset.observations["state"][1], atol=1e-5)
+    assert reward == pytest.approx(dataset.rewards[1, 0], abs=1e-5)
+
+
+def test_agents_train_on_the_task_of_the_page(ball, tmp_path):
+    (data := tmp_path / "data").mkdir()
+    subprocess.run([sys.executable, "-m", "my_package.collect", data], cwd=ball, check=True)
+    settings = {"steps": 4, "eval_interval": 2, "eval_episodes": 2}
+    for agent in ("lps", "meanflow_bc"):
+        runs = [
+            Run.create(agent, f"my_package.my_suite:{task}", seed, **settings, **small_hyperparameters(agent))
+            for task in ("left", "top")
+            for seed in (0, 1)
+        ]
+        store = Store(tmp_path / agent)
+        assert set(train(runs, store, device="cpu", data_dir=data).values()) == {"done"}
+        policy = load_policy(f"{store.path}/{checkpoint_path(runs[0])}")
+        rows = evaluate(policy, runs[0].resolved_task, seed=0, step=4, episodes=2)
+        assert [row.success for row in rows] == [None, None] and all(row.return_ < 0 for row in rows)
+        assert [row.length for row in rows] == [20, 20]

@@ -13,7 +13,8 @@ from analysis.results.study import study
 from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.errors import UserError
-from lps.policy.policy import Policy, load_policy
+from lps.policy.file import load_policy
+from lps.policy.policy import Policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store

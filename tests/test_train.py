@@ -459,7 +459,7 @@ def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, tr
             policy.run = dataclasses.replace(policy.run, seed=own)
             return policy
 
-        monkeypatch.setattr("lps.policy.policy.load_policy", load_of_seed)
+        monkeypatch.setattr("lps.policy.file.load_policy", load_of_seed)
         assert main(["video", str(trained.checkpoint), str(tmp_path / "v.mp4"), *given]) == 0
     assert asked == [(seed, 6), (seed if given else 7, 6)]  # the first episodes of its evaluation
 

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
-    from lps.policy.policy import load_policy
+    from lps.policy.file import load_policy
     from lps.runs.scores import describe_score
 
     policy = load_policy(arguments.checkpoint)

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lps.evaluation.video import record
-    from lps.policy.policy import load_policy
+    from lps.policy.file import load_policy
 
     policy = load_policy(arguments.checkpoint)
     task = task_of(policy, arguments.task)

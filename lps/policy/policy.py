@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +11,8 @@ import torch
 from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.scale import ActionScale
-from lps.files import read_file
 from lps.members.streams import Stream
 from lps.nets.network import Params
-from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
 from lps.spaces import Space, as_observation
 
@@ -67,14 +64,6 @@ class Policy:
 
         params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
         return cls(run, step, agent.observation, scale or ActionScale.identity(agent.action_dim), params)
-
-    @classmethod
-    def of_checkpoint(cls, checkpoint: Checkpoint) -> Policy:
-        """The policy of a run as it was kept."""
-        acting = AGENTS[checkpoint.run.agent].acting
-        params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
-        provenance = {"dataset_fingerprint": checkpoint.fingerprint}
-        return cls(checkpoint.run, checkpoint.step, checkpoint.observation, checkpoint.scale, params, provenance)
 
     @property
     def params(self) -> dict[str, Params]:
@@ -201,12 +190,3 @@ class Policy:
             state["provenance"],
         )
         self.__dict__.update(made.__dict__)
-
-
-def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Load the policy of a checkpoint file, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
-
-    path: of a local file, or a URI such as s3://bucket/results/checkpoints/RUN.pt.  Raises UserError where the file is
-    missing, damaged or not a checkpoint.
-    """
-    return Policy.of_checkpoint(Checkpoint.from_bytes(read_file(path), str(path)))

@@ -1,4 +1,4 @@
-"""OGBench's single-task groups over states (Park et al. 2025, arXiv 2410.20092): a row a group, five tasks each.
+"""OGBench's single-task groups over states (Park et al. 2025, arXiv 2410.20092): a row per group, five tasks each.
 
 Rewards and chunk length are those of LPS (Im et al. 2026, arXiv 2603.05296), which trains on sparse rewards in scene
 and puzzle-3x3.  The environments are in lps.tasks.ogbench_env, the datasets in lps.tasks.ogbench_data.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lps.errors import UserError
 from lps.spaces import Space
 from lps.tasks.task import Task
 
@@ -62,6 +63,7 @@ _GROUPS: Mapping[str, Group] = {
     "humanoidmaze-medium": Group("navigate", 69, 21, 2000, 1),
     "humanoidmaze-large": Group("navigate", 69, 21, 2000, 1),
     "humanoidmaze-giant": Group("navigate", 69, 21, 4000, 1),
+    # No humanoidmaze-teleport: its model lacks the material of the teleports, so MuJoCo does not load it.
     "antsoccer-arena": Group("navigate", 42, 8, 1000, 4),
     "antsoccer-medium": Group("navigate", 42, 8, 1000, 4),
 }
@@ -115,8 +117,14 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
     return ogbench_data.load(tasks, name, data_dir)
 
 
-def collect(name: str, **settings: Any) -> Path:
-    """Make a dataset with OGBench's oracles; see lps.tasks.ogbench_collect."""
-    from lps.tasks import ogbench_collect
+def collect(dataset: str, *, episodes: int, name: str | None = None, **settings: Any) -> Path:
+    """Collect a dataset with OGBench's oracles; see lps.tasks.ogbench_collect.  UserError for the name of one of
+    OGBench's own datasets: results on one could not be told from results on the other."""
+    from lps.tasks import ogbench_collect, ogbench_data
 
-    return ogbench_collect.collect(name, **settings)
+    if name is not None and ogbench_data.published(name.removesuffix(".npz")):
+        raise UserError(
+            f"--name {name} is one of OGBench's own datasets. Use another name, "
+            f"such as {ogbench_data.default_name(dataset, episodes)}"
+        )
+    return ogbench_collect.collect(dataset, episodes=episodes, name=name, **settings)

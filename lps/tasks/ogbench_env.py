@@ -1,6 +1,8 @@
-"""Environments of the tasks, as gymnasium environments that behave the same whatever OGBench version is installed."""
+"""OGBench's environments, which behave the same in every version of OGBench."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -24,7 +26,7 @@ def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
         kwargs["success_timing"] = timing
     elif timing != "post":
         # Before 1.2.0, OGBench knew only the state after the action.
-        raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer; install it, or use 'post'")
+        raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer. Install it, or use 'post'")
     # The checker only looks for mistakes in an environment's code, and prints warnings about OGBench's spaces.
     env = gymnasium.make(id, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **kwargs)
     return _TaskEnv(env, task)
@@ -40,16 +42,25 @@ def set_task(env: gymnasium.Env, task: Task) -> None:
 
 
 class _TaskEnv(gymnasium.Wrapper):
-    """OGBench's environment with the task's reward, and with resets that a seed decides to the last bit."""
+    """OGBench's environment with the task's reward, and with episodes that the reset's seed decides to the last bit."""
 
     def __init__(self, env: gymnasium.Env, task: Task):
         super().__init__(env)
         self.sparse = task.options["reward"] == "sparse"
+        core: Any = env.unwrapped
+        self._maze = hasattr(core, "maze_map")
+        self._stream: Any = np.random.RandomState().get_state() if self._maze else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        core: Any = self.unwrapped
+        if self._maze:
+            if seed is not None:
+                self._stream = np.random.RandomState(seed).get_state()
+                core.action_space.seed(seed)  # the reset takes random steps
+            with self._own_stream():
+                return self.env.reset(seed=seed, options=options)
         # OGBench first takes two steps in a scene where the task is solved, with actions that no seed governs; the
         # contact forces and the solver's memory of them stay behind. Here the arm stands still in these steps.
-        core: Any = self.unwrapped
         step = core.step
         core.step = lambda action: step(np.zeros_like(action))
         try:
@@ -58,14 +69,29 @@ class _TaskEnv(gymnasium.Wrapper):
             del core.step
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._own_stream():
+            observation, reward, terminated, truncated, info = self.env.step(action)
         if self.sparse:
             reward = 0.0 if float(reward) == 0.0 else -1.0
         return observation, reward, bool(terminated), bool(truncated), info
 
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Replace numpy's global stream by this environment's own: mazes draw noise and teleports from it."""
+        if not self._maze:
+            yield
+            return
+        outside = np.random.get_state()
+        np.random.set_state(self._stream)
+        try:
+            yield
+        finally:
+            self._stream = np.random.get_state()
+            np.random.set_state(outside)
+
 
 def import_ogbench() -> Any:
-    """Imports OGBench with its environments registered, and keeps two harmless warnings off the console."""
+    """Import OGBench, which registers its environments, without two harmless warnings."""
     # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
     warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
     # MuJoCo's viewer, which nobody opens here, asks for a display as soon as the first environment is made.

@@ -1,0 +1,147 @@
+"""Reader of npz files that bring their own rewards, in the keys of D4RL or of OGBench.
+
+| key | shape, type |
+| --- | --- |
+| observations, or observations/NAME for each of several (observations.NAME also works) | (N, *shape), as the task's |
+| actions | (N, act), in the environment's units |
+| rewards, or rewards/TASK for each task of the group | (N,) |
+| terminals, timeouts | (N,) bool |
+| next_observations, next_observations/NAME | like observations; may be absent |
+| masks, or masks/TASK | (N,): 0 where nothing comes after the transition, else 1; may be absent |
+
+D4RL's keys are those with `timeouts` or `next_observations`: each row is a transition, `terminals` are true ends, which
+set the mask to 0, and `timeouts` are other ends of episodes.  An episode that ends by a timeout loses its last
+transition where the file has no next_observations.
+
+Else the keys are OGBench's: `terminals` is true in the last row of an episode, which has the last observation and
+starts no transition.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lps.data.episodes import Dataset
+from lps.data.readers import Episode, Needs, load
+from lps.errors import UserError
+
+
+def read(path: str | os.PathLike[str], needs: Needs) -> Dataset:
+    """Read an npz file as the dataset of some tasks.  UserError where it does not fit them (lps.data.readers)."""
+    return load(Path(path), needs, episodes)
+
+
+class Column:
+    """One array of an npz file, read from its first row on.
+
+    Attributes:
+        shape, dtype: those of the array.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, name: str):
+        self.name = name
+        self._file = archive.open(f"{name}.npy")
+        major, _ = np.lib.format.read_magic(self._file)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        self.shape, fortran_order, self.dtype = read_header(self._file)
+        if fortran_order and len(self.shape) > 1 or self.dtype.hasobject:
+            raise ValueError(f"{name} is an array of objects or in Fortran order")
+        self._left = self.shape[0] if self.shape else 0
+
+    def take(self, rows: int | None = None) -> np.ndarray:
+        """Return the next `rows` rows, or all that are left."""
+        rows = self._left if rows is None else rows
+        size = rows * self.dtype.itemsize * math.prod(self.shape[1:])
+        if len(data := self._file.read(size)) < size:
+            raise EOFError(f"{self.name} ends early")
+        self._left -= rows
+        if not self._left:
+            self._file.read(1)  # the end, where zipfile verifies its checksum
+        return np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
+
+
+def columns(archive: zipfile.ZipFile) -> dict[str, Column]:
+    """Return the arrays of an open npz file by name."""
+    names = (name.removesuffix(".npy") for name in archive.namelist())
+    return {name: Column(archive, name) for name in names}
+
+
+def episodes(path: Path, needs: Needs) -> tuple[int, Iterator[Episode]]:
+    """Return the number of rows of the dataset, and its episodes one after the other."""
+    with zipfile.ZipFile(path) as archive:
+        arrays = columns(archive)
+        keys = _keys(path, arrays, needs)
+        _check_rows(path, arrays, keys)
+        terminals = arrays["terminals"].take().astype(bool)
+        ends = terminals | arrays["timeouts"].take().astype(bool) if "timeouts" in arrays else terminals.copy()
+    if not ends.any():
+        raise UserError(f"{path}: terminals are never true. Mark the last row of each episode (docs/adding-data.md)")
+    ends[-1] = True
+    stops = np.flatnonzero(ends) + 1
+    d4rl = "timeouts" in arrays or bool(keys["next_observations"])
+    # With D4RL's keys, the observation after the last row is in next_observations, or does not matter (mask 0), or it
+    # is missing.
+    extra = (terminals[stops - 1] | bool(keys["next_observations"])) & d4rl
+    going_on = 1.0 - terminals if d4rl else np.ones(len(ends))
+    return len(ends) + int(extra.sum()), _episodes(path, keys, going_on, stops, extra)
+
+
+def _episodes(
+    path: Path, keys: Mapping[str, Mapping[str, str]], going_on: np.ndarray, stops: np.ndarray, extra: np.ndarray
+) -> Iterator[Episode]:
+    with zipfile.ZipFile(path) as archive:
+        arrays = columns(archive)
+        used = {"actions", *(key for kind in keys.values() for key in kind.values())}
+        start = 0
+        for stop, one_more in zip(stops.tolist(), extra.tolist(), strict=True):
+            rows = {key: arrays[key].take(stop - start) for key in used}
+            steps = stop - start - (not one_more)
+            observations = {name: rows[key] for name, key in keys["observations"].items()}
+            if one_more:
+                after = keys["next_observations"] or keys["observations"]
+                observations = {name: np.concatenate([o, rows[after[name]][-1:]]) for name, o in observations.items()}
+            masks = {task: rows[key] for task, key in keys["masks"].items()}
+            default = masks.get("", going_on[start:stop])
+            yield Episode(
+                observations=observations,
+                actions=rows["actions"][:steps],
+                rewards={task: rows[key][:steps] for task, key in keys["rewards"].items()},
+                masks={task: masks.get(task, default)[:steps] for task in keys["rewards"]},
+            )
+            start = stop
+
+
+def _keys(path: Path, arrays: Mapping[str, Column], needs: Needs) -> dict[str, dict[str, str]]:
+    """The names of the arrays: {"observations": {"state": "observations/state"}, "rewards": {"lift": ...}, ...}."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in ("observations", "next_observations", "rewards", "masks"):
+        of_kind = {key[len(kind) + 1 :]: key for key in arrays if re.match(rf"{kind}($|[/.])", key)}
+        if kind.endswith("observations"):
+            only = of_kind.get("") if len(needs.observations) == 1 else None
+            of_kind = {name: key for name in needs.observations if (key := of_kind.get(name, only))}
+        found[kind] = of_kind
+    for kind in ("actions", "terminals"):
+        if kind not in arrays:
+            raise UserError(f"{path} has no array {kind!r}. Add it (docs/adding-data.md)")
+    if not found["rewards"]:
+        raise UserError(f"{path} has no rewards, and the suite does not compute them. Add the array 'rewards'")
+    for kind in ("observations", "next_observations"):
+        missing = [name for name in needs.observations if name not in found[kind]]
+        if missing and (kind == "observations" or found[kind]):
+            raise UserError(f"{path} has no {kind} for {missing[0]!r}. Add the array '{kind}/{missing[0]}'")
+    return found
+
+
+def _check_rows(path: Path, arrays: Mapping[str, Column], keys: Mapping[str, Mapping[str, str]]) -> None:
+    used = {"actions", "terminals", "timeouts", *(key for kind in keys.values() for key in kind.values())}
+    rows = {name: arrays[name].shape[0] if arrays[name].shape else 0 for name in sorted(used & set(arrays))}
+    if len(set(rows.values())) > 1 or 0 in rows.values():
+        shown = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise UserError(f"{path}: the arrays have these numbers of rows: {shown}. Write one row per step in each")

@@ -1,0 +1,114 @@
+"""One policy as one file: safetensors with JSON metadata, without optimizer and without networks that acting does not
+need.  Reading it needs torch, numpy and safetensors alone.
+
+Tensors are named "network/parameter", without member axis.  The metadata has one key, "policy", with a JSON object:
+format, version, run, step, observation, scale and provenance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from lps.agents import AGENTS
+from lps.data.scale import ActionScale
+from lps.errors import UserError
+from lps.files import read_file, replacing
+from lps.policy.policy import Policy
+from lps.runs.run import Run
+from lps.spaces import Space
+
+if TYPE_CHECKING:
+    from lps.runs.checkpoint import Checkpoint
+
+FORMAT, VERSION = "lps policy", 1
+
+
+def policy_of(checkpoint: Checkpoint, **provenance: Any) -> Policy:
+    """Return the policy of a stored run.  provenance: further facts for its metadata."""
+    acting = AGENTS[checkpoint.run.agent].acting
+    params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
+    facts = {"dataset_fingerprint": checkpoint.fingerprint, **provenance}
+    return Policy(checkpoint.run, checkpoint.step, checkpoint.observation, checkpoint.scale, params, facts)
+
+
+def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Write a policy file atomically.  UserError if it cannot be written."""
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "run": policy.run.to_dict(),
+        "step": policy.step,
+        "observation": {name: [list(space.shape), space.dtype] for name, space in policy.observation.items()},
+        "scale": [part.tolist() for part in policy.scale],
+        "provenance": policy.provenance,
+    }
+    tensors = {
+        f"{net}/{name}": value[0].detach().cpu().contiguous()
+        for net, params in policy.params.items()
+        for name, value in params.items()
+    }
+    file = Path(path).expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as part:
+            part.write_bytes(save_tensors(tensors, {"policy": json.dumps(about)}))
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}. Choose another file") from error
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Load a policy, ready to act on the CPU; `load_policy(path).to("cuda")` acts on a GPU.
+
+    path: of a policy file or a checkpoint, local or a URI such as s3://bucket/results/checkpoints/RUN.pt.  UserError if
+    the file is missing, damaged, of another program, or of a newer version.
+    """
+    data, shown = read_file(path), str(path)
+    if data[:2] == b"PK":  # torch's archives are zip files
+        from lps.runs.checkpoint import Checkpoint
+
+        return policy_of(Checkpoint.from_bytes(data, shown))
+    about = _about(data, shown)
+    try:
+        run = Run.from_dict(about["run"])
+        observation = {name: Space(tuple(shape), dtype) for name, (shape, dtype) in about["observation"].items()}
+        scale = ActionScale(*(np.array(part, np.float32) for part in about["scale"]))
+        params: dict[str, Any] = {}
+        for key, value in load_tensors(data).items():
+            net, _, name = key.partition("/")
+            params.setdefault(net, {})[name] = value[None]
+        known = run.agent in AGENTS
+        policy = Policy(run, about["step"], observation, scale, params, about["provenance"]) if known else None
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{shown} is damaged: {error}. Export the policy again or copy the file again") from error
+    if policy is None:
+        raise UserError(f"{shown} is a policy of the agent {run.agent}, which is not installed. Install its package")
+    return policy
+
+
+def _about(data: bytes, shown: str) -> dict[str, Any]:
+    """The metadata of a policy file.  UserError if it has none, or is of a newer version."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length]) if 0 < length <= len(data) - 8 else {}
+        about = json.loads(header["__metadata__"]["policy"])
+        if about["format"] != FORMAT:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{shown} is neither a policy file nor a checkpoint, or it is damaged. Export the policy again with "
+            "lps export CHECKPOINT FILE.safetensors, or copy the file again"
+        ) from None
+    if about.get("version") != VERSION:
+        raise UserError(
+            f"{shown} is a policy file of version {about.get('version')}, and this lps reads version {VERSION}. "
+            "Install the lps that wrote it"
+        )
+    return about

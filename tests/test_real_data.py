@@ -1,0 +1,75 @@
+"""Environments and data that nobody here made, from the data to a report: a maze of OGBench's, a dataset of Minari's."""
+
+from pathlib import Path
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+from small import small_hyperparameters
+
+from analysis.compare import write
+from analysis.results.load import load
+from analysis.results.study import study
+from lps.runs.run import Run
+from lps.runs.store import Store
+from lps.tasks.ogbench_collect import collect
+from lps.tasks.suites import get_task
+from lps.training.trainer import train
+
+AGENTS = ("lps", "flow_bc")
+
+
+def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Store:
+    """Train each agent on the tasks, a few updates and two seeds, and write the report of its results."""
+    store = Store(folder / "results")
+    for agent in AGENTS:
+        settings = {"steps": 20, "eval_interval": 10, "eval_episodes": 2, "dataset": dataset}
+        runs = [
+            Run.create(agent, task, seed, **settings, **small_hyperparameters(agent))
+            for task in tasks
+            for seed in (0, 1)
+        ]
+        assert set(train(runs, store, device="cpu", data_dir=data_dir).values()) == {"done"}
+        assert all(store.episode_steps(run.id) == {10, 20} for run in runs)
+    write(study(load(store.path)), folder / "report")
+    text = (folder / "report" / "index.html").read_text()
+    assert all(get_task(task).title in text or get_task(task).group in text for task in tasks)
+    return store
+
+
+def test_a_maze_from_its_oracle_to_a_report(tmp_path: Path):
+    path = collect("pointmaze-medium-navigate", episodes=5, data_dir=tmp_path, progress=False)
+    tasks = [f"pointmaze-medium-navigate-singletask-task{number}-v0" for number in (3, 4)]
+    _report(tasks, path.stem, tmp_path, tmp_path)
+
+
+SUITE = """
+from lps.tasks import gym
+
+TASKS = {"swing": gym.task("Pendulum-v1", name="swing", dataset="pendulum-v0", max_episode_steps=30)}
+make_env, load = gym.make_env, gym.load
+"""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_dataset_of_minaris_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=30)
+    env.action_space.seed(0)
+    buffers = []
+    for seed in range(5):
+        seen, actions, rewards = [env.reset(seed=seed)[0]], [], []
+        for _ in range(30):
+            actions.append(env.action_space.sample())
+            observation, reward, *_ = env.step(actions[-1])
+            seen.append(observation)
+            rewards.append(reward)
+        ends = {"terminations": [False] * 30, "truncations": [False] * 29 + [True]}
+        arrays = {"observations": np.stack(seen), "actions": np.stack(actions), "rewards": rewards}
+        buffers.append(minari.data_collector.EpisodeBuffer(**arrays, **ends))
+    minari.create_dataset_from_buffers("pendulum-v0", buffers, env=env)
+    (tmp_path / "suites_here").mkdir()
+    (tmp_path / "suites_here" / "pendulum.py").write_text(SUITE)
+    monkeypatch.syspath_prepend(tmp_path)
+    _report(["suites_here.pendulum:swing"], "pendulum-v0", tmp_path, tmp_path)
