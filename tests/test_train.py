@@ -379,9 +379,9 @@ def test_every_command_has_a_help(command, capsys):
     ("option", "value"),
     [
         ("device", "gpu"),
-        ("device_share", 0.0),
+        ("device_share", 0),
         ("device_share", 1.5),
-        ("checkpoint_seconds", -1.0),
+        ("checkpoint_seconds", -1),
         ("log_interval", 0),
     ],
 )
