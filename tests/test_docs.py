@@ -18,6 +18,7 @@ from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks import suites
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -98,7 +99,7 @@ def test_agents_train_on_the_task_of_the_page(ball, tmp_path):
             for seed in (0, 1)
         ]
         store = Store(tmp_path / agent)
-        assert set(train(runs, store, device="cpu", data_dir=data).values()) == {"done"}
+        assert set(train(runs, store, TrainOptions("cpu", data_dir=str(data))).values()) == {"done"}
         policy = load_policy(f"{store.path}/{checkpoint_path(runs[0])}")
         rows = evaluate(policy, runs[0].resolved_task, seed=0, step=4, episodes=2)
         assert [row.success for row in rows] == [None, None] and all(row.return_ < 0 for row in rows)

@@ -1,4 +1,4 @@
-"""Environments and data that nobody here made, from the data to a report: a maze of OGBench's, a dataset of Minari's."""
+"""Environments and data of other people, from the data to a report: a maze of OGBench and a dataset of Minari."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.suites import get_task
+from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 AGENTS = ("lps", "flow_bc")
@@ -30,7 +31,7 @@ def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Sto
             for task in tasks
             for seed in (0, 1)
         ]
-        assert set(train(runs, store, device="cpu", data_dir=data_dir).values()) == {"done"}
+        assert set(train(runs, store, TrainOptions("cpu", data_dir=str(data_dir))).values()) == {"done"}
         assert all(store.episode_steps(run.id) == {10, 20} for run in runs)
     write(study(load(store.path)), folder / "report")
     text = (folder / "report" / "index.html").read_text()
@@ -38,6 +39,7 @@ def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Sto
     return store
 
 
+@pytest.mark.slow
 def test_a_maze_from_its_oracle_to_a_report(tmp_path: Path):
     path = collect("pointmaze-medium-navigate", episodes=5, data_dir=tmp_path, progress=False)
     tasks = [f"pointmaze-medium-navigate-singletask-task{number}-v0" for number in (3, 4)]
@@ -52,6 +54,7 @@ make_env, load = gym.make_env, gym.load
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_dataset_of_minaris_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
