@@ -204,6 +204,10 @@ def _no_state(arrays: dict) -> None:
     arrays["qpos"][7, 0] = np.inf
 
 
+def _no_ends(arrays: dict) -> None:
+    arrays["terminals"][:] = False
+
+
 def _objects(arrays: dict) -> None:
     arrays["observations"] = arrays["observations"].astype(object)
 
@@ -216,6 +220,7 @@ def _objects(arrays: dict) -> None:
         (_wide_observations, r"observations of shape \(60, 37\), but cube-single needs \(60, 28\)"),
         (_not_finite, "observations has NaN or infinity in row 5"),
         (_no_state, "qpos has NaN or infinity in row 7"),
+        (_no_ends, "terminals are never true. Mark"),
         (_objects, "array of objects"),
     ],
 )
@@ -537,6 +542,7 @@ def test_unknown_dataset_and_unusable_directory(tmp_path: Path):
         dataset_path(NAME, tmp_path / "file" / "data")
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download_and_one_conversion(server: Server, tmp_path: Path):
     server.delay = 0.5
     script = f"""
