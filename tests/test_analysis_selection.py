@@ -13,8 +13,9 @@ from analysis.__main__ import main
 from analysis.numbers.claims import claims
 from analysis.page import html as page
 from analysis.page import report, tables
+from analysis.page.figures import drawn
 from analysis.page.table import GAP, LETTERS, WHOLE
-from analysis.plots import PLOTS, drawn, style
+from analysis.plots import PLOTS, style
 from analysis.results.load import metric
 from analysis.results.study import LEFT_OUT, Study
 from lps.runs.record import Episode

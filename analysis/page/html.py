@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.numbers.claims import Claim, claims
 from analysis.page import provenance, report
+from analysis.page.figures import drawn
 from analysis.page.table import Table
 from analysis.page.tables import made
-from analysis.plots import drawn, style
+from analysis.plots import style
 from analysis.results.study import Study, records
 
 VERDICTS = {

@@ -17,7 +17,7 @@ from lps.tasks.suites import get_task
 from lps.tasks.task import Task
 
 News = Mapping[int, Mapping[str, Any]]
-"""Pack number -> state, step, steps, rate (steps/s), eta (s), success (mean score of its runs), starts; as far as known."""
+"""Pack number -> state, step, steps, rate (steps/s), eta (s), success (mean score of its runs), starts, as known."""
 ROWS = 20
 """Most packs in the table; beyond it only those at work are shown."""
 EVERY = 15.0
