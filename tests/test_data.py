@@ -542,6 +542,7 @@ def test_unknown_dataset_and_unusable_directory(tmp_path: Path):
         dataset_path(NAME, tmp_path / "file" / "data")
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download_and_one_conversion(server: Server, tmp_path: Path):
     server.delay = 0.5
     script = f"""

@@ -32,6 +32,7 @@ def _report(tasks: list[str], dataset: str, folder: Path) -> None:
     assert all(get_task(task).title in text or get_task(task).group in text for task in tasks)
 
 
+@pytest.mark.slow
 def test_a_maze_from_its_oracle_to_a_report(tmp_path: Path):
     path = collect("pointmaze-medium-navigate", episodes=5, data_dir=tmp_path, progress=False)
     _report(["pointmaze-medium-navigate-singletask-task3-v0"], path.stem, tmp_path)
@@ -45,6 +46,7 @@ make_env, load = gym.make_env, gym.load
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_dataset_of_minaris_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

@@ -18,6 +18,7 @@ from small import small_hyperparameters
 import lps
 from lps.__main__ import main
 from lps.agents import AGENTS
+from lps.commands import COMMANDS
 from lps.errors import UserError
 from lps.evaluation.rollout import Episode
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
@@ -25,6 +26,7 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups
 from lps.training.options import TrainOptions
+from lps.training.packs import members, one_per_slot
 from lps.training.trainer import train
 
 GROUPS = groups("ogbench")
@@ -363,6 +365,39 @@ def test_senseless_numbers_are_refused_by_their_option(arguments, said, capsys):
     shown = capsys.readouterr().err
     assert f"argument {option}: must be " in shown
     assert said in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert left.value.code == 0 and shown.startswith(f"usage: lps {command}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("device", "gpu"),
+        ("device_share", 0),
+        ("device_share", 1.5),
+        ("checkpoint_seconds", -1),
+        ("log_interval", 0),
+    ],
+)
+def test_a_bad_option_of_training_is_refused_by_its_name(option, value):
+    with pytest.raises(UserError, match=option) as error:
+        TrainOptions(**{option: value})
+    assert str(value) in str(error.value)
+
+
+def test_runs_that_see_no_reward_share_a_slot():
+    tasks = [TASK, TASK.replace("task1", "task2")]
+    for agent, slots in (("flow_bc", [0, 1, 0, 1]), ("lps", [0, 1, 2, 3])):
+        runs = [Run.create(agent, task, seed) for task in tasks for seed in (0, 1)]
+        pack = members(runs, dict.fromkeys((run.id for run in runs), None))
+        assert [member.slot for member in pack] == slots
+        assert [member.run for member in one_per_slot(pack)] == runs[: len(set(slots))]
 
 
 @pytest.mark.parametrize(

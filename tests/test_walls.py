@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from lps.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 FORBIDDEN: dict[str, set[str]] = {
@@ -222,6 +224,8 @@ def normal(distribution: str) -> str:
         ("lps.training.options", {"torch"}),
         ("lps.runs.run", {"torch"}),
         ("lps.tasks.suites", {"torch"}),
+        ("lps.__main__", {"torch", "numpy"}),
+        *((f"lps.commands.{name}", {"torch", "numpy"}) for name in COMMANDS),
     ],
 )
 def test_an_import_is_light(module, heavy):
