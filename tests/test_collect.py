@@ -13,6 +13,7 @@ import numpy as np
 import ogbench
 import pytest
 
+from lps.__main__ import main
 from lps.errors import UserError
 from lps.tasks import ogbench as ogbench_suite
 from lps.tasks.ogbench_collect import collect
@@ -195,3 +196,13 @@ def test_the_suite_gives_no_dataset_the_name_of_ogbenchs(name: str, tmp_path: Pa
     with pytest.raises(UserError, match="OGBench's own.*such as cube-single-play-7"):
         ogbench_suite.collect("cube-single-play", episodes=7, name=name, data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_collects_and_says_how_to_train_on_it(tmp_path: Path, capsys: Any):
+    arguments = ["--episodes", "1", "--workers", "1", "--data-dir", str(tmp_path)]
+    assert main(["collect", "pointmaze-medium-navigate", *arguments, "--name", "mine"]) == 0
+    assert "--dataset mine" in capsys.readouterr().out
+    about = json.loads((tmp_path / "mine.json").read_text())
+    assert about["noise"] == 0.5 and about["episode_length"] == 1001, "OGBench's recipe"
+    for wrong in (["antmaze-large-navigate"], ["scene-play", "--suite", "ring"], ["scene-play", "--noise", "2"]):
+        assert main(["collect", *wrong, *arguments]) == 2

@@ -206,6 +206,10 @@ def _no_state(arrays: dict) -> None:
     arrays["qpos"][7, 0] = np.inf
 
 
+def _no_ends(arrays: dict) -> None:
+    arrays["terminals"][:] = False
+
+
 def _objects(arrays: dict) -> None:
     arrays["observations"] = arrays["observations"].astype(object)
 
@@ -218,6 +222,7 @@ def _objects(arrays: dict) -> None:
         (_wide_observations, r"observations of shape \(60, 37\), but cube-single needs \(60, 28\)"),
         (_not_finite, "observations has NaN or infinity in row 5"),
         (_no_state, "qpos has NaN or infinity in row 7"),
+        (_no_ends, "terminals are never true. Mark"),
         (_objects, "array of objects"),
     ],
 )

@@ -1,5 +1,6 @@
 """Pages that show code are executed."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import pytest
 import torch
 from small import make_agent, member_params, run_updates, small_hyperparameters
 
+from lps.__main__ import main
 from lps.agents import AGENTS
 from lps.evaluation.rollout import evaluate
-from lps.policy.policy import load_policy
+from lps.policy.file import load_policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -75,7 +77,7 @@ def test_the_task_of_the_page_has_an_environment_and_data(ball, monkeypatch):
     tasks = list(suites.groups("my_package.my_suite")["ball"])
     assert [task.name for task in tasks] == ["my_package.my_suite:left", "my_package.my_suite:top"]
     assert suites.get_task(tasks[0].name) is tasks[0] and tasks[0].key == "left" and tasks[0].max_episode_steps == 20
-    dataset = suites.load_dataset(tasks, data_dir=ball / "data")
+    dataset = suites.load_dataset(tasks, data_dir=str(ball / "data"))
     assert dataset.observations["pixels"].dtype == np.uint8 and len(dataset.starts(1)) == 2000
     assert dataset.rewards.shape == (2, 2100) and (dataset.rewards[0] != dataset.rewards[1]).any()
     assert (dataset.masks == 1).all() and np.abs(dataset.actions).max() <= 1
@@ -88,19 +90,31 @@ def test_the_task_of_the_page_has_an_environment_and_data(ball, monkeypatch):
     assert reward == pytest.approx(dataset.rewards[1, 0], abs=1e-5)
 
 
-def test_agents_train_on_the_task_of_the_page(ball, tmp_path):
-    (data := tmp_path / "data").mkdir()
-    subprocess.run([sys.executable, "-m", "my_package.collect", data], cwd=ball, check=True)
-    settings = {"steps": 4, "eval_interval": 2, "eval_episodes": 2}
-    for agent in ("lps", "meanflow_bc"):
-        runs = [
-            Run.create(agent, f"my_package.my_suite:{task}", seed, **settings, **small_hyperparameters(agent))
-            for task in ("left", "top")
-            for seed in (0, 1)
-        ]
-        store = Store(tmp_path / agent)
-        assert set(train(runs, store, TrainOptions("cpu", data_dir=str(data))).values()) == {"done"}
-        policy = load_policy(f"{store.path}/{checkpoint_path(runs[0])}")
-        rows = evaluate(policy, runs[0].resolved_task, seed=0, step=4, episodes=2)
-        assert [row.success for row in rows] == [None, None] and all(row.return_ < 0 for row in rows)
-        assert [row.length for row in rows] == [20, 20]
+def test_agents_train_on_the_task_of_the_page(ball, monkeypatch):
+    monkeypatch.chdir(ball)
+    mkdir, collect, train_command = _commands("adding-a-task.md")
+    for command in (mkdir, collect):
+        subprocess.run([sys.executable if word == "python" else word for word in command], check=True)
+    small = [f"{name}={json.dumps(value)}" for name, value in small_hyperparameters("lps").items()]
+    toy = ["--steps", "4", "--eval-interval", "2", "--eval-episodes", "2", "--device", "cpu", "--results", "cli"]
+    assert main([*train_command[3:], *toy, "--set", *small]) == 0
+
+    runs = [
+        Run.create(
+            "meanflow_bc",
+            f"my_package.my_suite:{task}",
+            seed,
+            steps=4,
+            eval_interval=2,
+            eval_episodes=2,
+            **small_hyperparameters("meanflow_bc"),
+        )
+        for task in ("left", "top")
+        for seed in (0, 1)
+    ]
+    store = Store("results")
+    assert set(train(runs, store, TrainOptions(device="cpu", data_dir=str(ball / "data"))).values()) == {"done"}
+    policy = load_policy(f"{store.path}/{checkpoint_path(runs[0])}")
+    rows = evaluate(policy, runs[0].resolved_task, seed=0, step=4, episodes=2)
+    assert [row.success for row in rows] == [None, None] and all(row.return_ < 0 for row in rows)
+    assert [row.length for row in rows] == [20, 20]

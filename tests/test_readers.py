@@ -134,6 +134,7 @@ def _drop(key: str) -> Callable[[dict[str, Any]], None]:
         (_set("actions", np.zeros((6, 3))), r"an action has shape \(3,\)"),
         (_set("rewards", np.zeros((6, 2))), "Write one number per step"),
         (_set("rewards", np.zeros(5)), "rewards 5.*Write one row per step"),
+        (_set("terminals", np.full(6, np.nan)), "terminals has NaN or infinity"),
         (_set("terminals", np.zeros(6)), "never true. Mark the last row"),
         (_set("next_observations/state", np.zeros((6, 2))), "no next_observations for 'pixels'"),
         (_set("rewards", np.array([None] * 6)), "rewards is an array of objects"),
@@ -227,6 +228,7 @@ def test_minari_folders_are_read_as_minari_reads_them(form: str, pixels: bool, c
     needs = BOTH if pixels else STATE
     dataset = minari_reader.read(path, needs)
     theirs = minari.load_dataset(f"walk/{path.name}")
+    assert f"walk/{path.name}" in minari.list_local_datasets(), "the conversion beside it does not disturb Minari"
     assert len(dataset.terminals) == theirs.total_steps + theirs.total_episodes
     assert 0 < (dataset.masks == 0).sum(1)[0] < 5, "some episodes end truly, some by truncation"
     start = 0

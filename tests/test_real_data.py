@@ -1,5 +1,6 @@
-"""Environments and data of other people, from the data to a report: a maze of OGBench and a dataset of Minari."""
+"""Real environments from their data to a report: a maze of OGBench's, and a dataset that Minari wrote."""
 
+import json
 from pathlib import Path
 
 import gymnasium
@@ -11,39 +12,31 @@ from small import small_hyperparameters
 from analysis.compare import write
 from analysis.results.load import load
 from analysis.results.study import study
-from lps.runs.run import Run
-from lps.runs.store import Store
+from lps.__main__ import main
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.suites import get_task
-from lps.training.options import TrainOptions
-from lps.training.trainer import train
 
 AGENTS = ("lps", "flow_bc")
 
 
-def _report(tasks: list[str], dataset: str, data_dir: Path, folder: Path) -> Store:
+def _report(tasks: list[str], dataset: str, folder: Path) -> None:
     """Train each agent on the tasks, a few updates and two seeds, and write the report of its results."""
-    store = Store(folder / "results")
+    results = str(folder / "results")
+    toy = ["--seeds", "0", "1", "--steps", "20", "--eval-interval", "20", "--eval-episodes", "2", "--device", "cpu"]
     for agent in AGENTS:
-        settings = {"steps": 20, "eval_interval": 10, "eval_episodes": 2, "dataset": dataset}
-        runs = [
-            Run.create(agent, task, seed, **settings, **small_hyperparameters(agent))
-            for task in tasks
-            for seed in (0, 1)
-        ]
-        assert set(train(runs, store, TrainOptions("cpu", data_dir=str(data_dir))).values()) == {"done"}
-        assert all(store.episode_steps(run.id) == {10, 20} for run in runs)
-    write(study(load(store.path)), folder / "report")
-    text = (folder / "report" / "index.html").read_text()
+        small = [f"{name}={json.dumps(value)}" for name, value in small_hyperparameters(agent).items()]
+        data = ["--dataset", dataset, "--data-dir", str(folder), "--results", results]
+        assert main(["train", "--agent", agent, "--task", *tasks, *toy, *data, "--set", *small]) == 0
+    page, *_ = write(study(load(results)), folder / "report")
+    text = page.read_text()
     assert all(get_task(task).title in text or get_task(task).group in text for task in tasks)
-    return store
 
 
 @pytest.mark.slow
 def test_a_maze_from_its_oracle_to_a_report(tmp_path: Path):
     path = collect("pointmaze-medium-navigate", episodes=5, data_dir=tmp_path, progress=False)
     tasks = [f"pointmaze-medium-navigate-singletask-task{number}-v0" for number in (3, 4)]
-    _report(tasks, path.stem, tmp_path, tmp_path)
+    _report(tasks, path.stem, tmp_path)
 
 
 SUITE = """
@@ -75,4 +68,4 @@ def test_a_dataset_of_minaris_to_a_report(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "suites_here").mkdir()
     (tmp_path / "suites_here" / "pendulum.py").write_text(SUITE)
     monkeypatch.syspath_prepend(tmp_path)
-    _report(["suites_here.pendulum:swing"], "pendulum-v0", tmp_path, tmp_path)
+    _report(["suites_here.pendulum:swing"], "pendulum-v0", tmp_path)

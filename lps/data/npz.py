@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from lps.data.episodes import Dataset
-from lps.data.readers import Episode, Needs, load
+from lps.data.readers import Episode, Needs, check_ends, check_finite, load
 from lps.errors import UserError
 
 
@@ -79,10 +79,12 @@ def episodes(path: Path, needs: Needs) -> tuple[int, Iterator[Episode]]:
         arrays = columns(archive)
         keys = _keys(path, arrays, needs)
         _check_rows(path, arrays, keys)
-        terminals = arrays["terminals"].take().astype(bool)
-        ends = terminals | arrays["timeouts"].take().astype(bool) if "timeouts" in arrays else terminals.copy()
-    if not ends.any():
-        raise UserError(f"{path}: terminals are never true. Mark the last row of each episode (docs/adding-data.md)")
+        flags = {name: arrays[name].take() for name in ("terminals", "timeouts") if name in arrays}
+    for name, array in flags.items():
+        check_finite(path, name, array, 0)
+    terminals = flags["terminals"].astype(bool)
+    ends = np.any([array.astype(bool) for array in flags.values()], axis=0)
+    check_ends(path, ends)
     ends[-1] = True
     stops = np.flatnonzero(ends) + 1
     d4rl = "timeouts" in arrays or bool(keys["next_observations"])

@@ -93,6 +93,12 @@ def check_finite(path: Path, name: str, array: np.ndarray, start: int) -> None:
         raise UserError(f"{path}: {name} has NaN or infinity in row {row}. Repair or remove that episode")
 
 
+def check_ends(path: Path, ends: np.ndarray) -> None:
+    """UserError if no row is the last one of an episode."""
+    if not ends.any():
+        raise UserError(f"{path}: terminals are never true. Mark the last row of each episode (docs/adding-data.md)")
+
+
 def _write(path: Path, folder: Path, needs: Needs, read: Reader) -> None:
     rows, episodes = read(path, needs)
     first = next(episodes)

@@ -24,7 +24,7 @@ from lps.data.episodes import Dataset
 from lps.data.names import data_dir as find_data_dir
 from lps.data.names import plain_name
 from lps.data.npz import Column, columns
-from lps.data.readers import ACTION_LIMIT, check_finite
+from lps.data.readers import ACTION_LIMIT, check_ends, check_finite
 from lps.errors import UserError, suggest
 from lps.tasks.ogbench_env import import_ogbench, make_env, set_task
 from lps.tasks.ogbench_oracles import recipes
@@ -217,6 +217,7 @@ def _convert(path: Path, tasks: Sequence[Task], folder: Path) -> None:
                 terminals[here] = block["terminals"]
                 rewards[:, here], masks[:, here] = relabel(block)
                 progress.update(here.stop - start)
+        check_ends(path, terminals)
         for array in (observations, actions, terminals, rewards, masks):
             array.flush()
 
