@@ -97,7 +97,9 @@ def _at(tasks: Sequence[Task], timing: str) -> list[Task]:
     return [replace(task, options={**task.options, "reward_timing": timing}) for task in tasks]
 
 
-@pytest.mark.parametrize("group", ["cube-double", "scene", "puzzle-3x3"])
+@pytest.mark.parametrize(
+    "group", ["scene", *(pytest.param(group, marks=pytest.mark.slow) for group in ("cube-double", "puzzle-3x3"))]
+)
 def test_rewards_and_masks_equal_a_plain_loop(group: str, tmp_path: Path):
     path = collect(f"{group}-play", episodes=3, data_dir=tmp_path, episode_length=10, progress=False)
     arrays = _read(path)
