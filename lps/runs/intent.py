@@ -71,7 +71,7 @@ def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
     for run, role, base in runs:
         entry = wanted.setdefault(run.id, {"agent": run.agent, "task": run.task, "seed": run.seed, "roles": []})
         entry["roles"] += [] if role in entry["roles"] else [dict(role)]
-        usual.setdefault(run.agent, {})[get_task(run.task).group] = _setting(base or run)
+        usual.setdefault(run.agent, {}).setdefault(get_task(run.task).group, _setting(base or run))
     document = {
         "sweep": sweep,
         "command": shlex.join(sys.orig_argv),
