@@ -55,6 +55,7 @@ def run_ids(study: Study, **values: object) -> list[str]:
 # -- leaving out
 
 
+@pytest.mark.slow
 def test_runs_that_are_left_out_are_named_at_every_figure_and_table(results):
     everything = studied(results)
     (run_id, *_), others = run_ids(everything, agent="lps", group="cube-single", seed=2), len(everything.runs)
@@ -244,6 +245,7 @@ def test_a_series_has_one_name_everywhere(tmp_path):
     assert all(name in text for name in names)
 
 
+@pytest.mark.slow
 def test_a_second_call_leaves_nothing_of_the_first(tmp_path):
     fill(tmp_path / "a", ("lps", "flow_bc"))
     fill(tmp_path / "b", ("lps",))

@@ -23,6 +23,7 @@ from lps.tasks.suites import groups
 LENGTH = 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", recipes())
 def test_every_group_makes_files_that_ogbench_reads(kind: str, tmp_path: Path):
     path = collect(kind, episodes=2, data_dir=tmp_path, episode_length=LENGTH, progress=False)

@@ -45,6 +45,7 @@ def test_every_single_task_environment_of_states_is_a_task():
         gymnasium.make("humanoidmaze-teleport-singletask-task1-v0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_table_agrees_with_ogbench(group: str):
     env = make_env(task := GROUPS[group][0])
