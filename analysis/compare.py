@@ -16,12 +16,9 @@ if not __package__:  # started as a file: find the packages beside this folder, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.page import report, tables  # noqa: E402
+from analysis.page.figures import drawn  # noqa: E402
 from analysis.page.table import save  # noqa: E402
-from analysis.plots import (  # noqa: E402
-    PLOTS,
-    drawn,
-    style,  # noqa: E402
-)
+from analysis.plots import PLOTS, style  # noqa: E402
 from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402

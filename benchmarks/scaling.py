@@ -33,11 +33,14 @@ from common import save, table  # noqa: E402
 from lps import data  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
 from lps.errors import UserError, check_known, guarded  # noqa: E402
+from lps.runs.intent import Planned  # noqa: E402
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
 from lps.tasks.suites import groups  # noqa: E402
+from lps.training.options import TrainOptions  # noqa: E402
 from lps.training.program import chosen_device  # noqa: E402
 from sweeps.launcher.launch import launch  # noqa: E402
+from sweeps.launcher.plan import Plan  # noqa: E402
 from sweeps.launcher.resources import Limits, split  # noqa: E402
 
 GROUPS = groups("ogbench")
@@ -109,14 +112,11 @@ def one(arguments: argparse.Namespace) -> int:
     packs, _ = split(runs_of(arguments), nodes, limits)  # as launch will do: smaller ones, where workers would idle
     start = time.perf_counter()
     code = launch(
-        runs_of(arguments),
-        results,
-        sweep="scaling",
-        data_dir=data_dir,
+        list(map(Planned, runs_of(arguments))),
+        Plan(results, "scaling", TrainOptions(data_dir=data_dir, log_interval=max(1, arguments.steps // 10))),
         limits=limits,
         address="local",
         mlflow=False,
-        log_interval=max(1, arguments.steps // 10),
     )
     print(json.dumps([time.perf_counter() - start, [pack[0].id for pack in packs]]))
     return code

@@ -1,4 +1,4 @@
-"""What became of a sweep: `python -m sweeps status RESULTS`, and `python -m sweeps retry RESULTS`."""
+"""The state of a sweep, and the list of the studies: `python -m sweeps status | retry | list`."""
 
 import argparse
 import sys
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 from lps.errors import guarded
 from lps.runs.store import Store
+from sweeps import STUDIES
 from sweeps.watch import status
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sweeps", description="See how a sweep stands, and mend it.")
+    about = "Show the state of a sweep, retry its failed runs, or list the studies."
+    parser = argparse.ArgumentParser(prog="python -m sweeps", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("status", help="what is done, running, failed or missing, and why")
     retry = commands.add_parser("retry", help="put failed runs back into the queue of their sweep's command")
+    commands.add_parser("list", help="list the studies")
     for command in (show, retry):
         command.add_argument("results", help="folder or s3://bucket/folder")
     retry.add_argument("--run", nargs="+", default=[], metavar="ID", help="only these (default: all that failed)")
@@ -22,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--from-start", action="store_true", help="delete what they have trained so far, for checkpoints gone bad"
     )
     arguments = parser.parse_args(argv)
+    if arguments.command == "list":
+        for name, subject in STUDIES.items():
+            print(f"python sweeps/{name}.py".ljust(32) + subject)
+        return 0
     store = Store(arguments.results, create=False, warn=False)
     if arguments.command == "status":
         status.show(store)

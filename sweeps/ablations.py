@@ -15,21 +15,21 @@ from collections.abc import Sequence
 from lps.agents import AGENTS
 from lps.agents.variants import PANELS, resolve
 from lps.errors import check_known, guarded
-from lps.runs.run import Run
+from lps.runs.intent import Planned
 from sweeps.launcher import cli
-from sweeps.study import scope as scale
-from sweeps.study.scope import STUDY_SCALES, Scale
+from sweeps.study import scope as scopes
+from sweeps.study.scope import STUDY_SCOPES, Scope
 
 
-def build(panels: Sequence[str], where: Scale, agents: Sequence[str] | None = None) -> list[Run]:
-    """The runs of the panels, each once; of the given agents only, if any are given. UserError for unknown names."""
+def build(panels: Sequence[str], scope: Scope, agents: Sequence[str] | None = None) -> list[Planned]:
+    """The runs of the panels; of the given agents only, if any are given. UserError for unknown names."""
     check_known(panels, PANELS, "panel")
     for agent in agents or ():
         resolve(agent, AGENTS)
     bars = dict.fromkeys(bar for name in panels for bar in PANELS[name].bars)
     chosen = [bar for bar in bars if agents is None or bar in agents or bar.partition(":")[0] in agents]
-    scale.check_settings(where, chosen)
-    return list({run.id: run for bar in chosen for run in where.runs(bar)}.values())
+    scopes.check_settings(scope, chosen)
+    return [run for bar in chosen for run in scope.runs(bar)]
 
 
 @guarded
@@ -37,14 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="ablations.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    scale.add_arguments(parser, STUDY_SCALES)
+    scopes.add_arguments(parser, STUDY_SCOPES)
     panels = "; ".join(f"{name}: {panel.title}" for name, panel in PANELS.items())
     parser.add_argument("--panels", nargs="+", metavar="PANEL", default=list(PANELS), help=f"{panels} (default: all)")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    where = scale.asked_for(arguments, STUDY_SCALES)
-    arguments.sweep = arguments.sweep or f"ablations-{arguments.preset}"
-    return cli.go(build(arguments.panels, where, arguments.agents), arguments)
+    scope = scopes.scope_from_arguments(arguments, STUDY_SCOPES)
+    return cli.go(build(arguments.panels, scope, arguments.agents), arguments, f"ablations-{arguments.preset}")
 
 
 if __name__ == "__main__":

@@ -14,32 +14,28 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lps.data.names import data_dir
 from lps.errors import UserError, check_known, guarded
-from lps.runs.run import Run
-from lps.runs.store import Store
+from lps.runs.intent import Planned, Role
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.ogbench_oracles import NOISE
 from lps.tasks.suites import groups
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
 from sweeps.ogbench_all import PRESETS as OGBENCH
-from sweeps.study import scope as scale
-from sweeps.study.scope import PAPER_SCALE, Scale
+from sweeps.study import scope as scopes
+from sweeps.study.scope import PAPER_SCOPE, Scope
 
 PRESETS = {
-    "paper": replace(PAPER_SCALE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),
+    "paper": replace(PAPER_SCOPE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),
     "quick": replace(OGBENCH["demo"], dataset=None, steps=4000, eval_interval=2000),
 }
 SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
 """Episodes of 1001 observations."""
 NOISES = {"paper": [0.0, 0.1, 0.3], "quick": [0.1]}
-STUDY = "data-scaling"
-"""The name of its document in the results."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +52,28 @@ class Play:
         return f"{self.group}-play-{self.episodes}{noise}"
 
 
-def datasets(groups: Iterable[str], sizes: Sequence[int], noises: Sequence[float]) -> list[Play]:
-    """The datasets of the study, each once."""
+def datasets(groups: Iterable[str], sizes: Sequence[int], noises: Sequence[float]) -> list[tuple[Play, Role]]:
+    """The datasets of the study with their places on its axes. The largest size at the usual noise is on both."""
     found = [
         play
         for group in groups
-        for play in (*(Play(group, n, NOISE) for n in sizes), *(Play(group, max(sizes), noise) for noise in noises))
+        for play in (
+            *((Play(group, n, NOISE), {"axis": "episodes", "value": n}) for n in sizes),
+            *((Play(group, max(sizes), noise), {"axis": "noise", "value": noise}) for noise in [NOISE, *noises]),
+        )
     ]
-    return list(dict.fromkeys(found))
+    return list({(play, role["axis"]): (play, role) for play, role in found}.values())
 
 
-def build(agents: Sequence[str], plays: Sequence[Play], where: Scale) -> list[Run]:
+def build(agents: Sequence[str], plays: Sequence[tuple[Play, Role]], scope: Scope) -> list[Planned]:
     """The runs: agents x datasets x tasks x seeds. UserError for unknown names."""
-    scale.check_settings(where, agents)
+    scopes.check_settings(scope, agents)
+    usual = {play.group: play.name for play, role in plays if role == {"axis": "noise", "value": NOISE}}
     return [
         run
         for agent in agents
-        for play in plays
-        for run in replace(where, groups=[play.group], dataset=play.name).runs(agent)
+        for play, role in plays
+        for run in replace(scope, groups=[play.group], dataset=usual[play.group]).runs(agent, role, dataset=play.name)
     ]
 
 
@@ -82,28 +82,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="data_scaling.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    scale.add_arguments(parser, PRESETS)
+    scopes.add_arguments(parser, PRESETS)
     parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="episodes of 1001 observations")
     parser.add_argument("--noises", nargs="+", type=float, metavar="X", help="of the oracles' plans, from 0 to 1")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    where = scale.asked_for(arguments, PRESETS)
+    scope = scopes.scope_from_arguments(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
-    check_known(where.groups, groups("ogbench"), "group")  # the ring has no oracles
-    plays = datasets(
-        where.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
+    check_known(scope.groups, groups("ogbench"), "group")  # the ring has no oracles
+    varied = datasets(
+        scope.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
     )
+    plays = list(dict.fromkeys(play for play, _ in varied))
     if any(play.episodes < 1 or not 0 <= play.noise <= 1 for play in plays):
         raise UserError("--sizes must be at least 1, and --noises from 0 to 1")
-    agents = arguments.agents or (["lps", "flow_bc"] if arguments.preset == "quick" else EVERYONE)
-    runs = build(agents, plays, where)
-    arguments.sweep = arguments.sweep or f"data-scaling-{arguments.preset}"
-    arguments.results = arguments.results or f"results/{arguments.sweep}"
+    agents = scopes.agents_from_arguments(arguments, ["lps", "flow_bc"] if arguments.preset == "quick" else EVERYONE)
+    runs, sweep = build(agents, varied, scope), f"data-scaling-{arguments.preset}"
     if arguments.dry_run:
         total = sum(play.episodes for play in plays)
         print(f"{len(plays)} datasets, {total} episodes (about 1.4 s of a core each, where they are not there yet)")
-        return cli.go(runs, arguments)
+        return cli.go(runs, arguments, sweep)
     folder, cores = Path(data_dir(arguments.data_dir)), os.cpu_count() or 1
     for play in plays:
         if not (folder / f"{play.name}.npz").exists():
@@ -115,11 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 noise=play.noise,
                 workers=cores,
             )
-    # The analysis reads results alone: what a dataset's name stands for is part of them, before the first run is done.
-    store = Store(arguments.results)
-    before: dict[str, Any] = next((doc["datasets"] for doc in store.studies() if doc["study"] == STUDY), {})
-    store.write_study(STUDY, {"datasets": before | {play.name: asdict(play) for play in plays}})
-    return cli.go(runs, arguments)
+    return cli.go(runs, arguments, sweep)
 
 
 if __name__ == "__main__":

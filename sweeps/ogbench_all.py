@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lps.errors import guarded
-from lps.runs.run import Run
+from lps.runs.intent import Planned
 from sweeps.launcher import cli
-from sweeps.study import scope as scale
-from sweeps.study.scope import PAPER_SCALE, Scale
+from sweeps.study import scope as scopes
+from sweeps.study.scope import PAPER_SCOPE, Scope
 
 EVERYONE = ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"]
 """The agents of LPS's main figure, and the strongest published competitor that it leaves out (best_of_n)."""
@@ -28,7 +28,7 @@ AGENTS_OF = {
 }
 PRESETS = {
     # On a small dataset that `make demo` collects, with smaller networks and a shorter flow: minutes on two CPU cores.
-    "demo": Scale(
+    "demo": Scope(
         groups=["cube-single"],
         tasks=[1],
         seeds=[0],
@@ -47,7 +47,7 @@ PRESETS = {
     # Every agent at the paper's defaults on one task and a quarter of its data: the smallest run that can tell them
     # apart. Best-of-N is a best of 4: with its 32, it alone would take 83 of the sweep's 99 hours of a core. First:
     #   python -m lps collect cube-single-play --episodes 250 --seed 0 --name cube-single-play-250
-    "small": Scale(
+    "small": Scope(
         groups=["cube-single"],
         tasks=[1],
         seeds=[0, 1, 2],
@@ -59,7 +59,7 @@ PRESETS = {
     # Every agent on a second group, at a third of the updates, with networks of half the width and a best of 4 instead
     # of 32: two hours on two CPU cores. First:
     #   python -m lps collect scene-play --episodes 250 --seed 0 --name scene-play-250
-    "small-scene": Scale(
+    "small-scene": Scope(
         groups=["scene"],
         tasks=[1],
         seeds=[0, 1, 2],
@@ -76,14 +76,14 @@ PRESETS = {
         },
     ),
     # The state-based main comparison of LPS.
-    "paper": replace(PAPER_SCALE, seeds=list(range(8))),
+    "paper": replace(PAPER_SCOPE, seeds=list(range(8))),
 }
 
 
-def build(agents: Sequence[str], where: Scale) -> list[Run]:
+def build(agents: Sequence[str], scope: Scope) -> list[Planned]:
     """The runs: agents x groups x tasks x seeds. UserError for unknown names."""
-    scale.check_settings(where, agents)
-    return [run for agent in agents for run in where.runs(agent)]
+    scopes.check_settings(scope, agents)
+    return [run for agent in agents for run in scope.runs(agent)]
 
 
 @guarded
@@ -91,12 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="ogbench_all.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    scale.add_arguments(parser, PRESETS)
+    scopes.add_arguments(parser, PRESETS)
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    where = scale.asked_for(arguments, PRESETS)
-    arguments.sweep = arguments.sweep or arguments.preset
-    return cli.go(build(arguments.agents or AGENTS_OF[arguments.preset], where), arguments)
+    scope = scopes.scope_from_arguments(arguments, PRESETS)
+    agents = scopes.agents_from_arguments(arguments, AGENTS_OF[arguments.preset])
+    return cli.go(build(agents, scope), arguments, arguments.preset)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,27 +21,29 @@ from lps.errors import guarded
 from lps.policy.file import policy_of
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.hyperparameters import hyperparameters
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ring import RING
 from sweeps.launcher import cli
-from sweeps.study.scope import RING_SCALE
+from sweeps.study.scope import RING_SCOPE
 
 AGENT_NAMES = ["qcfql", "lps"]
 ALPHAS = [100.0, 10.0, 1.0, 0.1]
 SAMPLES = 4000
 """Actions from each policy."""
-COMPARE = Path(__file__).resolve().parent.parent / "analysis" / "compare.py"
 
 
-def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Run]:
+def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Planned]:
     """The runs: agents x alphas x seeds; an agent without an alpha has one run a seed."""
-    where = replace(RING_SCALE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
+    scope = replace(RING_SCOPE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
     runs = []
     for agent in agents:
-        points: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
-        for point in points if "alpha" in hyperparameters(agent) else [{}]:
-            runs += where.runs(agent, **point)
+        if "alpha" not in hyperparameters(agent):
+            runs += scope.runs(agent)
+            continue
+        for alpha in alphas:
+            runs += scope.runs(agent, {"axis": "alpha", "value": alpha}, alpha=alpha)
     return runs
 
 
@@ -67,18 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--agents", nargs="+", metavar="AGENT", default=AGENT_NAMES, help=f"of {', '.join(AGENTS)}")
     what.add_argument("--alphas", nargs="+", type=float, metavar="X", default=ALPHAS)
     what.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0])
-    what.add_argument("--steps", type=int, metavar="N", default=RING_SCALE.steps, help="updates")
+    what.add_argument("--steps", type=int, metavar="N", default=RING_SCOPE.steps, help="updates")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    arguments.sweep = arguments.sweep or RING.group
-    arguments.results = arguments.results or f"results/{arguments.sweep}"
-
     runs = build(arguments.agents, arguments.alphas, arguments.seeds, arguments.steps)
-    code = cli.go(runs, arguments)
+    code = cli.go(runs, arguments, RING.group)
     if arguments.dry_run:
         return code
-    sample(Store(arguments.results, create=False), runs)
-    return code or subprocess.run([sys.executable, str(COMPARE), arguments.results]).returncode
+    results = cli.results_of(arguments, RING.group)
+    sample(Store(results, create=False), [one.run for one in runs])
+    return code or subprocess.run([sys.executable, "-m", "analysis", "compare", results]).returncode
 
 
 if __name__ == "__main__":

@@ -18,27 +18,27 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from lps.errors import UserError, guarded
-from lps.runs.run import Run
+from lps.runs.intent import Planned
 from lps.runs.scores import scores
 from lps.runs.store import NoResults, Store
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
 from sweeps.sensitivity import PRESETS as SENSITIVITY_PRESETS
 from sweeps.study import halving, spaces
-from sweeps.study import scope as scale
-from sweeps.study.scope import Scale
+from sweeps.study import scope as scopes
+from sweeps.study.scope import Scope
 
-PRESETS = {name: replace(where, seeds=[0, 1]) for name, where in SENSITIVITY_PRESETS.items()}
+PRESETS = {name: replace(scope, seeds=[0, 1]) for name, scope in SENSITIVITY_PRESETS.items()}
 HELD_OUT = {"paper": [100, 101, 102, 103], "quick": [100, 101]}
 TRIALS = {"paper": (32, 8), "quick": (12, 6)}
 """Trials of an agent, and how many are asked for at once."""
@@ -57,18 +57,18 @@ def open_study(storage: str, agent: str, digest: str) -> optuna.Study:
         raise UserError(f"cannot open the study database {storage}: {str(error).splitlines()[0]}") from None
 
 
-def what_a_trial_is(where: Scale, rungs: Sequence[int]) -> str:
+def what_a_trial_is(scope: Scope, rungs: Sequence[int]) -> str:
     """A digest of all that must be the same for the trials of one study: tasks, seeds, protocol and settings."""
-    return hashlib.sha256(json.dumps([asdict(where), list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps([asdict(scope), list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
 
 
-def space_of(agent: str, where: Scale) -> dict[str, BaseDistribution]:
+def space_of(agent: str, scope: Scope) -> dict[str, FloatDistribution]:
     """What is tuned of an agent: all of sweeps/study/spaces.py that was not set by hand."""
-    return {name: known for name, known in spaces.ranges(agent).items() if name not in where.settings}
+    return {name: known for name, known in spaces.ranges(agent).items() if name not in scope.settings}
 
 
 def next_round(
-    study: optuna.Study, space: Mapping[str, BaseDistribution], trials: int, at_once: int
+    study: optuna.Study, space: Mapping[str, FloatDistribution], trials: int, at_once: int
 ) -> list[tuple[int, dict[str, Any]]]:
     """(number, settings) of the trials to be trained now: those that an interrupted sweep left open, or new ones;
     none where the study has `trials` finished ones."""
@@ -88,7 +88,7 @@ def next_round(
     return asked
 
 
-def tell(study: optuna.Study, number: int, runs: Sequence[Run], known: Mapping[str, float]) -> None:
+def tell(study: optuna.Study, number: int, runs: Sequence[Planned], known: Mapping[str, float]) -> None:
     """Gives a trial the mean score of its runs; it has failed if one of them has none."""
     value = _mean(runs, known)
     study.tell(number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
@@ -106,7 +106,7 @@ def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) 
     return [number for number in numbers if number in best]
 
 
-def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Run], known: Mapping[str, float]) -> bool:
+def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Planned], known: Mapping[str, float]) -> bool:
     """Gives a trial the mean score of its runs on a rung. False if one of them has none: then the trial has failed."""
     value = _mean(runs, known)
     if value is None:
@@ -118,9 +118,9 @@ def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Run], kno
     return True
 
 
-def _mean(runs: Sequence[Run], known: Mapping[str, float]) -> float | None:
+def _mean(runs: Sequence[Planned], known: Mapping[str, float]) -> float | None:
     """The mean score of the runs; None where one has none."""
-    found = [known[run.id] for run in runs if run.id in known]
+    found = [known[one.run.id] for one in runs if one.run.id in known]
     return sum(found) / len(found) if len(found) == len(runs) else None
 
 
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="tuning.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    scale.add_arguments(parser, PRESETS)
+    scopes.add_arguments(parser, PRESETS)
     parser.add_argument("--trials", type=int, metavar="N", help="of each agent (default: 32; quick: 12)")
     parser.add_argument("--at-once", type=int, metavar="N", help="trials that are asked for together (default: 8)")
     parser.add_argument(
@@ -185,9 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", metavar="URL", help="of the study (default: a sqlite file beside the results)")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    where = scale.asked_for(arguments, PRESETS)
-    agents = arguments.agents or (["lps", "qcfql"] if arguments.preset == "quick" else EVERYONE)
-    scale.check_settings(where, agents)
+    scope = scopes.scope_from_arguments(arguments, PRESETS)
+    agents = scopes.agents_from_arguments(arguments, ["lps", "qcfql"] if arguments.preset == "quick" else EVERYONE)
+    scopes.check_settings(scope, agents)
     default_trials, default_at_once = TRIALS[arguments.preset]
     trials = default_trials if arguments.trials is None else arguments.trials
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
@@ -195,65 +195,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--trials and --at-once must be at least 1")
     if arguments.asha is not None and arguments.asha < 2:
         raise UserError("--asha must be at least 2: of so many trials one goes on")
-    rungs = halving.rungs(where.steps, where.eval_interval, arguments.asha) if arguments.asha else []
-    held_out = replace(where, seeds=arguments.held_out or HELD_OUT[arguments.preset])
-    if shared := set(held_out.seeds) & set(where.seeds):
+    rungs = halving.rungs(scope.steps, scope.eval_interval, arguments.asha) if arguments.asha else []
+    held_out = replace(scope, seeds=arguments.held_out or HELD_OUT[arguments.preset])
+    if shared := set(held_out.seeds) & set(scope.seeds):
         raise UserError(f"seeds {', '.join(map(str, sorted(shared)))} are used for tuning: they are not held out")
-    arguments.sweep = arguments.sweep or f"tuning-{arguments.preset}"
-    arguments.results = arguments.results or f"results/{arguments.sweep}"
+    sweep = f"tuning-{arguments.preset}"
+    results = cli.results_of(arguments, sweep)
 
     if arguments.dry_run:
         print(f"{trials} trials of each agent, {at_once} at once, and the comparison at the end:")
         if rungs:
             at = ", ".join(f"{rung:,}" for rung in rungs)
             print(f"(without what --asha saves: of the trials, one in {arguments.asha} goes on after {at} updates)")
-        every_trial = [run for agent in agents for run in where.runs(agent)] * trials
-        return cli.go([*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments)
+        every_trial = [run for agent in agents for run in scope.runs(agent)] * trials
+        return cli.go([*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments, sweep)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = arguments.storage or _beside(arguments.results)
-    digest = what_a_trial_is(where, rungs)
-    check_own(arguments.results, agents, digest)
+    storage = arguments.storage or _beside(results)
+    digest = what_a_trial_is(scope, rungs)
+    check_own(results, agents, digest)
     studies = {agent: open_study(storage, agent, digest) for agent in agents}
-    code = tune(studies, where, arguments, trials, at_once, rungs)
-    return compare(studies, held_out, arguments) or code
+
+    def go(runs: Sequence[Planned], results: str) -> int:
+        return cli.go(runs, arguments, sweep, results)
+
+    code = tune(studies, scope, go, results, trials, at_once, rungs, arguments.asha or halving.ETA)
+    return compare(studies, held_out, go, results) or code
 
 
 Trials = dict[tuple[str, int], Mapping[str, Any]]  # {(agent, number): settings}
+Go = Callable[[Sequence[Planned], str], int]  # trains runs into a results folder, and returns the exit code
 
 
 def tune(
     studies: Mapping[str, optuna.Study],
-    where: Scale,
-    arguments: argparse.Namespace,
+    scope: Scope,
+    go: Go,
+    results: str,
     trials: int,
     at_once: int,
     rungs: Sequence[int] = (),
+    eta: int = halving.ETA,
 ) -> int:
     """Rounds until every study has its trials; 1 if any run failed. `rungs` are the budgets after which trials are
     pruned; their runs have a results folder of their own, so that no figure takes them for whole ones."""
     code = 0
-    beside = argparse.Namespace(**{**vars(arguments), "results": f"{arguments.results.rstrip('/')}/rungs"})
+    beside = f"{results.rstrip('/')}/rungs"
     while True:
         asked: Trials = {
             (agent, number): settings
             for agent, study in studies.items()
-            for number, settings in next_round(study, space_of(agent, where), trials, at_once)
+            for number, settings in next_round(study, space_of(agent, scope), trials, at_once)
         }
         if not asked:
             return code
-        write_down(studies, Store(arguments.results))  # so that no figure takes a trial for a rival
-        for steps, before in zip([*rungs, where.steps], [None, *rungs], strict=True):
-            here = arguments if steps == where.steps else beside
-            runs = {(agent, n): replace(where, steps=steps).runs(agent, **own) for (agent, n), own in asked.items()}
+        write_down(studies, Store(results))
+        for steps, before in zip([*rungs, scope.steps], [None, *rungs], strict=True):
+            here = results if steps == scope.steps else beside
+            at = replace(scope, steps=steps)
+            runs = {(agent, n): at.runs(agent, {"trial": n}, **own) for (agent, n), own in asked.items()}
             every = [run for found in runs.values() for run in found]
             if before:
-                store, rung = Store(here.results), Store(beside.results, create=False)
-                for run in every:
-                    halving.go_on(run, before, rung, store)
-            code = max(code, cli.go(every, here))
-            known = scores(Store(here.results, create=False), every)
-            if steps < where.steps:
-                asked = prune(studies, asked, runs, known, steps, arguments.asha)
+                store, rung = Store(here), Store(beside, create=False)
+                for one in every:
+                    halving.go_on(one.run, before, rung, store)
+            code = max(code, go(every, here))
+            known = scores(Store(here, create=False), [one.run for one in every])
+            if steps < scope.steps:
+                asked = prune(studies, asked, runs, known, steps, eta)
             else:
                 for (agent, number), found in runs.items():
                     tell(studies[agent], number, found, known)
@@ -264,7 +272,7 @@ def tune(
 def prune(
     studies: Mapping[str, optuna.Study],
     asked: Trials,
-    runs: Mapping[tuple[str, int], Sequence[Run]],
+    runs: Mapping[tuple[str, int], Sequence[Planned]],
     known: Mapping[str, float],
     rung: int,
     eta: int,
@@ -278,21 +286,21 @@ def prune(
     return left
 
 
-def compare(studies: Mapping[str, optuna.Study], held_out: Scale, arguments: argparse.Namespace) -> int:
+def compare(studies: Mapping[str, optuna.Study], held_out: Scope, go: Go, results: str) -> int:
     """Trains the best setting of every study, and the default, with the held-out seeds, and writes the studies down."""
     best = {agent: _best(study) for agent, study in studies.items()}
     settings = {agent: {"best": best[agent], "default": {}} for agent in studies}
     runs = {
-        (agent, name): held_out.runs(agent, **values)
+        (agent, name): held_out.runs(agent, {"held_out": name}, **values)
         for agent, found in settings.items()
         for name, values in found.items()
         if values is not None
     }
-    code = cli.go([run for found in runs.values() for run in found], arguments)
-    store = Store(arguments.results, create=False)
-    known = scores(store, [run for found in runs.values() for run in found])
+    every = [one for found in runs.values() for one in found]
+    code, store = go(every, results), Store(results, create=False)
+    known = scores(store, [one.run for one in every])
     ids = {
-        agent: {name: [run.id for run in runs[agent, name]] for name in settings[agent] if (agent, name) in runs}
+        agent: {name: [one.run.id for one in runs[agent, name]] for name in settings[agent] if (agent, name) in runs}
         for agent in studies
     }
     write_down(studies, store, ids)

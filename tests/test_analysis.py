@@ -19,7 +19,8 @@ from analysis.numbers import summaries
 from analysis.page import tables
 from analysis.page.table import Table, save
 from analysis.plots import PLOTS, style
-from analysis.results.agents import AGENTS, SPARE_COLOURS, agents_of, declared, split_task
+from analysis.results import version1
+from analysis.results.agents import SPARE_COLOURS, agents_of
 from analysis.results.load import load
 from analysis.results.study import Study, planned_steps, spans, study
 from lps.agents.variants import VARIANTS
@@ -29,6 +30,7 @@ from lps.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES = 10
+AGENTS = agents_of(version1.agents(), version1.agents())
 
 
 def put(
@@ -48,7 +50,7 @@ def put(
     hyperparameters = changes.pop("hyperparameters", {"lr": 3e-4})
     run = {
         "agent": agent,
-        "task": f"{group}-play-singletask-task{task}-v0",
+        "task": "ring-bandit-v0" if group == "ring" else f"{group}-play-singletask-task{task}-v0",
         "seed": seed,
         "steps": 4000,
         "hyperparameters": hyperparameters,
@@ -155,7 +157,7 @@ def test_settings_are_never_averaged(tmp_path):
     put(tmp_path, "lps", seed=0, hyperparameters={"lr": 3e-4})
     put(tmp_path, "flow_bc", seed=0)
     here = studied(tmp_path)
-    assert list(here.series) == ["flow_bc", "lps (lr=0.0003)", "lps (lr=0.001)"]
+    assert list(here.series) == ["flow_bc", "lps", "lps (lr=0.001)"]
     assert len({style.colour(here, series) for series in here.series.values()}) == 3
 
 
@@ -194,8 +196,6 @@ def test_curves_and_differences_match_the_scores(finished):
 
 def test_small_helpers():
     assert spans([0, 1, 2, 5]) == "0-2, 5"
-    assert split_task("puzzle-3x3-play-singletask-task4-v0") == ("puzzle-3x3", "task4")
-    assert split_task("kitchen") == ("kitchen", "kitchen")
 
 
 # -- published numbers and looks
@@ -294,10 +294,12 @@ def test_colours_can_be_told_apart(vision):
 
 
 def test_unknown_agents_get_the_next_colours():
-    agents = agents_of(["lps", "zeta", "my_bc"])
+    agents = agents_of(["lps", "zeta", "my_bc"], {"zeta": {"title": "Zeta", "imitation": False}})
     assert list(agents) == ["lps", "my_bc", "zeta"]
     assert [agents[name].colour for name in ("my_bc", "zeta")] == SPARE_COLOURS[:2]
     assert agents["my_bc"].imitation and not agents["zeta"].imitation
+    assert (agents["zeta"].title, agents["my_bc"].title) == ("Zeta", "my_bc")
+    assert agents_of(["zeta"], {"zeta": {"colour": "#123456"}})["zeta"].colour == "#123456"
 
 
 # -- figures and tables, whatever there is to show
@@ -325,7 +327,7 @@ def case(request, tmp_path_factory) -> Study:
     path = fill(tmp_path_factory.mktemp("case"), **options)
     if variants:
         for agent, seed in itertools.product(sorted(VARIANTS), range(2)):
-            own = {**declared(agent), "meanflow_form": "noise_to_action"}
+            own = {**version1.agents()[agent]["defaults"], "meanflow_form": "noise_to_action"}
             for settings in ({}, *VARIANTS[agent].values()):
                 put(path, agent, seed=seed, hyperparameters={**own, **settings})
     for document in list((path / "runs").iterdir()) if missing else []:
@@ -413,7 +415,7 @@ def test_a_value_beside_a_published_one_says_which_hyperparameters_are_its_own(t
     }
     assert marks.pop("lps") == ["base_hidden [64, 64] (default: [512, 512, 512, 512])"]
     assert marks.pop("best_of_n") == ["num_samples 4 (default: 32)"]
-    assert marks.keys() == {"qcfql", "dsrl (lr=0.0003)", "dsrl (lr=0.001)"}
+    assert marks.keys() == {"qcfql", "dsrl", "dsrl (lr=0.001)"}
     assert not any(marks.values()), "tuned for the group in the paper; the default; told by its title"
 
 

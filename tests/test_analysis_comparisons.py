@@ -3,25 +3,15 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_analysis import put, studied
+from test_analysis import AGENTS, put, studied
 
 from analysis.numbers import comparisons, stats
 from analysis.plots import PLOTS, style
 from analysis.results import settings
-from analysis.results.agents import AGENTS, declared
 
 
 def text_of(figure: Figure) -> str:
     return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
-
-
-def test_declared_defaults_are_those_of_the_agents():
-    from lps.agents import AGENTS
-    from lps.runs.hyperparameters import make_config
-
-    for name, agent in AGENTS.items():
-        assert make_config(name, declared(name)) == agent.Config()
-    assert declared("mine") == {}
 
 
 def one_at_a_time(path, agents=("lps", "dsrl", "qcfql"), values=(1e-4, 3e-4, 1e-3), alphas=(1.0, 30.0)):
@@ -39,22 +29,22 @@ def one_at_a_time(path, agents=("lps", "dsrl", "qcfql"), values=(1e-4, 3e-4, 1e-
 
 def test_the_common_setting_is_that_of_most(tmp_path):
     here = one_at_a_time(tmp_path, agents=("lps",))
-    usual = settings.common(here)["lps", "cube-single"]
+    usual = here.runs["usual"].iloc[0]
     assert (usual["lr"], usual["alpha"], usual["steps"]) == (3e-4, 1.0, 4000)
-    assert sorted(map(len, settings.departures(here).values())) == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert settings.rivals(here) == ["lps (alpha=1, lr=0.0003)"]
-    assert set(settings.titles(here).values()) == {"LPS", "LPS (lr=0.0001)", "LPS (lr=0.001)", "LPS (alpha=30)"}
+    assert sorted(map(len, here.runs["departs"])) == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert settings.rivals(here) == ["lps"]
+    assert {series.title for series in here.series.values()} == {
+        "LPS",
+        "LPS (lr=0.0001)",
+        "LPS (lr=0.001)",
+        "LPS (alpha=30)",
+    }
 
 
 def test_among_equals_the_declared_default_is_the_common_one(tmp_path):
     put(tmp_path, "lps", hyperparameters={"lr": 1e-3})
     put(tmp_path, "lps", hyperparameters={"lr": 3e-4})
-    assert settings.common(studied(tmp_path))["lps", "cube-single"]["lr"] == 3e-4
-    put(tmp_path, "mine", hyperparameters={"lr": 1e-3})
-    put(tmp_path, "mine", hyperparameters={"lr": 3e-4})
-    here = studied(tmp_path)
-    assert "lr" not in settings.common(here)["mine", "cube-single"], "nothing says which"
-    assert [key for key in settings.rivals(here) if key.startswith("mine")] == ["mine (lr=0.0003)", "mine (lr=0.001)"]
+    assert studied(tmp_path).runs["usual"].iloc[0]["lr"] == 3e-4
 
 
 def test_of_the_series_of_an_agent_the_default_is_first_and_has_its_colour(tmp_path):
@@ -63,7 +53,7 @@ def test_of_the_series_of_an_agent_the_default_is_first_and_has_its_colour(tmp_p
     here = studied(tmp_path)
     series = list(here.series.values())
     assert [(one.variant, style.colour(here, one) == AGENTS["lps"].colour.lower()) for one in series] == [
-        ("lr=0.0003", True),
+        ("", True),
         ("lr=1e-05", False),
         ("lr=0.001", False),
     ]
@@ -74,8 +64,7 @@ def test_variants_in_words_are_rivals_and_numbers_are_not(tmp_path):
     put(tmp_path, "lps", hyperparameters={"latent_dist": "normal", "lr": 3e-4})
     put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 1e-3})
     put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 3e-4}, dataset="cube-single-play-100")
-    words = {key.split("latent_dist=")[1].split(",")[0] for key in settings.rivals(studied(tmp_path))}
-    assert words == {"sphere", "normal"} and len(settings.rivals(studied(tmp_path))) == 2
+    assert settings.rivals(studied(tmp_path)) == ["lps", "lps (normal)"]
 
 
 def test_sensitivity_follows_one_hyperparameter(tmp_path):

@@ -9,12 +9,11 @@ from matplotlib.colors import to_rgb
 from test_analysis import put, studied
 
 from analysis.__main__ import main
-from analysis.numbers import ablations, budgets, tuning
+from analysis.numbers import ablations, budgets
 from analysis.page import tables
 from analysis.plots import PLOTS, style
 from analysis.plots.landscape import strongest
-from analysis.results import settings
-from analysis.results.agents import declared
+from analysis.results import settings, version1
 from lps.agents.variants import PANELS, VARIANTS
 from lps.runs.store import Store
 
@@ -23,7 +22,7 @@ BASE = {"lr": 3e-4, "critic_agg": "min", "latent_dist": "sphere", "meanflow_form
 
 def put_bar(path, bar, success, **changes):
     agent, _, variant = bar.partition(":")
-    base = {key: value for key, value in declared(agent).items()}
+    base = version1.agents()[agent]["defaults"]
     hyperparameters = {**base, **(VARIANTS[agent][variant] if variant else {})}
     for seed in range(2):
         put(path, agent, seed=seed, curve=(success,) * 4, hyperparameters=hyperparameters, **changes)
@@ -43,9 +42,11 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
     known = data.dropna(subset="published_mean").set_index(["panel", "bar"])["published_mean"]
     assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
     assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
-    titles = {settings.titles(here)[key] for key in settings.shown(here)}
+    titles = {here.series[key].title for key in settings.shown(here)}
     assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-N", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
-    assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < set(settings.titles(here).values())
+    assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < {
+        series.title for series in here.series.values()
+    }
     with style.styled():
         plot = PLOTS["ablations"](here)
     titles = [axes.get_title(loc="left") for axes in plot.figure.get_axes() if axes.get_visible()]
@@ -62,9 +63,8 @@ def test_the_size_of_the_latent_is_drawn_along_training(tmp_path):
             put_bar(tmp_path, bar, 0.5, task=task)
     here = studied(tmp_path)
     assert PLOTS["latents"](here) is None, "nothing was logged"
-    known = settings.variants(here)
     for run_id, run in here.runs.iterrows():
-        bar = f"lps:{known[run_id]}" if known[run_id] else "lps"
+        bar = f"lps:{run['variant']}" if run["variant"] else "lps"
         if (bar, run["short"]) != ("lps:truncated_normal", "task2"):
             value = sizes[bar] * 4 ** run["seed"]  # the geometric mean of two seeds is the double
             rows = [{"step": step, "metric": "latent_size", "value": value} for step in (1000, 2000)]
@@ -104,7 +104,7 @@ def test_what_departs_in_anything_else_is_no_variant(tmp_path):
         put(tmp_path, "lps", seed=seed, hyperparameters=BASE)
         put(tmp_path, "lps", seed=seed, hyperparameters=BASE | {"latent_dist": "normal", "lr": 1e-3})
     here = studied(tmp_path)
-    assert set(settings.variants(here).values()) == {""}
+    assert set(here.runs["variant"]) == {"", None}
     assert ablations.panels(here).empty and "ablations" not in drawn(here)
 
 
@@ -214,9 +214,9 @@ def test_a_tuning_study_is_its_held_out_comparison_and_no_crowd_of_rivals(tmp_pa
         told.append({"number": 5, "params": {"lr": 0.1, "tau": 0.1}, "value": 0.9, "state": "PRUNED"})
         store.write_study(f"tuning-{agent}", {"agent": agent, "importances": {}, "trials": told, "held_out": ids})
     here = studied(tmp_path)
-    assert set(settings.rivals(here)) == {f"{agent} (lr=0.001, tau=0.005)" for agent in ("lps", "dsrl")}
+    assert set(settings.rivals(here)) == {"lps", "dsrl"}
     assert here.gaps.empty, "no trial lacks the held-out seeds"
-    assert len(tuning.tried(here)) == 2 * (5 * 2 + 2) and budgets.configurations(here).empty
+    assert budgets.configurations(here).empty
     assert not {"budget", "landscape"} & drawn(here), "where a tuner looked is no draw at random"
     table = tables.tuned(here)
     rows = {row["agent"]: row for row in table.data.to_dict("records")}
@@ -240,8 +240,8 @@ def test_a_tuning_study_in_its_midst_has_nothing_to_compare(tmp_path):
     assert main(["report", str(tmp_path)]) == 0 and main(["compare", str(tmp_path)]) == 0
     put(tmp_path, "lps", curve=(0.5,) * 4, hyperparameters={"lr": 3e-4, "tau": 0.005})
     here = studied(tmp_path)
-    assert settings.rivals(here) == ["lps (lr=0.0003, tau=0.005)"], "an ordinary run among them is what it is"
-    series = here.series["lps (lr=0.0003, tau=0.005)"]
+    assert settings.rivals(here) == ["lps"], "an ordinary run among them is what it is"
+    series = here.series["lps"]
     assert style.colour(here, series) == series.agent.colour.lower()
 
 
@@ -267,15 +267,13 @@ def test_the_dataset_is_an_axis_of_its_own(tmp_path):
     )
     assert [axes.get_xlabel() for axes in plot.figure.get_axes()] == ["episodes of play", "noise of play"]
     here = studied(tmp_path)
-    rivals = [here.series[key].variant for key in settings.rivals(here)]
-    assert rivals == ["dataset=cube-single-play-100-0.1"] * 2, "elsewhere the largest at the usual noise stands for all"
-    first = next(iter(here.series.values()))
-    assert first.variant == "dataset=cube-single-play-100-0.1"
-    assert style.colour(here, first) == first.agent.colour.lower()
+    assert settings.rivals(here) == ["flow_bc", "lps"], "elsewhere the largest at the usual noise stands for all"
+    assert {run["dataset"] for run in here.runs[~here.runs["departs"].astype(bool)].to_dict("records")} == {
+        "cube-single-play-100-0.1"
+    }
     put(tmp_path, "lps", dataset="cube-single-play-v0")
     here = studied(tmp_path)
-    rivals = {here.series[key].variant for key in settings.rivals(here) if here.series[key].agent.name == "lps"}
-    assert rivals == {"dataset=cube-single-play-v0"}, "unless OGBench's own is there"
+    assert set(here.runs.loc[here.runs["series"] == "lps", "dataset"]) == {"cube-single-play-v0"}, "OGBench's own"
 
 
 def test_compute_is_shown_where_it_was_measured(tmp_path):

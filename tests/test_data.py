@@ -397,6 +397,18 @@ def test_a_damaged_collected_file_is_kept_aside_and_can_be_collected_again(
     assert server.requests == 0
 
 
+def test_a_collected_file_that_is_gone_names_its_command_also_in_files_of_version_0_1(tmp_path: Path):
+    path = collect("cube-single-play", episodes=1, name="mine", data_dir=tmp_path, episode_length=5, progress=False)
+    path.unlink()
+    about = json.loads(path.with_suffix(".json").read_text())
+    with pytest.raises(UserError, match="is gone. Collect it again: python -m lps collect") as now:
+        dataset_path("mine", tmp_path)
+    path.with_suffix(".json").write_text(json.dumps({key: about[key] for key in about if key != "command"}))
+    with pytest.raises(UserError) as before:
+        dataset_path("mine", tmp_path)
+    assert str(before.value) == str(now.value)
+
+
 def test_a_damaged_file_of_somebody_else_is_left_alone(cube_file: Path):
     path = cube_file.rename(cube_file.with_stem("theirs"))
     _truncate(path)

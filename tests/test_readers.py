@@ -106,6 +106,10 @@ def test_several_arrays_and_tasks(tmp_path: Path):
     again = npz.read(tmp_path / "mine.npz", BOTH._replace(tasks=("down",)))
     assert len(list((tmp_path / ".converted").glob("mine-*/*"))) == 1, "a selection of tasks is no new conversion"
     np.testing.assert_array_equal(again.rewards[0], dataset.rewards[1])
+    arrays["masks/down"] = 1.0 - _flags(12, 3)
+    dataset = npz.read(_saved(tmp_path / "mine.npz", arrays | {"infos": np.array([{}] * 12)}), BOTH)
+    assert np.flatnonzero(dataset.masks[0, rows] == 0).tolist() == [5], "the true end"
+    assert np.flatnonzero(dataset.masks[1, rows] == 0).tolist() == [3], "this task's own masks"
     del arrays["rewards"]
     with pytest.raises(UserError, match="no rewards for the task 'down'. Add the array 'rewards/down'"):
         npz.read(_saved(tmp_path / "mine.npz", arrays), BOTH)

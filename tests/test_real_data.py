@@ -35,8 +35,7 @@ def _report(tasks: list[str], dataset: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_a_maze_from_its_oracle_to_a_report(tmp_path: Path):
     path = collect("pointmaze-medium-navigate", episodes=5, data_dir=tmp_path, progress=False)
-    tasks = [f"pointmaze-medium-navigate-singletask-task{number}-v0" for number in (3, 4)]
-    _report(tasks, path.stem, tmp_path)
+    _report(["pointmaze-medium-navigate-singletask-task3-v0"], path.stem, tmp_path)
 
 
 SUITE = """

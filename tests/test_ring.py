@@ -25,7 +25,7 @@ from lps.training.options import TrainOptions
 from lps.training.program import Program
 from lps.training.trainer import train
 from sweeps import ring as sweep
-from sweeps.study.scope import RING_SCALE
+from sweeps.study.scope import RING_SCOPE
 
 
 def test_an_action_is_worth_one_on_the_arc_and_nothing_elsewhere():
@@ -90,7 +90,7 @@ def test_every_agent_that_sees_rewards_ends_on_the_arc_far_more_often_than_the_d
     it is not."""
     settings = {"lr": 3e-3, "tau": 0.02, "batch_size": 128, "num_samples": 8}
     known = {name: value for name, value in settings.items() if name in AGENTS[agent].Config.__dataclass_fields__}
-    runs = replace(RING_SCALE, steps=800).runs(agent, **known)
+    runs = replace(RING_SCOPE, steps=800).runs(agent, **known)
     dataset, configs, seeds = load_dataset([RING]), [run.config for run in runs], [run.seed for run in runs]
     members = AGENTS[agent](configs, seeds, RING.observation, 2)
     program = Program(members, Batches(dataset, [RING.name] * len(runs), [0.99] * len(runs), RING.horizon), seeds)

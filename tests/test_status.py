@@ -9,13 +9,14 @@ import pytest
 from small import small_hyperparameters
 from test_train import FakeEvaluator
 
+from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.__main__ import main
-from sweeps.launcher.launch import note, unfinished
+from sweeps.launcher.launch import unfinished
 from sweeps.launcher.plan import mark_failed
 from sweeps.watch.status import SILENCE, standings
 
@@ -33,6 +34,10 @@ def write(store: Store, run: Run, status: str, *, error: str | None = None, age:
     store.write_run(doc)
 
 
+def note(store: Store, runs: list[Run]) -> None:
+    write_intent(store, "test", list(map(Planned, runs)))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
@@ -41,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 def test_status_says_what_is_done_running_failed_or_missing_and_why(store: Store, capsys: Any) -> None:
     done, running, stopped, failed, missing = (a_run(seed=seed) for seed in range(5))
     unplanned = a_run("lps")
-    note(store, "test", [done, running, stopped, failed, missing])
+    note(store, [done, running, stopped, failed, missing])
     for run in (done, unplanned):
         write(store, run, "done")
     write(store, running, "running", age=SILENCE / 2)
@@ -67,7 +72,7 @@ def test_status_says_what_is_done_running_failed_or_missing_and_why(store: Store
 def test_plans_of_the_same_sweep_stand_side_by_side(store: Store) -> None:
     first, second = a_run(), a_run("lps")
     for runs in ([first], [second], [first]):
-        note(store, "test", runs)
+        note(store, runs)
     assert [(run.id, run.state) for run in standings(store)] in (
         [(first.id, "missing"), (second.id, "missing")],
         [(second.id, "missing"), (first.id, "missing")],
@@ -77,7 +82,7 @@ def test_plans_of_the_same_sweep_stand_side_by_side(store: Store) -> None:
 
 def test_retry_queues_what_failed_and_nothing_else(store: Store, capsys: Any) -> None:
     runs = [a_run(seed=seed) for seed in range(3)]
-    note(store, "test", runs)
+    note(store, runs)
     write(store, runs[0], "done")
     mark_failed(store, runs[1:], "test", "diverged: loss not finite")
     assert main(["retry", store.path, "--run", runs[2].id]) == 0

@@ -1,6 +1,6 @@
 """The studies: what each of them runs, and tuning that survives being interrupted."""
 
-import argparse
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from lps.agents.config import member_scalars
 from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.scores import scores
@@ -25,21 +26,19 @@ from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.packs import pack
 from lps.training.trainer import train
-from sweeps import ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps import STUDIES, ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps.__main__ import main as sweeps
 from sweeps.study import halving, spaces
-from sweeps.study.scope import RING_SCALE, STUDY_SCALES
+from sweeps.study.scope import PAPER_SCOPE, RING_SCOPE, STUDY_SCOPES
 
-STUDIES: dict[ModuleType, Sequence[str]] = {
-    ogbench_all: list(ogbench_all.PRESETS),
-    ablations: list(STUDY_SCALES),
-    sensitivity: list(sensitivity.PRESETS),
-    tuning: list(tuning.PRESETS),
-    data_scaling: list(data_scaling.PRESETS),
-}
+MODULES = {name: importlib.import_module(f"sweeps.{name}") for name in STUDIES}
+SCOPED = {module: list(getattr(module, "PRESETS", STUDY_SCOPES)) for module in MODULES.values()}
+for other in (compute, ring):  # these have no scope
+    del SCOPED[other]
 TINY = "--preset quick --steps 4 --eval-interval 2 --eval-episodes 2 --seeds 0 --set batch_size=8 base_hidden=8"
 
 
-@pytest.mark.parametrize(("study", "preset"), [(study, name) for study, names in STUDIES.items() for name in names])
+@pytest.mark.parametrize(("study", "preset"), [(study, name) for study, names in SCOPED.items() for name in names])
 def test_every_preset_of_every_study_can_be_planned(
     study: ModuleType, preset: str, capsys: Any, tmp_path: Path
 ) -> None:
@@ -50,7 +49,7 @@ def test_every_preset_of_every_study_can_be_planned(
     assert list(tmp_path.iterdir()) == [], "a plan leaves nothing behind"
 
 
-@pytest.mark.parametrize("study", [*STUDIES, ring])
+@pytest.mark.parametrize("study", [*SCOPED, ring])
 def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -> None:
     quick = [] if study in (ring, ogbench_all) else ["--preset", "quick"]
     assert study.main([*quick, "--agents", "lsp", "--dry-run", "--address", "local"]) == 2
@@ -64,8 +63,8 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (sensitivity, "--parts alhpa", "unknown part 'alhpa'; did you mean 'alpha'"),
         (sensitivity, "--axes lrr", "unknown axis 'lrr'; did you mean 'lr'"),
         (sensitivity, "--points 0", "--points must be at least 1"),
-        (sensitivity, "--set lr=1e-3", "this study gives lr its values: --set lr would hide them"),
-        (ablations, "--panels b --set latent_dist=normal", "gives latent_dist its values"),
+        (sensitivity, "--set lr=1e-3", "--set lr conflicts with this study"),
+        (ablations, "--panels b --set latent_dist=normal", "--set latent_dist conflicts with"),
         (ablations, "--panels b --agents dsrl", "nothing to run"),
         (ablations, "--packs-at-once 0", "packs at once must be at least 1"),
         (ablations, f"--results {Path(__file__).parent}", "is not a results folder"),
@@ -91,6 +90,14 @@ def test_bad_input_is_a_sentence(
     assert not list(tmp_path.iterdir()), "nothing was made"
 
 
+def test_every_study_is_listed_and_documented(capsys: Any) -> None:
+    assert sweeps(["list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    docs = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert len(listed) == len(STUDIES) and all(f"python sweeps/{name}.py" in docs for name in STUDIES)
+    assert all(hasattr(module, "main") for module in MODULES.values())
+
+
 def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
     command = "--preset quick --agents lps lps --seeds 0 0 1 --dry-run --address local --results nowhere"
     assert ogbench_all.main(command.replace("quick", "demo").split()) == 0
@@ -103,10 +110,12 @@ def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> Non
         for bar in panel.bars:
             agent, _, variant = bar.partition(":")
             assert agent in AGENTS and (not variant or variant in VARIANTS[agent])
-        runs = ablations.build([name], RING_SCALE)
-        assert len(runs) == len(panel.bars) * len(RING_SCALE.seeds), "no bar twice, none without runs"
-    one = ablations.build(["d"], RING_SCALE, ["fm_lps:one_step"])
-    assert {run.hyperparameters["flow_steps"] for run in one} == {1}, "the preset's shorter flow does not undo it"
+        runs = ablations.build([name], RING_SCOPE)
+        assert len(runs) == len(panel.bars) * len(RING_SCOPE.seeds), "no bar twice, none without runs"
+    one = ablations.build(["d"], RING_SCOPE, ["fm_lps:one_step"])
+    assert {planned.run.hyperparameters["flow_steps"] for planned in one} == {1}, (
+        "the preset's shorter flow does not undo it"
+    )
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -120,8 +129,9 @@ def test_axes_and_ranges_are_the_agents_own_and_the_joint_design_is_one_program(
     for point in points:
         for name, value in point.items():
             assert spaces.RANGES[name].low <= value <= spaces.RANGES[name].high
-    runs = sensitivity.build(["joint"], [agent], RING_SCALE, None, 8)
-    assert len(runs) == 9 * len(RING_SCALE.seeds) and len(pack(runs)) == 1
+    runs = sensitivity.build(["joint"], [agent], RING_SCOPE, None, 8)
+    assert len(runs) == 9 * len(RING_SCOPE.seeds) and len(pack([planned.run for planned in runs])) == 1
+    assert [planned.role for planned in runs][:: len(RING_SCOPE.seeds)] == [{}, *({"point": n} for n in range(8))]
 
 
 @pytest.mark.parametrize("points", [12, 32])
@@ -156,12 +166,13 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[Run]]:
     """Sweeps train here and now, each pack in turn; gives the lists of runs that were launched."""
     launched: list[list[Run]] = []
 
-    def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
-        launched.append(list(runs))
-        store = Store(arguments.results)
-        left = [run for run in {run.id: run for run in runs}.values() if not store.finished(run.id)]
+    def go(planned: Sequence[Planned], arguments: Any, sweep: str, results: str) -> int:
+        launched.append([one.run for one in planned])
+        store = Store(results)
+        write_intent(store, sweep, planned)
+        left = [run for run in {run.id: run for run in launched[-1]}.values() if not store.finished(run.id)]
         for part in pack(left):
-            train(part, store, sweep=arguments.sweep)
+            train(part, store, sweep=sweep)
         return 0
 
     monkeypatch.setattr(tuning.cli, "go", go)
@@ -190,15 +201,15 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
     assert tuning.main([*command, str(tmp_path / "whole")]) == 0
     go, calls = tuning.cli.go, []
 
-    def interrupted(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+    def interrupted(runs: Sequence[Planned], arguments: Any, sweep: str, results: str) -> int:
         calls.append(runs)
-        (doc,) = Store(arguments.results, create=False).studies()
+        (doc,) = Store(results, create=False).studies()
         states = [trial["state"] for trial in doc["trials"]]
         assert states == ["COMPLETE"] * (2 * len(calls) - 2) + ["RUNNING"] * 2, "known before they are trained"
         assert doc["held_out"] == {}
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return int(go(runs, arguments))
+        return int(go(runs, arguments, sweep, results))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning.cli, "go", interrupted)
@@ -289,13 +300,13 @@ def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tm
     assert tuning.main([*command, str(tmp_path / "whole")]) == 0
     go, calls = tuning.cli.go, 0
 
-    def interrupted(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+    def interrupted(runs: Sequence[Planned], *rest: Any) -> int:
         nonlocal calls
         calls += 1
         if calls in (1, 3, 6, 10):  # on a rung of its own each: on the first, the second, at the end, in a later round
-            go(list(runs)[:1], arguments)  # the first of them was finished
+            go(list(runs)[:1], *rest)  # the first of them was finished
             raise KeyboardInterrupt
-        return int(go(runs, arguments))
+        return int(go(runs, *rest))
 
     codes = []
     with pytest.MonkeyPatch.context() as patch:
@@ -318,7 +329,7 @@ def test_the_best_of_a_rung_are_among_all_that_were_on_it() -> None:
     for value in (0.6, 0.8):
         study.ask(spaces.ranges("lps")).report(value, 100)
     assert tuning.survivors(study, [3, 4], 100, 3) == [4], "two of five go on, and trial 1 is the other"
-    runs = [ring_run(4)]
+    runs = [Planned(ring_run(4))]
     study.ask(spaces.ranges("lps"))
     assert not tuning.report(study, 5, 100, runs, {}) and study.trials[5].state.name == "FAIL"
 
@@ -336,16 +347,16 @@ def test_importances_find_what_matters() -> None:
 
 def test_a_trial_without_a_score_has_failed() -> None:
     study = optuna.create_study(direction="maximize")
-    runs = [Run.create("lps", "ring-bandit-v0", seed) for seed in (0, 1)]
+    runs = [Planned(Run.create("lps", "ring-bandit-v0", seed)) for seed in (0, 1)]
     study.ask(spaces.ranges("lps"))
-    tuning.tell(study, 0, runs, {runs[0].id: 1.0})
+    tuning.tell(study, 0, runs, {runs[0].run.id: 1.0})
     assert study.trials[0].state.name == "FAIL"
     study.ask(spaces.ranges("lps"))
-    tuning.tell(study, 1, runs, {runs[0].id: 1.0, runs[1].id: 0.5})
+    tuning.tell(study, 1, runs, {runs[0].run.id: 1.0, runs[1].run.id: 0.5})
     assert study.trials[1].value == 0.75
 
 
-def test_datasets_are_collected_once_and_named_in_the_results(without_ray: Any, tmp_path: Path) -> None:
+def test_datasets_are_collected_once_and_are_axes(without_ray: Any, tmp_path: Path) -> None:
     collected: list[tuple[str, int, float]] = []
 
     def collect(dataset: str, *, episodes: int, name: str, data_dir: Path, noise: float, workers: int) -> None:
@@ -355,17 +366,18 @@ def test_datasets_are_collected_once_and_named_in_the_results(without_ray: Any, 
     command = f"--preset quick --sizes 5 9 --noises 0.1 0.3 --data-dir {tmp_path} --results {tmp_path / 'results'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_scaling, "collect", collect)
-        patch.setattr(data_scaling.cli, "go", lambda runs, arguments: without_ray.append(runs) or 0)
+        patch.setattr(data_scaling.cli, "go", lambda runs, *_: without_ray.append(runs) or 0)
         for _ in range(2):
             assert data_scaling.main(command.split()) == 0
         assert data_scaling.main(command.replace("5 9", "5").split()) == 0
     names = ["cube-single-play-5", "cube-single-play-9", "cube-single-play-9-noise0.3"]
     assert collected[:3] == [(names[0], 5, 0.1), (names[1], 9, 0.1), (names[2], 9, 0.3)]
     assert collected[3:] == [("cube-single-play-5-noise0.3", 5, 0.3)], "each once"
-    assert list(dict.fromkeys(run.dataset for run in without_ray[0])) == names
-    (document,) = Store(tmp_path / "results").studies()
-    assert set(document["datasets"]) == {*names, collected[3][0]}, "of both commands"
-    assert document["datasets"][names[2]] == {"group": "cube-single", "episodes": 9, "noise": 0.3}
+    assert list(dict.fromkeys(planned.run.dataset for planned in without_ray[0])) == names
+    assert {planned.usual.dataset for planned in without_ray[0]} == {names[1]}, "the largest at the usual noise"
+    roles = [planned.role for planned in without_ray[0]]
+    values = {"episodes": [5, 9], "noise": [0.1, 0.3]}
+    assert all({"axis": axis, "value": value} in roles for axis, of in values.items() for value in of)
 
 
 @pytest.mark.slow
@@ -381,6 +393,12 @@ def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) 
     assert all(row["update_ms"] > row["decision_ms"] > 0 for row in document["rows"])
 
 
-def test_scale_knows_its_tasks() -> None:
+def test_scope_knows_its_tasks() -> None:
     with pytest.raises(UserError, match="there is no task 2 in ring"):
-        replace(RING_SCALE, tasks=[2]).task_names()
+        replace(RING_SCOPE, tasks=[2]).task_names()
+    names = ["cube-double-play-singletask-task2-v0"]
+    assert replace(PAPER_SCOPE, groups=["cube-double"], tasks=["2"]).task_names() == names
+    assert replace(PAPER_SCOPE, tasks=names).task_names() == names, "a task is found in its group"
+    assert len(replace(PAPER_SCOPE, groups=["cube-double"], tasks=None).task_names()) == 5
+    with pytest.raises(UserError, match="did you mean 'cube-double-play-singletask-task2-v0'"):
+        replace(PAPER_SCOPE, groups=["cube-double"], tasks=["cube-double-play-task2-v0"]).task_names()

@@ -21,12 +21,14 @@ from mlflow.tracking import MlflowClient
 from small import small_hyperparameters
 
 from lps.runs.checkpoint import Checkpoint
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher.connection import ENVIRONMENT
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits
 from sweeps.watch.mlflow import Mirror
 
@@ -50,15 +52,12 @@ def impossible_run() -> Run:
 
 
 def sweep(runs: list[Run], results: Path | str, data_dir: Path | str, limits: Limits | None = None) -> int:
+    options = TrainOptions(data_dir=str(data_dir), checkpoint_seconds=0.2, log_interval=LOG_INTERVAL)
     return launch(
-        runs,
-        str(results),
-        sweep="test",
-        data_dir=str(data_dir),
+        list(map(Planned, runs)),
+        Plan(str(results), "test", options),
         limits=limits,
         address="local",
-        checkpoint_seconds=0.2,
-        log_interval=LOG_INTERVAL,
     )
 
 
@@ -185,7 +184,7 @@ def test_the_console_has_a_line_a_pack_now_and_then_and_nothing_of_ray(story: St
     said = story.first_output + story.output
     for noise in ("raylet", "WARN", "INFO", "(pid=", "Traceback", "Configuration"):
         assert noise not in said
-    assert re.search(r"lps cube-single task 1 seeds 0-1 +done  step 800/800  success \d\.\d\d", story.output)
+    assert re.search(r"lps cube-single task 1 seeds 0-1 +done  step 800/800  score \d\.\d\d", story.output)
 
 
 def test_finished_runs_are_skipped_and_mlflow_catches_up_and_nothing_is_logged_twice(

@@ -21,12 +21,14 @@ from small import small_hyperparameters
 
 from lps.agents import AGENTS
 from lps.errors import UserError
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import get_task, groups
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, divide, split
 from sweeps.watch import estimate
 from sweeps.watch.console import Console, title
@@ -48,7 +50,7 @@ def a_run(agent: str = "lps", seed: int = 0, **settings: Any) -> Run:
 @pytest.mark.parametrize("name", ogbench_all.PRESETS)
 def test_presets_are_runs_of_every_combination(name: str) -> None:
     where, agents = ogbench_all.PRESETS[name], ogbench_all.AGENTS_OF[name]
-    runs = ogbench_all.build(agents, where)
+    runs = [planned.run for planned in ogbench_all.build(agents, where)]
     found = [(run.agent, run.task, run.seed) for run in runs]
     tasks = [
         task.name for group in where.groups for number, task in enumerate(GROUPS[group], 1) if number in where.tasks
@@ -58,7 +60,7 @@ def test_presets_are_runs_of_every_combination(name: str) -> None:
 
 
 def test_paper_is_the_papers_protocol() -> None:
-    runs = ogbench_all.build(ogbench_all.EVERYONE, ogbench_all.PRESETS["paper"])
+    runs = [planned.run for planned in ogbench_all.build(ogbench_all.EVERYONE, ogbench_all.PRESETS["paper"])]
     agents = {run.agent for run in runs}
     assert agents == set(AGENTS) - {"fm_lps"}, "all but the ablation"
     assert len(runs) == len(agents) * 5 * 5 * 8
@@ -82,7 +84,7 @@ def test_dry_run_says_what_would_run(
     monkeypatch.chdir(tmp_path)
     assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
     printed = capsys.readouterr().out
-    runs = ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])
+    runs = [planned.run for planned in ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])]
     assert f"{len(runs)} runs in " in printed and "estimate" in printed
     assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
     assert list(tmp_path.iterdir()) == []
@@ -92,9 +94,9 @@ def test_filters_and_settings() -> None:
     arguments = "--preset paper --agents dsrl flow_bc --groups scene --tasks 2 --seeds 7 --steps 5 --set lr=1e-3"
     where = replace(ogbench_all.PRESETS["paper"], groups=["scene"], tasks=[2], seeds=[7], steps=5)
     where = replace(where, settings={"lr": 1e-3, "critic_hidden": [8]})
-    seen: list[Run] = []
+    seen: list[Planned] = []
 
-    def record(runs: list[Run], *_: Any, **__: Any) -> int:
+    def record(runs: list[Planned], *_: Any, **__: Any) -> int:
         seen.extend(runs)
         return 0
 
@@ -102,8 +104,8 @@ def test_filters_and_settings() -> None:
         patch.setattr("sweeps.launcher.cli.launch", record)
         assert ogbench_all.main([*arguments.split(), "--set", "critic_hidden=[8]"]) == 0
     assert seen == ogbench_all.build(["dsrl", "flow_bc"], where)
-    assert [run.agent for run in seen] == ["dsrl", "flow_bc"]
-    assert seen[0].hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].hyperparameters
+    assert [planned.run.agent for planned in seen] == ["dsrl", "flow_bc"]
+    assert seen[0].run.hyperparameters["critic_hidden"] == [8] and "critic_hidden" not in seen[1].run.hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_filters_and_settings() -> None:
         ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
         ("--device gpu", "unknown device 'gpu'"),
         ("--packs-at-once 0", "packs at once must be at least 1"),
-        ("--sweep ../home", "a sweep's name is made of"),
+        ("--sweep ../home", "use letters, digits"),
         ("--dataset nowhere --seeds 0", "nowhere"),
         ("--results {foreign}", "is not a results folder"),
         ("--results {newer}", "schema 99"),
@@ -143,7 +145,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to run"):
-        launch([], str(tmp_path), sweep="empty")
+        launch([], Plan(str(tmp_path), "empty"))
 
 
 # --- the cluster divided ---
@@ -265,8 +267,8 @@ def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:
     lines = [line[9:].split("  ") for line in out.getvalue().splitlines()]
     assert [[word.strip() for word in line if word.strip()] for line in lines] == [
         ["lps a", "training", "step 10/40", "2.0 steps/s", "ETA 0:00:15"],
-        ["lps a", "training", "step 20/40", "2.0 steps/s", "success 0.25", "ETA 0:00:15"],
-        ["lps a", "done", "step 40/40", "success 0.25"],
+        ["lps a", "training", "step 20/40", "2.0 steps/s", "score 0.25", "ETA 0:00:15"],
+        ["lps a", "done", "step 40/40", "score 0.25"],
         ["dsrl b", "starting (restarted 2 times)"],
     ]
 

@@ -11,6 +11,7 @@ from small import small_hyperparameters
 from test_train import FakeEvaluator
 
 from lps.errors import UserError
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from sweeps.launcher import cli, launch, pack
@@ -24,6 +25,10 @@ def runs() -> list[Run]:
     return [Run.create("flow_bc", TASK, seed, **SETTINGS, **small_hyperparameters("flow_bc")) for seed in (0, 1)]
 
 
+def planned() -> list[Planned]:
+    return list(map(Planned, runs()))
+
+
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
@@ -35,7 +40,7 @@ def plan_of(*words: str, results: Path, data_dir: Path, monkeypatch: pytest.Monk
     plans: list[launch.Plan] = []
     monkeypatch.setattr(launch, "_train", lambda store, todo, plan, *_: plans.append(plan))
     where = ["--results", str(results), "--data-dir", str(data_dir), "--no-mlflow"]
-    cli.go(runs(), arguments(*where, *words))
+    cli.go(planned(), arguments(*where, *words), "test")
     return plans[0]
 
 
@@ -97,7 +102,7 @@ def test_a_precision_reaches_the_training_and_its_documents_and_changes_no_run(w
 )
 def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
     with pytest.raises(UserError, match=says):
-        cli.go(runs(), arguments(*words))
+        cli.go(planned(), arguments(*words), "test")
 
 
 # --- money ---
@@ -107,7 +112,9 @@ def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
 def test_a_price_makes_money_of_device_hours(cpus, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.estimate, "hours", lambda *_: 1.5)
-        cli.go(runs(), arguments("--dry-run", "--price", "2.5", "--cpus-per-pack", cpus, "--packs-at-once", "1"))
+        cli.go(
+            planned(), arguments("--dry-run", "--price", "2.5", "--cpus-per-pack", cpus, "--packs-at-once", "1"), "test"
+        )
     used = 1.5 * int(cpus)
     assert f"At 2.5 an hour of a CPU core: about {used * 2.5:.2f} for the {used:g}" in capsys.readouterr().out
 
@@ -115,11 +122,11 @@ def test_a_price_makes_money_of_device_hours(cpus, capsys):
 def test_a_price_of_unknown_hours_is_unknown(capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.estimate, "hours", lambda *_: None)
-        cli.go(runs(), arguments("--dry-run", "--price", "2.5"))
+        cli.go(planned(), arguments("--dry-run", "--price", "2.5"), "test")
     assert "not known either" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--price", "1"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])
 def test_a_price_that_makes_no_sense_is_refused(words):
     with pytest.raises(UserError, match="--price"):
-        cli.go(runs(), arguments(*words))
+        cli.go(planned(), arguments(*words), "test")

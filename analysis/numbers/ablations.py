@@ -10,10 +10,9 @@ import pandas as pd
 
 from analysis.numbers import published as reference
 from analysis.numbers import stats
-from analysis.results import load, settings
+from analysis.results import load
 from analysis.results.study import Study, records
 from lps.agents.variants import PANELS
-from lps.tasks.ring import RING
 
 COLUMNS = ["panel", "bar", "agent", "variant", "mean", "low", "high", "n_tasks", "n_seeds_min"]
 PUBLISHED = ["published_mean", "published_low", "published_high"]
@@ -24,7 +23,7 @@ Bars = Mapping[str, Mapping[tuple[str, str], list[dict[str, Any]]]]  # {bar: {(g
 @lru_cache(maxsize=2)
 def panels(study: Study) -> pd.DataFrame:
     """One row per bar of every panel that has at least two, one of them a variant: COLUMNS and PUBLISHED (0..1, NaN
-    where there is none, as on the ring bandit).
+    where there is none, as on other suites than OGBench).
 
     A panel is the mean over groups of the mean over its tasks.
     """
@@ -63,12 +62,10 @@ def latent_sizes(study: Study) -> pd.DataFrame:
 
 def _found(study: Study, only: Collection[str] | None = None) -> Bars:
     """The runs that count, by bar and task; of those in `only`, if it is given."""
-    known = settings.variants(study)
     found: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for run in records(study.runs[study.runs["scored"]]):
-        if run["group"] in study.groups and run["run_id"] in known and (only is None or run["run_id"] in only):
-            variant = known[run["run_id"]]
-            bar = f"{run['agent']}:{variant}" if variant else run["agent"]
+        if run["group"] in study.comparable and run["variant"] is not None and (only is None or run["run_id"] in only):
+            bar = f"{run['agent']}:{run['variant']}" if run["variant"] else run["agent"]
             found.setdefault(bar, {}).setdefault((run["group"], run["short"]), []).append(run)
     return found
 
@@ -85,7 +82,8 @@ def _row(panel: str, bar: str, found: Bars, tasks: Sequence[tuple[str, str]]) ->
     strata = [[run["score"] for run in found[bar][task]] for task in tasks]
     groups = [group for group, _ in tasks]
     agent, _, variant = bar.partition(":")
-    theirs = None if RING.group in groups else reference.published_ablation(panel, bar)  # theirs is of OGBench
+    ogbench = all(run["suite"] == "ogbench" for task in tasks for run in found[bar][task])
+    theirs = reference.published_ablation(panel, bar) if ogbench else None
     ends = (theirs.mean, theirs.low, theirs.high) if theirs else (np.nan,) * 3
     return {
         "panel": panel,

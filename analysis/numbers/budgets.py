@@ -1,8 +1,8 @@
 """What tuning at random buys: the joint design of a sensitivity study, read as a budget.
 
-A *configuration* departs from the common setting in two or more numbers at once, and in nothing else; what a tuner
-chose (analysis/tuning.py) is none. Half of its seeds choose (the first ones), the other half judge: the best of k
-configurations by the first half is reported with the score of the second, so that no luck is counted as skill.
+A *configuration* is a point of the joint design. Half of its seeds choose (the first ones), the other half judge: the
+best of k configurations by the first half is reported with the score of the second, so that no luck is counted as
+skill.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.numbers import stats, tuning
+from analysis.numbers import stats
 from analysis.results import settings
-from analysis.results.study import PROTOCOL, Study, records
+from analysis.results.study import PROTOCOL, Study, records, word
 
 FEWEST = 4
 """Configurations that an agent needs to be shown."""
@@ -29,12 +29,11 @@ def configurations(study: Study) -> pd.DataFrame:
     """One row per agent, group and configuration with the same tasks and seeds as all others of them: agent, group,
     settings (dict), chosen_by and judged_by (scores 0..1, mean over tasks of the mean over half of the seeds; judged_by
     NaN with a single seed), score (over all seeds), choosing_seeds, judging_seeds."""
-    own = settings.departures(study)
-    drawn = study.runs[study.runs["scored"] & ~study.runs.index.isin(tuning.tried(study))]
     found: dict[tuple[str, str], dict[str, dict[tuple[str, int], float]]] = {}
-    for run in records(drawn):
-        apart = own[run["run_id"]]
-        if len(apart) > 1 and all(settings.is_number(v) and k not in PROTOCOL for k, v in apart.items()):
+    for run in records(study.runs[study.runs["scored"]]):
+        apart = run["departs"]
+        drawn = any("point" in role and "variant" not in role for role in run["roles"])
+        if drawn and all(settings.is_number(v) and k not in PROTOCOL for k, v in apart.items()):
             place = found.setdefault((run["agent"], run["group"]), {})
             place.setdefault(json.dumps(apart, sort_keys=True), {})[run["short"], run["seed"]] = run["score"]
     rows: list[dict[str, Any]] = []
@@ -110,7 +109,7 @@ NEAR = 0.9
 def robustness(study: Study) -> pd.DataFrame:
     """One row per agent and group, 0..1, NaN for what was not run: ROBUSTNESS.
 
-    default: the common setting.  worst: the lowest point of all axes, with the axis and its value.  random: one
+    default: the usual setting.  worst: the lowest point of all axes, with the axis and its value.  random: one
     configuration of the joint design, drawn at random.  best: the best of all of them, judged by other seeds.  area:
     the mean of the budget curve over k.  near_best: share of configurations that reach NEAR of the best one's score.
     """
@@ -126,7 +125,7 @@ def robustness(study: Study) -> pd.DataFrame:
         row: dict[str, Any] = {"agent": agent, "group": group, "default": default, "configurations": len(own)}
         if len(line) and len(study.groups) == 1:
             lowest = line.loc[line["mean"].idxmin()]
-            row |= {"worst_axis": lowest["hyperparameter"], "worst_value": settings.word(lowest["value"])}
+            row |= {"worst_axis": lowest["hyperparameter"], "worst_value": word(lowest["value"])}
             row["worst"] = lowest["mean"]
         if len(here):
             row |= {"random": here["mean"].iloc[0], "best": here["mean"].iloc[-1], "area": here["mean"].mean()}
@@ -137,11 +136,10 @@ def robustness(study: Study) -> pd.DataFrame:
 
 
 def _usual(study: Study) -> dict[tuple[str, str], float]:
-    """{(agent, group): mean over tasks of the common setting}."""
-    own = settings.departures(study)
+    """{(agent, group): mean over tasks of the usual setting}."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for run in records(study.runs[study.runs["scored"]]):
-        if not own[run["run_id"]]:
+        if not run["departs"]:
             found.setdefault((run["agent"], run["group"]), {}).setdefault(run["short"], []).append(run["score"])
     return {cell: float(stats.stratified_mean(list(tasks.values()))) for cell, tasks in found.items()}
 

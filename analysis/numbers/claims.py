@@ -16,7 +16,7 @@ from analysis.numbers import stats
 from analysis.numbers.stats import LEVEL
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
-from analysis.results.study import PROTOCOL, Study
+from analysis.results.study import PROTOCOL, Study, Unit
 
 Scores = Mapping[tuple[str, str], Mapping[int, float]]  # {(group, task): {seed: score}}
 Verdict = Literal["better", "worse", "open", "too few", "not compared"]
@@ -88,12 +88,12 @@ def decide(evidence: Sequence[Evidence], level: float = LEVEL) -> list[tuple[Ver
 @lru_cache(maxsize=2)
 def claims(study: Study) -> list[Claim]:
     """All claims, over all groups first."""
-    groups = ([AVERAGE] if len(study.groups) > 1 else []) + study.groups
+    groups = ([AVERAGE] if len(study.comparable) > 1 and study.unit().sign else []) + study.groups
     return [claim for group in groups for claim in _on(study, group)]
 
 
 def _on(study: Study, group: str) -> list[Claim]:
-    within = study.groups if group == AVERAGE else [group]
+    within = study.comparable if group == AVERAGE else [group]
     present = [key for key in settings.rivals(study) if all(len(study.cell(key, here)) for here in within)]
     weighed: dict[tuple[str, str], Evidence] = {}
     apart: dict[tuple[str, str], str] = {}
@@ -110,7 +110,7 @@ def _on(study: Study, group: str) -> list[Claim]:
     family = sum(verdict != "too few" for verdict, _ in decided.values())
     made = []
     for pair in pairs:
-        a, b = (settings.titles(study)[key] for key in pair)
+        a, b = (study.series[key].title for key in pair)
         where = f"over all {len(within)} groups" if group == AVERAGE else f"on {group}"
         if pair in apart:
             sentence = f"{a} and {b} are not compared {where}: {apart[pair]}."
@@ -119,7 +119,7 @@ def _on(study: Study, group: str) -> list[Claim]:
         verdict, p = decided[pair]
         one = weighed[pair]
         size = 0 if verdict == "too few" else family
-        words = _sentence(verdict, a, b, where, one), _details(one, p, size, where)
+        words = _sentence(verdict, a, b, where, one), _details(one, p, size, where, study.unit(group))
         made.append(Claim(group, *pair, verdict, one, p, size, *words))
     return made
 
@@ -166,10 +166,11 @@ def _sentence(verdict: Verdict, a: str, b: str, where: str, one: Evidence) -> st
     return f"The data do not show that {a} is better or worse than {b} {where}: improvement with {chance}."
 
 
-def _details(one: Evidence, p: float, comparisons: int, where: str) -> str:
+def _details(one: Evidence, p: float, comparisons: int, where: str, unit: Unit) -> str:
     gap = one.difference
-    interval = f" [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]" if gap.has_interval else ""
-    text = f"{100 * gap.mean:+.1f} points{interval} over {one.test.pairs} pair{'s' * (one.test.pairs > 1)} of runs, "
+    interval = f" [{unit.text(gap.low, '+')}, {unit.text(gap.high, '+')}]" if gap.has_interval else ""
+    points, pairs = "points" if unit.sign else unit.name, one.test.pairs
+    text = f"{unit.text(gap.mean, '+')} {points}{interval} over {pairs} pair{'s' * (pairs > 1)} of runs, "
     text += f"{one.tasks} task{'s' * (one.tasks > 1)}; p = {p_value(one.test.p)}"
     return text + (f", {p_value(p)} corrected for {comparisons} comparisons {where}" if comparisons > 1 else "")
 

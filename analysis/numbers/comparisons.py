@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.numbers import stats
 from analysis.results import settings
-from analysis.results.study import Study
+from analysis.results.study import SUCCESS, Study
 
 THRESHOLDS = np.linspace(0, 1, 51)
 STATISTICS: dict[str, tuple[str, Callable[..., stats.Floats]]] = {
@@ -50,7 +50,7 @@ class Field:
         text = f"On the {len(self.tasks)} task{'s' * (len(self.tasks) != 1)} that all of them have"
         text += f", of {self.tasks_of_all}." if len(self.tasks) < self.tasks_of_all else "."
         if self.left_out:
-            names = ", ".join(settings.titles(study)[key] for key in self.left_out)
+            names = ", ".join(study.series[key].title for key in self.left_out)
             text += f" Not shown, for too few tasks: {names}."
         return text
 
@@ -59,7 +59,7 @@ class Field:
 def field(study: Study) -> Field:
     """The series that are compared, with their scores on the tasks that all of them have."""
     found = {
-        key: {(group, task): seeds for group in study.groups for task, seeds in study.scores(key, group).items()}
+        key: {(group, task): seeds for group in study.comparable for task, seeds in study.scores(key, group).items()}
         for key in settings.shown(study)
     }
     everywhere = {task for own in found.values() for task in own}
@@ -71,6 +71,11 @@ def field(study: Study) -> Field:
     return Field(scores, [key for key in found if key not in enough], len(everywhere))
 
 
+def statistics(study: Study) -> dict[str, tuple[str, Callable[..., stats.Floats]]]:
+    """STATISTICS; without the optimality gap where the best possible score is not known."""
+    return {name: known for name, known in STATISTICS.items() if name != "optimality_gap" or study.unit() == SUCCESS}
+
+
 @lru_cache(maxsize=2)
 def aggregates(study: Study) -> pd.DataFrame:
     """One row per series and statistic of STATISTICS. Columns: series, statistic, value, low, high, n_tasks,
@@ -79,7 +84,7 @@ def aggregates(study: Study) -> pd.DataFrame:
     rows = []
     for key in here.scores:
         fewest, most = here.seeds(key)
-        for name, (_, statistic) in STATISTICS.items():
+        for name, (_, statistic) in statistics(study).items():
             value = stats.aggregate(here.strata(key), statistic)
             ends = {"value": value.mean, "low": value.low, "high": value.high, "n_tasks": len(here.tasks)}
             rows.append({"series": key, "statistic": name, **ends, "n_seeds_min": fewest, "n_seeds_max": most})
@@ -89,13 +94,16 @@ def aggregates(study: Study) -> pd.DataFrame:
 
 @lru_cache(maxsize=2)
 def profiles(study: Study) -> pd.DataFrame:
-    """The share of runs above each of THRESHOLDS. Columns: series, threshold, share, low, high, n_tasks,
-    n_seeds_min."""
+    """The share of runs above each of THRESHOLDS, or of as many values between the lowest and the highest score where
+    these are no success rates. Columns: series, threshold, share, low, high, n_tasks, n_seeds_min."""
     here = field(study)
-    frames = []
+    frames, thresholds = [], THRESHOLDS
+    if study.unit() != SUCCESS and here.scores:
+        every = [score for key in here.scores for stratum in here.strata(key) for score in stratum]
+        thresholds = np.linspace(min(every), max(every), len(THRESHOLDS))
     for key in here.scores:
-        share, low, high = stats.profile(here.strata(key), THRESHOLDS)
-        columns = {"series": key, "threshold": THRESHOLDS, "share": share, "low": low, "high": high}
+        share, low, high = stats.profile(here.strata(key), thresholds)
+        columns = {"series": key, "threshold": thresholds, "share": share, "low": low, "high": high}
         frames.append(pd.DataFrame({**columns, "n_tasks": len(here.tasks), "n_seeds_min": here.seeds(key)[0]}))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -34,11 +34,6 @@ class Published:
 LPS_FIGURE = "1M updates on OGBench's data, 5 tasks; number of seeds and kind of error bar not stated"
 
 
-def dataset_of(group: str) -> str:
-    """OGBench's dataset of a group, which published numbers were trained on."""
-    return f"{group}-play-v0"
-
-
 def published(agent: Agent, group: str) -> Published | None:
     """The published success of an agent on one of our groups: LPS's main figure, else Q-chunking's released data."""
     if agent.published is None or group == AVERAGE:

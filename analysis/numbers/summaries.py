@@ -1,6 +1,6 @@
 """Scores summed up: by group, by task, along training, and against imitation. Every function returns a tidy table.
 
-Success rates are fractions (0..1), intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
+Scores are fractions (0..1) or returns, intervals 95 % bootstrap intervals (see `stats`), NaN where the seeds do not
 support one. Figures and tables ask for the same summary, so the last ones are kept: do not change what you are given.
 """
 
@@ -17,8 +17,7 @@ from analysis.numbers import published as reference
 from analysis.numbers import stats
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
-from analysis.results.study import DAGGER, LAST, Series, Study, as_text, defaults, planned_steps
-from lps.tasks.ring import RING
+from analysis.results.study import DAGGER, LAST, Series, Study, as_text, planned_steps
 
 Scores = Mapping[str, Mapping[int, float]]  # {task: {seed: score}}
 
@@ -35,25 +34,26 @@ def by_group(study: Study) -> pd.DataFrame:
             scores = study.scores(key, group)
             if scores:
                 counts = {"runs_scored": _runs(scores), "runs_planned": study.planned(key, group)}
-                known = reference.published(series.agent, group)
+                known = reference.published(series.agent, group) if study.is_ogbench(group) else None
                 rows.append({"series": key, "group": group, **_summary(scores), **counts, **_published(known)})
-    if len(study.groups) > 1:
+    if len(study.comparable) > 1 and study.unit().sign:
         rows += [row for series in study.series.values() if (row := _average(study, series))]
     return pd.DataFrame(rows)
 
 
 def _average(study: Study, series: Series) -> dict[str, Any] | None:
     """Every group weighs the same. None for a series that lacks a group: its average would be another quantity."""
-    cells = [study.scores(series.key, group) for group in study.groups]
+    cells = [study.scores(series.key, group) for group in study.comparable]
     if not all(cells):
         return None
     strata = {f"{i}/{task}": seeds for i, cell in enumerate(cells) for task, seeds in cell.items()}
     weights = [1 / len(cell) for cell in cells for _ in cell]
     counts = {
         "runs_scored": _runs(strata),
-        "runs_planned": sum(study.planned(series.key, group) for group in study.groups),
+        "runs_planned": sum(study.planned(series.key, group) for group in study.comparable),
     }
-    known = reference.published_average(series.agent, study.groups)
+    ogbench = all(map(study.is_ogbench, study.comparable))
+    known = reference.published_average(series.agent, study.comparable) if ogbench else None
     return {
         "series": series.key,
         "group": AVERAGE,
@@ -65,13 +65,16 @@ def _average(study: Study, series: Series) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=2)
 def by_task(study: Study) -> pd.DataFrame:
-    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds)."""
+    """One row per series and task. Columns: series, group, task, mean, low, high, n_seeds, min, max (over seeds),
+    mean_return."""
     rows = []
     for group in study.groups:
         for key in study.series:
             for task, seeds in study.scores(key, group).items():
                 values = list(seeds.values())
-                ends = {"n_seeds": len(values), "min": min(values), "max": max(values)}
+                cell = study.cell(key, group)
+                mean_return = cell.loc[cell["short"] == task, "mean_return"].mean()
+                ends = {"n_seeds": len(values), "min": min(values), "max": max(values), "mean_return": mean_return}
                 rows.append({"series": key, "group": group, "task": task, **asdict(stats.estimate([values])), **ends})
     frame = pd.DataFrame(rows)
     order = {group: i for i, group in enumerate(study.groups)}
@@ -92,7 +95,7 @@ def curves(study: Study) -> pd.DataFrame:
             if cell.empty:
                 continue
             wide = evaluations[evaluations["run_id"].isin(cell.index)].pivot(
-                index="run_id", columns="step", values="success"
+                index="run_id", columns="step", values="value"
             )
             wide = wide.dropna(axis="columns")
             if wide.empty:
@@ -148,29 +151,30 @@ def _difference(mine: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[in
 def protocol_differences(study: Study, series: str, group: str, task: str = "") -> list[str]:
     """How the runs behind one value, of a group or of one of its tasks, differ from the published protocol, and its
     agent's hyperparameters from the defaults, one phrase each."""
-    groups = study.groups if group == AVERAGE else [group]
+    groups = study.comparable if group == AVERAGE else [group]
     found: list[str] = []
     for here in groups:
         cell = study.cell(series, here)
-        if cell.empty or here == RING.group:  # nothing is published of the ring bandit
+        if cell.empty or study.fact(here, "bandit"):
             continue
         run = cell.iloc[0].to_dict()  # the protocol is one for all runs of a series on a group
-        if run["steps"] != reference.STEPS:
+        ogbench, standard = study.is_ogbench(here), study.fact(here, "standard")
+        if ogbench and run["steps"] != reference.STEPS:
             found.append(f"{run['steps']:,} updates (published: {reference.STEPS:,})")
-        if run["dataset"] and run["dataset"] != reference.dataset_of(here):
-            found.append(f"dataset {run['dataset']} (published: {reference.dataset_of(here)})")
-        if run["eval_episodes"] != reference.EVAL_EPISODES:
+        if run["dataset"] and standard and run["dataset"] != standard:
+            found.append(f"dataset {run['dataset']} ({'published' if ogbench else 'standard'}: {standard})")
+        if ogbench and run["eval_episodes"] != reference.EVAL_EPISODES:
             found.append(f"{run['eval_episodes']} episodes per evaluation (published: {reference.EVAL_EPISODES})")
         evaluations = len(planned_steps(int(run["steps"]), int(run["eval_interval"])))
         if evaluations < LAST:
             found.append(f"score from {evaluations} evaluation{'s' * (evaluations > 1)} (rule: the last {LAST})")
-        if run["success_timing"] != reference.SUCCESS_TIMING:
+        if ogbench and run["success_timing"] != reference.SUCCESS_TIMING:
             found.append(f"success timing '{run['success_timing']}' (published: '{reference.SUCCESS_TIMING}')")
-        if run["reward_timing"] != reference.REWARD_TIMING:
+        if ogbench and run["reward_timing"] != reference.REWARD_TIMING:
             found.append(f"reward timing '{run['reward_timing']}' (published: '{reference.REWARD_TIMING}')")
-        found += _own_settings(study, run, settings.titles(study)[series])
+        found += _own_settings(study, run, study.series[series].title)
         tasks = cell["short"].nunique()
-        if not task and tasks < reference.TASKS_PER_GROUP:
+        if ogbench and not task and tasks < reference.TASKS_PER_GROUP:
             found.append(f"{tasks} of {reference.TASKS_PER_GROUP} tasks of {here}")
         if study.include_unfinished and (cell["state"] != "done").any():
             found.append("includes unfinished runs")
@@ -179,7 +183,7 @@ def protocol_differences(study: Study, series: str, group: str, task: str = "") 
 
 def _own_settings(study: Study, run: Mapping[str, Any], title: str) -> list[str]:
     """The hyperparameters of a run that are not its agent's on its group, but for those that its title tells."""
-    usual = defaults(study.results, run["agent"], run["group"], [run])
+    usual = study.results.defaults(run["agent"], run["group"])
     return [
         f"{name} {as_text(value)} (default: {as_text(usual[name])})"
         for name, value in sorted(run["hyperparameters"].items())
@@ -218,7 +222,9 @@ def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dic
         if key is not None:
             protocol = "; ".join(protocol_differences(study, key, group, task))
             value = {name: values[key][name] for name in ("mean", "low", "high")}
-            found.append({**place, "what": what, "by": settings.titles(study)[key], **value, "protocol": protocol})
+            found.append({**place, "what": what, "by": study.series[key].title, **value, "protocol": protocol})
+    if not study.is_ogbench(group):
+        return found
     figure = None if task else reference.published(study.subject, group)
     if figure:
         value = {"mean": figure.mean, "low": figure.low, "high": figure.high}
@@ -234,13 +240,13 @@ def is_short(study: Study, series: str, group: str) -> bool:
 
 def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
     """The title of a series, with a dagger if it is short of runs on one of the groups."""
-    return settings.titles(study)[series.key] + DAGGER * any(is_short(study, series.key, group) for group in groups)
+    return study.series[series.key].title + DAGGER * any(is_short(study, series.key, group) for group in groups)
 
 
 def shortfall(study: Study) -> str:
     """What the dagger stands for: 'n of m runs' of every rival that is short of some; '' if none is."""
     cells = [
-        f"{settings.titles(study)[key]} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
+        f"{study.series[key].title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
         for group in study.groups
         for key in settings.rivals(study)
         if is_short(study, key, group)
@@ -255,12 +261,12 @@ def small_print(study: Study) -> str:
 
 
 def _settings_of_rivals(study: Study) -> str:
-    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. The ring's
+    """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. Bandits
     are left out, where all are small on purpose."""
     rivals_with: dict[str, list[str]] = {}
     for key in settings.shown(study):
-        title = settings.titles(study)[key]
-        cells = [study.cell(key, group) for group in study.groups if group != RING.group]
+        title = study.series[key].title
+        cells = [study.cell(key, group) for group in study.groups if not study.fact(group, "bandit")]
         found = [_own_settings(study, cell.iloc[0].to_dict(), title) for cell in cells if not cell.empty]
         for text in dict.fromkeys(text for texts in found for text in texts):
             rivals_with.setdefault(text, []).append(title)

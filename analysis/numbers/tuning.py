@@ -1,12 +1,7 @@
-"""What the tuning studies (sweeps/tuning.py) say of the runs: which were trials, and what tuning bought.
-
-A trial is a point where a tuner looked because it was good there: it is no draw from a joint design, its seeds chose
-it, and nobody lacks it. The best and the default setting have runs of their own, with seeds that no trial has seen.
-"""
+"""The gain of tuning (sweeps/tuning.py): the best setting against the default, with seeds that no trial has used."""
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,19 +20,6 @@ TUNING = [
 def documents(results: Results) -> list[dict[str, Any]]:
     """What the tuning studies wrote down, in their midst too: then nothing is held out yet."""
     return [document for document in results.studies if "trials" in document]
-
-
-@lru_cache(maxsize=2)
-def tried(study: Study) -> set[str]:
-    """The ids of the runs whose setting a tuner chose: those of all trials, and of the best on its held-out seeds."""
-    found: set[str] = set()
-    for document in documents(study.results):
-        names = sorted({name for trial in document["trials"] for name in trial["params"]})
-        chosen = {_key(trial["params"], names) for trial in document["trials"]}
-        agent = document["agent"].partition(":")[0]
-        runs = study.runs[study.runs["agent"] == agent] if names else study.runs.iloc[:0]
-        found |= {run["run_id"] for run in records(runs) if _key(run["hyperparameters"], names) in chosen}
-    return found - study.results.held_out("default")
 
 
 def bought(study: Study) -> pd.DataFrame:
@@ -70,7 +52,3 @@ def _scores(study: Study, ids: Sequence[str]) -> dict[tuple[str, str], dict[int,
     for run in records(study.runs[study.runs["scored"] & study.runs.index.isin(list(ids))]):
         found.setdefault((run["group"], run["short"]), {})[run["seed"]] = run["score"]
     return found
-
-
-def _key(settings: Any, names: Sequence[str]) -> str:
-    return json.dumps([settings.get(name) for name in names])

@@ -10,10 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.numbers.claims import Claim, claims
 from analysis.page import provenance, report
+from analysis.page.figures import drawn
 from analysis.page.table import Table
 from analysis.page.tables import made
-from analysis.plots import drawn, style
-from analysis.results import settings
+from analysis.plots import style
 from analysis.results.study import Study, records
 
 VERDICTS = {
@@ -63,6 +63,7 @@ def render(study: Study) -> str:
         commands=provenance.commands(study),
         mlflow=provenance.mlflow(study),
         runs=_runs(study),
+        score=f"Score {study.unit(*study.groups).sign}".strip(),
     )
 
 
@@ -97,7 +98,10 @@ def _runs(study: Study) -> list[Mapping[str, Any]]:
     order = {key: i for i, key in enumerate(study.series)}
     runs = records(study.runs)
     runs.sort(key=lambda run: (run["group"], order[run["series"]], run["short"], run["seed"]))
-    return [{**run, "title": settings.titles(study)[run["series"]]} for run in runs]
+    units = {group: study.unit(group) for group in set(study.runs["group"])}
+    shown = [units[run["group"]].text(run["score"]) if run["scored"] else "" for run in runs]
+    titles = [study.series[run["series"]].title for run in runs]
+    return [{**run, "title": title, "shown": text} for run, title, text in zip(runs, titles, shown, strict=True)]
 
 
 def _csv(text: str) -> str:

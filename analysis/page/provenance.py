@@ -1,21 +1,12 @@
-"""How runs came about: the code that trained them, the commands that make them again, and where MLflow shows them."""
+"""The provenance of runs: the code that trained them, the commands that make them again, and their place in MLflow."""
 
 import os
 import shlex
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from analysis.results import settings
-from analysis.results.agents import declared
 from analysis.results.study import PROTOCOL, Study, records
-from lps.agents.variants import group_settings
 from lps.runs.provenance import short_commit
-
-LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 
 
 def sweeps(study: Study) -> list[str]:
@@ -28,11 +19,13 @@ def commands(study: Study) -> list[str]:
     found = []
     for (_, task), runs in study.runs.groupby(["series", "task"], sort=False):
         run = records(runs)[0]
-        known = {**declared(run["agent"]), **group_settings(run["agent"], run["group"])}
+        known = study.results.defaults(run["agent"], run["group"])
         changed = {k: v for k, v in run["hyperparameters"].items() if k not in known or known[k] != v}
         words = ["python", "-m", "lps", "train", "--agent", run["agent"], "--task", str(task)]
-        for name in PROTOCOL:
+        for name in ("steps", "dataset", "eval_interval", "eval_episodes"):
             words += [f"--{name.replace('_', '-')}", str(run[name])] if run[name] != "" else []
+        options = run["setting"].keys() - run["hyperparameters"].keys() - set(PROTOCOL[:4])
+        words += ["--option", *(f"{name}={run['setting'][name]}" for name in sorted(options))] if options else []
         words += ["--seeds", *map(str, sorted(set(runs["seed"])))]
         words += ["--set", *(f"{key}={value}" for key, value in changed.items())] if changed else []
         found.append(shlex.join(words))
@@ -47,7 +40,7 @@ def mixed_code(study: Study) -> str:
         counts = Counter(map(short_commit, scored.loc[scored["series"] == key, "versions"]))
         if len(counts) > 1:
             commits = ", ".join(f"{commit}: {n} run{'s' * (n > 1)}" for commit, n in counts.most_common())
-            found.append(f"{settings.titles(study)[key]} ({commits})")
+            found.append(f"{study.series[key].title} ({commits})")
     return f"Trained by different code within one series (git commits): {'; '.join(found)}." if found else ""
 
 
@@ -62,37 +55,12 @@ def mixed_data(study: Study) -> str:
     return f"Trained on different data under one name: {'; '.join(found)}." if found else ""
 
 
-@dataclass(frozen=True)
-class Mlflow:
-    """Where MLflow has the runs."""
-
-    ui: str  # address of its pages
-    start: str = ""  # the command that serves them, '' where a server does
-    runs: Mapping[str, str] = field(default_factory=dict)  # run id -> address of its page
-
-
-def mlflow(study: Study) -> Mlflow | None:
-    """The server that the environment names, else the (first) database that a sweep leaves beside local results, else
-    None."""
+def mlflow(study: Study) -> str:
+    """The address of MLflow's server, or the command that serves the (first) database that a sweep left beside local
+    results; '' where there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
-        return Mlflow(uri)
+        return uri
     databases = [Path(path) / "mlflow.db" for path in study.results.paths]
     database = next((path for path in databases if path.is_file()), None)
-    if database is None:
-        return None
-    query = (
-        "SELECT t.value, r.experiment_id, r.run_uuid FROM tags t JOIN runs r USING (run_uuid) WHERE t.key = 'run_id'"
-    )
-    rows: list[Any] = []
-    try:
-        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            rows = connection.execute(query).fetchall()
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        pass  # of another version, or busy: the pages are found by hand
-    pages = {run: f"{LOCAL_UI}/#/experiments/{experiment}/runs/{page}" for run, experiment, page in rows}
-    start = shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"])
-    return Mlflow(LOCAL_UI, start, pages)
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]) if database else ""

@@ -9,7 +9,6 @@ import pandas as pd
 from analysis.numbers.stats import LEVEL, RESAMPLES
 from analysis.page.table import Table
 from analysis.plots.style import Plot
-from analysis.results import settings
 from analysis.results.study import LAST, Study
 
 
@@ -71,7 +70,7 @@ def protocol(study: Study) -> Table:
                 evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
                 cells = [
                     group,
-                    settings.titles(study)[key],
+                    study.series[key].title,
                     f"{run['steps']:,}",
                     run["dataset"] or "?",
                     prints,
@@ -100,6 +99,6 @@ def _settings(study: Study) -> str:
     lines = []
     for (series, group), here in study.runs.groupby(["series", "group"], sort=True):
         values = json.dumps(here.iloc[0]["hyperparameters"], sort_keys=True)
-        lines.append(f"- {settings.titles(study)[str(series)]}, {group}: `{values}`")
+        lines.append(f"- {study.series[str(series)].title}, {group}: `{values}`")
     body = "\n".join(lines)
     return f"<details><summary>Hyperparameters</summary>\n\n{body}\n\n</details>"

@@ -14,13 +14,12 @@ from analysis.numbers import budgets, summaries, tuning
 from analysis.numbers.claims import claims as claimed
 from analysis.page import provenance
 from analysis.page.table import DOUBLE_DAGGER, Table
-from analysis.results import settings
-from analysis.results.agents import AVERAGE, SUBJECT, agents_of, group_key
-from analysis.results.study import DAGGER, Study
+from analysis.results.agents import AVERAGE, SUBJECT, group_key
+from analysis.results.study import DAGGER, SUCCESS, Study, Unit
 
 
 def success(study: Study) -> Table:
-    """Success by group: ours, the published number, what stands behind ours, and how the protocols differ."""
+    """Scores by group: ours, the published number, what stands behind ours, and how the protocols differ."""
     data = summaries.by_group(study)
     letters: dict[str, str] = {}
     marks, rows = [], []
@@ -31,14 +30,20 @@ def success(study: Study) -> Table:
         dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
         seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
         runs = f"{row['runs_scored']} of {row['runs_planned']}"
-        value = interval(row["mean"], row["low"], row["high"], alone=row["n_seeds_min"] == 1)
+        unit = study.unit(row["group"])
+        value = interval(row["mean"], row["low"], row["high"], unit, alone=row["n_seeds_min"] == 1)
         published = interval(row["published_mean"], row["published_low"], row["published_high"])
-        title = settings.titles(study)[row["series"]] + dagger
+        title = study.series[row["series"]].title + dagger
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
     notes = _success_notes(data, letters)
-    header = ["Group", "Agent", "Success % [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
+    unit = study.unit(*study.groups)
+    header = ["Group", "Agent", f"{_column(unit)} [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
     frame = data.assign(protocol_differences=[_spelled(own, letters) for own in marks])
-    return Table("Success by group", header, rows, frame, notes)
+    return Table(f"{unit.title} by group", header, rows, frame, notes)
+
+
+def _column(unit: Unit) -> str:
+    return f"{unit.title} {unit.sign}".strip()
 
 
 def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
@@ -67,7 +72,10 @@ def published(study: Study) -> Table:
             phrases = value["protocol"].split("; ") if own else [value["protocol"]]
             marks = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases if phrase)
             # A value of ours without an interval has a task with a single seed.
-            number = interval(value["mean"], value["low"], value["high"], alone=own) + (f" ({marks})" if marks else "")
+            unit = study.unit(str(group)) if own else SUCCESS
+            number = interval(value["mean"], value["low"], value["high"], unit, alone=own) + (
+                f" ({marks})" if marks else ""
+            )
             column, dagger = ("record", DOUBLE_DAGGER) if what == "second-hand" else (what, "")
             by = "" if what in ("ours", "figure") else f"{value['by']}{dagger} "
             cells[column] = "; ".join(filter(None, [cells[column], by + number]))
@@ -84,43 +92,59 @@ def published(study: Study) -> Table:
         notes.append("There is no overlap with what is published: no number is known of these groups.")
     if (data["what"] == "second-hand").any():
         notes.append(f"{DOUBLE_DAGGER} second-hand: higher than the next one, but not read in its source.")
-    header = ["Group", "Tasks", f"{title} %", "Best here %", f"{figure} %", "Best published %"]
+    sign = study.unit(*study.groups).sign
+    header = [
+        "Group",
+        "Tasks",
+        f"{title} {sign}".strip(),
+        f"Best here {sign}".strip(),
+        f"{figure} %",
+        "Best published %",
+    ]
     return Table("Beside the published numbers", header, rows, data, notes)
 
 
 def tasks(study: Study) -> Table:
-    """Success by task, with the lowest and highest seed."""
+    """Scores by task, with the lowest and highest seed, and the mean return where tasks have both metrics."""
     data = summaries.by_task(study)
+    both = (study.runs["metric"] == "both").any()
     rows = [
         [
             f"{row['group']} {row['task']}" if row["group"] != row["task"] else row["task"],
-            settings.titles(study)[row["series"]],
-            interval(row["mean"], row["low"], row["high"], alone=row["n_seeds"] == 1),
-            f"{100 * row['min']:.0f}-{100 * row['max']:.0f}",
+            study.series[row["series"]].title,
+            interval(row["mean"], row["low"], row["high"], study.unit(row["group"]), alone=row["n_seeds"] == 1),
+            _ends(row["min"], row["max"], study.unit(row["group"])),
             str(row["n_seeds"]),
+            *([f"{row['mean_return']:.4g}"] if both else []),
         ]
         for row in data.to_dict("records")
     ]
-    header = ["Task", "Agent", "Success % [95% CI]", "Lowest-highest", "Seeds"]
-    return Table("Success by task", header, rows, data)
+    unit = study.unit(*study.groups)
+    header = ["Task", "Agent", f"{_column(unit)} [95% CI]", "Lowest-highest", "Seeds", *(["Return"] if both else [])]
+    return Table(f"{unit.title} by task", header, rows, data if both else data.drop(columns="mean_return"))
+
+
+def _ends(low: float, high: float, unit: Unit) -> str:
+    return f"{100 * low:.0f}-{100 * high:.0f}" if unit == SUCCESS else f"{unit.text(low)} to {unit.text(high)}"
 
 
 def differences(study: Study) -> Table:
     """Every agent against every imitation agent."""
-    data, titles = summaries.differences(study), settings.titles(study)
+    data, series = summaries.differences(study), study.series
     rows = [
         [
             row["group"],
-            f"{titles[row['series']]} - {titles[row['versus']]}",
-            interval(row["difference"], row["low"], row["high"], signed=True),
-            interval(row["paired"], row["paired_low"], row["paired_high"], signed=True),
+            f"{series[row['series']].title} - {series[row['versus']].title}",
+            interval(row["difference"], row["low"], row["high"], study.unit(row["group"]), signed=True),
+            interval(row["paired"], row["paired_low"], row["paired_high"], study.unit(row["group"]), signed=True),
             f"{row['n_seeds']}, {row['n_seeds_versus']}",
             str(row["n_pairs"]),
             str(row["n_tasks"]),
         ]
         for row in data.to_dict("records")
     ]
-    notes = ["Percentage points. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
+    points = study.unit(*study.groups).points.capitalize()
+    notes = [f"{points}. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
     if data.empty:
         notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
     elif few := summaries.interval_note(data, "n_seeds", "n_seeds_versus"):
@@ -165,12 +189,12 @@ def robustness(study: Study) -> Table:
     data = budgets.robustness(study)
     rows = []
     for row in data.to_dict("records"):
-        percent = {
-            key: interval(row[key], np.nan, np.nan) for key in ("default", "random", "best", "area", "near_best")
-        }
-        worst = f"{100 * row['worst']:.1f} ({row['worst_axis']} {row['worst_value']})" if row["worst"] >= 0 else ""
-        title = agents_of([row["agent"]])[row["agent"]].title
-        cells = [percent[key] for key in ("random", "best", "area", "near_best")]
+        unit, near = study.unit(row["group"]), interval(row["near_best"], np.nan, np.nan)
+        percent = {key: interval(row[key], np.nan, np.nan, unit) for key in ("default", "random", "best", "area")}
+        worst = interval(row["worst"], np.nan, np.nan, unit)
+        worst += f" ({row['worst_axis']} {row['worst_value']})" if worst else ""
+        title = study.agents([row["agent"]])[row["agent"]].title
+        cells = [*(percent[key] for key in ("random", "best", "area")), near]
         rows.append([row["group"], title, percent["default"], worst, *cells, str(row["configurations"])])
     notes = [
         "Default: the setting that most runs of the agent share, untuned. Worst: the lowest point of all axes of "
@@ -186,16 +210,26 @@ def robustness(study: Study) -> Table:
 
 def tuned(study: Study) -> Table:
     """What tuning bought, on seeds that no trial has seen."""
-    data = tuning.bought(study)
+    data, unit = tuning.bought(study), study.unit()
     rows = []
     for row in data.to_dict("records"):
         alone = row["n_seeds_min"] == 1
-        values = [interval(*(row[f"{side}_{end}"] for end in ("mean", "low", "high")), alone=alone) for side in SIDES]
-        gap = interval(row["difference"], row["low"], row["high"], signed=True)
+        values = [
+            interval(row[f"{side}_mean"], row[f"{side}_low"], row[f"{side}_high"], unit, alone=alone) for side in SIDES
+        ]
+        gap = interval(row["difference"], row["low"], row["high"], unit, signed=True)
         best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
         trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
         rows.append(
-            [_variant_title(row["agent"]), best, *values, gap, trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
+            [
+                _variant_title(study, row["agent"]),
+                best,
+                *values,
+                gap,
+                trials,
+                str(row["n_tasks"]),
+                str(row["n_seeds_min"]),
+            ]
         )
     notes = []
     if not data.empty:
@@ -210,19 +244,28 @@ def tuned(study: Study) -> Table:
             continue
         finished = sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in document["trials"])
         notes.append(
-            f"{_variant_title(document['agent'])}: under way, {finished} of the {len(document['trials'])} trials so "
-            "far are finished. The comparison on held-out seeds comes last; until then its trials are compared with "
-            "nothing."
+            f"{_variant_title(study, document['agent'])}: under way, {finished} of the {len(document['trials'])} "
+            "trials so far are finished. The comparison on held-out seeds comes last. Until then its trials are "
+            "compared with nothing."
         )
     notes = notes or ["Nothing was tuned: this needs a tuning study."]
-    header = ["Agent", "Best setting", "Default %", "Best %", "Difference", "Trials", "Tasks", "Seeds"]
+    header = [
+        "Agent",
+        "Best setting",
+        f"Default {unit.sign}".strip(),
+        f"Best {unit.sign}".strip(),
+        "Difference",
+        "Trials",
+        "Tasks",
+        "Seeds",
+    ]
     return Table("What tuning bought", header, rows, data, notes)
 
 
-def _variant_title(name: str) -> str:
+def _variant_title(study: Study, name: str) -> str:
     """'DSRL (matched)' of 'dsrl:matched'."""
     agent, _, variant = name.partition(":")
-    return agents_of([agent])[agent].title + (f" ({variant})" if variant else "")
+    return study.agents([agent])[agent].title + (f" ({variant})" if variant else "")
 
 
 SIDES = ("default", "best")
@@ -241,7 +284,7 @@ def coverage(study: Study) -> Table:
                 counts = {state: int((runs["state"] == state).sum()) for state in STATES} | {"absent": int(lacking)}
                 data.append({"group": group, "series": key, **counts, "counted": int(runs["scored"].sum())})
     rows = [
-        [row["group"], settings.titles(study)[row["series"]], *(str(row[state]) for state in (*STATES, "counted"))]
+        [row["group"], study.series[row["series"]].title, *(str(row[state]) for state in (*STATES, "counted"))]
         for row in data
     ]
     header = ["Group", "Agent", *(state.capitalize() for state in STATES), "Counted"]
@@ -255,7 +298,7 @@ def gaps(study: Study) -> Table:
     rows = []
     for row in data.to_dict("records"):
         progress = "" if row["state"] == "absent" else f"{int(row['step']):,} / {int(row['steps']):,}"
-        name = settings.titles(study)[row["series"]]
+        name = study.series[row["series"]].title
         counts = "yes" if row["scored"] else "no"
         rows.append([row["group"], name, row["task"], row["seeds"], row["state"], row["reason"], progress, counts])
     header = ["Group", "Agent", "Task", "Seeds", "State", "Why", "Updates", "Counts"]
@@ -289,14 +332,16 @@ def made(study: Study) -> dict[str, Table]:
     return found
 
 
-def interval(mean: float, low: float, high: float, *, alone: bool = False, signed: bool = False) -> str:
-    """Percent with the ends of its interval: '95.0 [92.8, 97.0]', '40.0 (n=1)' for a single seed, '' for no number."""
+def interval(
+    mean: float, low: float, high: float, unit: Unit = SUCCESS, *, alone: bool = False, signed: bool = False
+) -> str:
+    """A score with the ends of its interval: '95.0 [92.8, 97.0]', '40.0 (n=1)' for a single seed, '' for no number."""
     if not np.isfinite(mean):
         return ""
     sign = "+" if signed else ""
-    text = f"{100 * mean:{sign}.1f}"
+    text = unit.text(mean, sign)
     if np.isfinite(low):
-        return f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+        return f"{text} [{unit.text(low, sign)}, {unit.text(high, sign)}]"
     return f"{text} (n=1)" if alone else text
 
 

@@ -1,11 +1,10 @@
 """The figures. Each is one file with one function `draw(study)`, and one line here.
 
 `draw` returns a `Plot`, or None where the results have nothing for it. It is called, and its figure saved, inside
-`style.styled()`. `drawn` calls all of them.
+`style.styled()`. `analysis.page.figures.drawn` calls all of them.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from analysis.plots import (
     ablations,
@@ -44,9 +43,3 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "compute": compute.draw,
     "ring": ring.draw,
 }
-
-
-def drawn(study: Study) -> dict[str, Plot]:
-    """The figures that the results have something for; their captions say what was left out by hand."""
-    plots = {name: plot for name, draw in PLOTS.items() if (plot := draw(study)) is not None}
-    return {name: replace(plot, caption=" ".join([plot.caption, *study.results.notes])) for name, plot in plots.items()}

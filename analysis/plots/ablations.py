@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 
 from analysis.numbers import ablations, summaries
 from analysis.plots import style
-from analysis.results.agents import agents_of
 from analysis.results.study import Study
 from lps.agents.variants import PANELS
 
@@ -38,8 +37,8 @@ def draw(study: Study) -> style.Plot | None:
             0
         ]
         for axes, name in zip(grid, here, strict=False):
-            _panel(axes, name, data[data["panel"] == name])
-            style.success_axis(axes, "success rate (%)" if name == here[0] else "")
+            _panel(axes, study, name, data[data["panel"] == name])
+            style.score_axis(axes, study.unit(), name == here[0])
         for axes in grid[len(here) :]:
             axes.set_visible(False)
     published = bool(data["published_mean"].notna().any())
@@ -55,14 +54,16 @@ def draw(study: Study) -> style.Plot | None:
     return style.Plot(figure, data, "Ablations", f"{caption} {summaries.interval_note(data)}".strip())
 
 
-def _panel(axes: Axes, name: str, bars: pd.DataFrame) -> None:
-    agents = agents_of(bars["agent"])
+def _panel(axes: Axes, study: Study, name: str, bars: pd.DataFrame) -> None:
+    agents, scale = study.agents(bars["agent"]), study.unit().scale
     for x, bar in enumerate(bars.to_dict("records")):
-        axes.bar(x, 100 * bar["mean"], 0.72, color=agents[bar["agent"]].colour, zorder=2)
+        axes.bar(x, scale * bar["mean"], 0.72, color=agents[bar["agent"]].colour, zorder=2)
         if np.isfinite(bar["low"]):
-            style.whisker(axes, x, 100 * bar["low"], 100 * bar["high"], zorder=4)
+            style.whisker(axes, x, scale * bar["low"], scale * bar["high"], zorder=4)
         if np.isfinite(bar["published_mean"]):
-            axes.plot(x + 0.22, 100 * bar["published_mean"], marker="D", color=style.INK, mfc="white", ms=3.4, mew=0.8)
+            axes.plot(
+                x + 0.22, scale * bar["published_mean"], marker="D", color=style.INK, mfc="white", ms=3.4, mew=0.8
+            )
     labels = [
         "\n".join([agents[agent].title, *variant.replace("_meanflow", "").split("_")]).strip()
         for agent, variant in zip(bars["agent"], bars["variant"], strict=True)

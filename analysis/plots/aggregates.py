@@ -14,20 +14,20 @@ def draw(study: Study) -> style.Plot | None:
     data = comparisons.aggregates(study)
     if data.empty:
         return None
-    field = comparisons.field(study)
+    field, unit, statistics = comparisons.field(study), study.unit(), comparisons.statistics(study)
     shown = [study.series[key] for key in field.scores]
     figure = Figure(figsize=(style.PAGE, 0.74 + ROW * len(shown)))
-    grid = figure.subplots(1, len(comparisons.STATISTICS), squeeze=False, sharey=True)
-    for axes, (name, (title, _)) in zip(grid.flat, comparisons.STATISTICS.items(), strict=True):
+    grid = figure.subplots(1, len(statistics), squeeze=False, sharey=True)
+    for axes, (name, (title, _)) in zip(grid.flat, statistics.items(), strict=True):
         here = data[data["statistic"] == name].set_index("series")
         for y, series in enumerate(shown):
-            value, low, high = (100 * here.loc[series.key, column] for column in ("value", "low", "high"))
+            value, low, high = (unit.scale * here.loc[series.key, column] for column in ("value", "low", "high"))
             colour = style.colour(study, series)
             if np.isfinite(low):
                 axes.hlines(y, low, high, color=colour, linewidth=5, alpha=0.45, zorder=3)
             axes.plot(value, y, marker="|", color=colour, ms=9, mew=2.2, zorder=4, clip_on=False)
         axes.set_title(title + ("\n(lower is better)" if name == "optimality_gap" else ""), pad=4)
-        axes.set_xlabel("%")
+        axes.set_xlabel(unit.sign or unit.name)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -35,9 +35,10 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=4)
     style.note(figure, summaries.small_print(study))
+    gap = "; optimality gap: how far runs are below 100 %, on average" if "optimality_gap" in statistics else ""
     caption = (
-        f"Success over all tasks. {field.note(study)} IQM: mean of the middle half of all runs; median: over tasks, "
-        "of the mean over seeds; optimality gap: how far runs are below 100 %, on average. Bars: 95 % stratified "
+        f"{unit.title} over all tasks. {field.note(study)} IQM: mean of the middle half of all runs; median: over "
+        f"tasks, of the mean over seeds{gap}. Bars: 95 % stratified "
         f"bootstrap intervals over seeds within tasks. {summaries.interval_note(data)}"
     )
     return style.Plot(figure, data, "Aggregates over all tasks", caption.strip())

@@ -4,7 +4,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.plots import style
-from analysis.results.agents import agents_of
 from analysis.results.study import Study
 
 PANELS = {"update_ms": "one update (ms)", "memory_mib": "memory (MiB)", "decision_ms": "one decision (ms)"}
@@ -15,7 +14,7 @@ def draw(study: Study) -> style.Plot | None:
     if document is None:
         return None
     data = pd.DataFrame(document["rows"])
-    agents = agents_of(data["agent"])
+    agents = study.agents(data["agent"])
     data = data.set_index("agent").loc[list(agents)].reset_index()
     panels = {key: title for key, title in PANELS.items() if data[key].notna().any()}
     figure = Figure(figsize=(style.PAGE if len(panels) > 2 else 5.0, 0.7 + 0.19 * len(data)))

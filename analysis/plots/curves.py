@@ -24,16 +24,17 @@ def draw(study: Study) -> style.Plot | None:
     rows = math.ceil(len(groups) / columns)
     size = (style.COLUMN if columns == 1 else style.PAGE, 0.45 + 1.9 * rows)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05))
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    shared = len({study.unit(group) for group in groups}) == 1
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=shared)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
     for i, (axes, group) in enumerate(zip(grid.flat, groups, strict=False)):
-        here = data[data["group"] == group]
+        here, unit = data[data["group"] == group], study.unit(group)
         for series in shown:
             line = here[here["series"] == series.key]
             marker = series.agent.marker if len(line) <= MANY_POINTS else None
-            style.line(axes, line["step"], line, style.colour(study, series), marker)
-        style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
+            style.line(axes, line["step"], line, style.colour(study, series), marker, unit)
+        style.score_axis(axes, unit, i % columns == 0 or not shared)
         axes.set_title(group, pad=2)
         axes.set_xlim(0, here["step"].max() * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -50,8 +51,8 @@ def draw(study: Study) -> style.Plot | None:
     style.note(figure, summaries.small_print(study))
     style.legend(figure, handles, columns=min(len(shown), 6 if columns > 1 else 3))
     caption = (
-        "Success at every evaluation: mean over tasks of the mean over seeds. Bands: pointwise 95 % stratified "
-        "bootstrap intervals over seeds within tasks; a series with a single seed has none."
+        f"{study.unit(*groups).title} at every evaluation: mean over tasks of the mean over seeds. Bands: pointwise "
+        "95 % stratified bootstrap intervals over seeds within tasks; a series with a single seed has none."
     )
     return style.Plot(figure, data, "Learning curves", f"{caption} {summaries.others_note(study)}".strip())
 

@@ -10,8 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from analysis.numbers import stats, summaries
 from analysis.plots import style
-from analysis.results.agents import agents_of, group_key
-from analysis.results.plays import corner, plays
+from analysis.results.agents import group_key
 from analysis.results.study import Study, records
 
 AXES = {"episodes": "episodes of play", "noise": "noise of play"}
@@ -24,50 +23,46 @@ def draw(study: Study) -> style.Plot | None:
     groups = sorted(set(data["group"]), key=group_key)
     panels = [(group, axis) for group in groups for axis in AXES if _varies(data, group, axis)]
     figure = Figure(figsize=(style.COLUMN if len(panels) == 1 else style.PAGE, 2.4))
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    agents = agents_of(data["agent"])
+    shared = len({study.unit(group) for group in groups}) == 1
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0]
+    agents = study.agents(data["agent"])
     for axes, (group, axis) in zip(grid, panels, strict=True):
-        here = data[(data["group"] == group) & (data["axis"] == axis)]
+        here, unit = data[(data["group"] == group) & (data["axis"] == axis)], study.unit(group)
         for agent in agents.values():
             line = here[here["agent"] == agent.name].sort_values("value")
-            style.line(axes, line["value"], line, agent.colour, agent.marker)
+            style.line(axes, line["value"], line, agent.colour, agent.marker, unit)
         values = sorted(set(here["value"]))
         if axis == "episodes":
             axes.set_xscale("log")
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
-        style.success_axis(axes, "success rate (%)" if (group, axis) == panels[0] else "")
+        style.score_axis(axes, unit, (group, axis) == panels[0] or not shared)
         axes.set_xlabel(AXES[axis])
         axes.set_title(group)
     handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
     style.legend(figure, handles, columns=min(len(handles), 6 if len(panels) > 1 else 3))
+    unit = study.unit(*groups)
     caption = (
-        "Success against the size of the dataset, at the noise that most of them have, and against its noise, at the "
-        "largest size. Mean over tasks of the mean over seeds; bands: 95 % stratified bootstrap intervals over seeds "
-        f"within tasks. {summaries.interval_note(data)}"
+        f"{unit.title} against the size of the dataset, at the noise that most of them have, and against its noise, at "
+        "the largest size. Mean over tasks of the mean over seeds; bands: 95 % stratified bootstrap intervals over "
+        f"seeds within tasks. {summaries.interval_note(data)}"
     )
-    return style.Plot(figure, data, "Success against the dataset", caption.strip())
+    return style.Plot(figure, data, f"{unit.title} against the dataset", caption.strip())
 
 
 def table(study: Study) -> pd.DataFrame:
     """One row per group, agent, axis (AXES) and value: mean, low, high (0..1), n_tasks, n_seeds_min."""
-    varied = plays(study.results)
-    runs = [run for run in records(study.runs[study.runs["scored"]]) if run["dataset"] in varied]
+    cells: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
+    for run in records(study.runs[study.runs["scored"]]):
+        for role in run["roles"]:
+            if role.get("axis") in AXES and "variant" not in role:
+                cell = cells.setdefault((run["group"], role["axis"], run["agent"], role["value"]), {})
+                cell.setdefault(run["short"], []).append(run["score"])
     rows: list[dict[str, Any]] = []
-    for group in sorted({run["group"] for run in runs}, key=group_key):
-        here = corner(study.results, group) or {}
-        for axis, name in (("episodes", "noise"), ("noise", "episodes")):
-            value = here[name]
-            cells: dict[tuple[str, float], dict[str, list[float]]] = {}
-            for run in runs:
-                play = varied[run["dataset"]]
-                if run["group"] == group and play[name] == value:
-                    cell = cells.setdefault((run["agent"], play[axis]), {})
-                    cell.setdefault(run["short"], []).append(run["score"])
-            for (agent, at), tasks in sorted(cells.items()):
-                counts = {"n_tasks": len(tasks), "n_seeds_min": min(map(len, tasks.values()))}
-                found = asdict(stats.estimate(list(tasks.values())))
-                rows.append({"group": group, "agent": agent, "axis": axis, "value": at, **found, **counts})
+    for (group, axis, agent, at), tasks in sorted(cells.items(), key=lambda item: (group_key(item[0][0]), item[0][1:])):
+        counts = {"n_tasks": len(tasks), "n_seeds_min": min(map(len, tasks.values()))}
+        found = asdict(stats.estimate(list(tasks.values())))
+        rows.append({"group": group, "agent": agent, "axis": axis, "value": at, **found, **counts})
     data = pd.DataFrame(rows)
     if data.empty:
         return data

@@ -5,7 +5,6 @@ from matplotlib.figure import Figure
 
 from analysis.numbers import summaries
 from analysis.plots import style
-from analysis.results import settings
 from analysis.results.study import Study
 
 ROW, GROUP_GAP = 0.21, 0.6  # inches per row; rows left free between groups
@@ -13,6 +12,7 @@ ROW, GROUP_GAP = 0.21, 0.6  # inches per row; rows left free between groups
 
 def draw(study: Study) -> style.Plot | None:
     data = summaries.differences(study)
+    data, unit = data[data["group"].isin(study.comparable)], study.unit()
     if data.empty:
         return None
     baselines = [key for key in study.series if key in set(data["versus"])]
@@ -28,10 +28,12 @@ def draw(study: Study) -> style.Plot | None:
         for row in data[data["versus"] == versus].to_dict("records"):
             y, colour = places[row["group"], row["series"]], style.colour(study, study.series[row["series"]])
             if np.isfinite(row["low"]):
-                axes.hlines(y, 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.2, zorder=3)
-            axes.plot(100 * row["difference"], y, marker="o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4)
-        axes.set_title(f"against {settings.titles(study)[versus]}", pad=4)
-        axes.set_xlabel("difference (percentage points)")
+                axes.hlines(y, unit.scale * row["low"], unit.scale * row["high"], color=colour, linewidth=2.2, zorder=3)
+            axes.plot(
+                unit.scale * row["difference"], y, marker="o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4
+            )
+        axes.set_title(f"against {study.series[versus].title}", pad=4)
+        axes.set_xlabel(f"difference ({unit.points})")
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -43,7 +45,7 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_ylim(depth + 0.6, -0.6)
     style.note(figure, summaries.small_print(study))
     caption = (
-        "Success of an agent minus that of an imitation agent, on the tasks both were run on, in percentage points. "
+        f"{unit.title} of an agent minus that of an imitation agent, on the tasks both were run on, in {unit.points}. "
         "Lines: 95 % bootstrap intervals, seeds resampled independently on both sides; none for a single seed. "
     ) + summaries.interval_note(data, "n_seeds", "n_seeds_versus")
     return style.Plot(figure, data, "Difference from imitation", caption.strip())

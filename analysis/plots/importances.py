@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.plots import style
-from analysis.results.agents import agents_of
 from analysis.results.study import Study
 
 
@@ -14,7 +13,7 @@ def draw(study: Study) -> style.Plot | None:
     found = {doc["agent"].partition(":")[0]: doc for doc in reversed(study.results.studies) if doc.get("importances")}
     if not found:
         return None
-    agents = agents_of(found)
+    agents = study.agents(found)
     rows = [
         {"agent": name, "hyperparameter": key, "importance": value, "trials": _finished(found[name]["trials"])}
         for name in agents

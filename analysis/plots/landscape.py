@@ -12,15 +12,15 @@ from scipy.stats import rankdata
 from analysis.numbers import budgets
 from analysis.plots import style
 from analysis.plots.sensitivity import DECADE
-from analysis.results.agents import agents_of, group_key
-from analysis.results.study import Study
-from lps.agents.variants import ALPHA_WITHOUT_EFFECT
+from analysis.results.agents import group_key
+from analysis.results.study import SUCCESS, Study
 
 COLUMNS = 3
 
 
 def draw(study: Study) -> style.Plot | None:
-    points = budgets.configurations(study)
+    points, unit = budgets.configurations(study), study.unit()
+    points = points[points["group"].isin(study.comparable)] if len(points) else points
     if points.empty:
         return None
     cells = sorted(points.groupby(["agent", "group"], sort=False), key=lambda cell: (group_key(cell[0][1]), cell[0][0]))
@@ -30,26 +30,29 @@ def draw(study: Study) -> style.Plot | None:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(cells) :]:
         axes.set_visible(False)
-    scale, shown = ScalarMappable(Normalize(0, 100), "cividis"), []
+    ends = (0, 100) if unit == SUCCESS else (unit.scale * points["score"].min(), unit.scale * points["score"].max())
+    scale, shown = ScalarMappable(Normalize(*ends), "cividis"), []
     for axes, ((agent, group), here) in zip(grid.flat, cells, strict=False):
         table = pd.DataFrame(list(here["settings"]))
-        if agent in ALPHA_WITHOUT_EFFECT and len(table.columns) > 2:
+        if study.agents([agent])[agent].alpha_without_effect and len(table.columns) > 2:
             table = table.drop(columns="alpha", errors="ignore")  # what it goes with is chance
         x, y = strongest(table, here["score"].to_numpy())
-        axes.scatter(table[x], table[y], c=scale.to_rgba(100 * here["score"]), s=26, edgecolors=style.INK, lw=0.4)
+        axes.scatter(
+            table[x], table[y], c=scale.to_rgba(unit.scale * here["score"]), s=26, edgecolors=style.INK, lw=0.4
+        )
         for name, set_scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
             set_scale("log" if drawn_in_decades(table[name].to_numpy()) else "linear")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.set_title(f"{agents_of([agent])[agent].title}, {group}")
+        axes.set_title(f"{study.agents([agent])[agent].title}, {group}")
         values = {"x": table[x], "y": table[y], "score": here["score"].to_numpy()}
         shown.append(pd.DataFrame({"agent": agent, "group": group, "x_name": x, "y_name": y, **values}))
-    figure.colorbar(scale, ax=grid, label="success rate (%)", shrink=0.9, aspect=30)
+    figure.colorbar(scale, ax=grid, label=unit.label, shrink=0.9, aspect=30)
     caption = (
         "Every configuration of the joint design at its values of the two hyperparameters whose ranks go best with the "
-        "rank of success (Spearman); all others vary too. Colour: success over all seeds."
+        f"rank of {unit.name} (Spearman); all others vary too. Colour: {unit.name} over all seeds."
     )
-    return style.Plot(figure, pd.concat(shown, ignore_index=True), "Success over two hyperparameters", caption)
+    return style.Plot(figure, pd.concat(shown, ignore_index=True), f"{unit.title} over two hyperparameters", caption)
 
 
 def drawn_in_decades(values: np.ndarray) -> bool:

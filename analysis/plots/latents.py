@@ -8,9 +8,7 @@ from analysis.numbers import ablations, summaries
 from analysis.numbers import published as reference
 from analysis.plots import style
 from analysis.plots.curves import updates
-from analysis.results.agents import agents_of
 from analysis.results.study import Study
-from lps.tasks.ring import RING
 
 LINES = {"normal": (0, (5, 1.5)), "truncated_normal": (0, (1.2, 1.2))}  # the sphere, LPS itself, is drawn through
 SHADES = {"normal": 0.3, "truncated_normal": 0.55}  # towards white
@@ -22,7 +20,7 @@ def draw(study: Study) -> style.Plot | None:
         return None
     figure = Figure(figsize=(style.COLUMN, 2.4))
     axes = figure.subplots()
-    agents = agents_of(data["agent"])
+    agents = study.agents(data["agent"])
     for (agent, variant), line in data.groupby(["agent", "variant"], sort=False):
         colour = style.lighter(agents[agent].colour, SHADES.get(variant, 0.0))
         label = variant.replace("_", " ") or "sphere"
@@ -43,7 +41,7 @@ def draw(study: Study) -> style.Plot | None:
         "Geometric mean over tasks and seeds; bands: pointwise 95 % stratified bootstrap intervals over seeds within "
         "tasks."
     )
-    if RING.group not in study.groups:  # theirs is of OGBench
+    if all(map(study.is_ogbench, study.groups)):
         caption += f" {reference.published_latent_sizes()}"
     caption += f" {summaries.interval_note(data)}"
     return style.Plot(figure, data, "Size of the latent", caption.strip())

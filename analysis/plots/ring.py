@@ -9,9 +9,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, Wedge
 
 from analysis.plots import style
-from analysis.results import settings
-from analysis.results.agents import alpha_without_effect
-from analysis.results.study import Study
+from analysis.results.study import Study, word
 from lps.tasks import ring
 
 BINS = 72
@@ -39,18 +37,18 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_title(f"alpha = {alpha}" if alpha else "no alpha", pad=3)
         if axes is grid[methods.index(method), 1]:
             axes.set_ylabel(method, labelpad=4)
-    style.note(figure, _invariance(set(actions["agent"])))
-    return style.Plot(figure, pd.DataFrame(rows), "The ring bandit", _caption(actions))
+    invariance = _invariance(study, set(actions["agent"]))
+    style.note(figure, invariance)
+    return style.Plot(figure, pd.DataFrame(rows), "The ring bandit", _caption(actions, invariance))
 
 
 def _by_panel(study: Study) -> pd.DataFrame:
     """The actions of all runs with method (title and setting but for alpha), agent and alpha ('' where there is none),
     methods in showing order and alphas from large to small."""
-    apart = settings.departures(study)
     runs = []
     for series in study.series.values():
         for run_id, run in study.runs[study.runs["series"] == series.key].iterrows():
-            own = ", ".join(f"{k}={settings.word(v)}" for k, v in apart[str(run_id)].items() if k != "alpha")
+            own = ", ".join(f"{k}={word(v)}" for k, v in run["departs"].items() if k != "alpha")
             alpha = run["hyperparameters"].get("alpha")
             runs.append(
                 {
@@ -96,9 +94,9 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _invariance(agents: set[str]) -> str:
+def _invariance(study: Study, agents: set[str]) -> str:
     """What has to be said where alpha cannot do anything."""
-    titles = alpha_without_effect(agents)
+    titles = ", ".join(agent.title for agent in study.agents(agents).values() if agent.alpha_without_effect)
     if not titles:
         return ""
     return (
@@ -108,12 +106,12 @@ def _invariance(agents: set[str]) -> str:
     )
 
 
-def _caption(actions: pd.DataFrame) -> str:
+def _caption(actions: pd.DataFrame, invariance: str) -> str:
     counts = sorted(set(actions.groupby("run_id").size()))
     text = (
         f"Actions in the plane, from -1 to 1: {' to '.join(f'{count:,}' for count in counts)} of every policy after "
         "its last update, darker where there are more (square root scale, each panel on its own); a dot is a policy "
         "that takes one action only. Between the circles: on the ring, where all data are. Orange: worth 1, everything "
-        f"else 0. Success: the share of these actions that are worth 1. {_invariance(set(actions['agent']))}"
+        f"else 0. Success: the share of these actions that are worth 1. {invariance}"
     )
     return text.strip()

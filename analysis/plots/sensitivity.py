@@ -13,14 +13,14 @@ from analysis.numbers import published as reference
 from analysis.numbers import summaries
 from analysis.plots import style
 from analysis.results import settings
-from analysis.results.agents import Agent, agents_of, alpha_without_effect
-from analysis.results.study import Study
+from analysis.results.agents import Agent
+from analysis.results.study import Study, Unit, word
 
 DECADE = 10  # values that span it stand on a log axis
 
 
 def draw(study: Study) -> style.Plot | None:
-    data = settings.sensitivity(study)
+    data, unit = settings.sensitivity(study), study.unit()
     if data.empty:
         return None
     names = list(dict.fromkeys(data["hyperparameter"]))
@@ -30,7 +30,7 @@ def draw(study: Study) -> style.Plot | None:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    agents = agents_of(data["agent"])
+    agents = study.agents(data["agent"])
     published = False
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         here = data[data["hyperparameter"] == name]
@@ -41,26 +41,26 @@ def draw(study: Study) -> style.Plot | None:
             line = here[here["agent"] == agent.name]
             line = line.assign(x=[place[str(value)] for value in line["value"]])
             if named:  # between two names there is nothing
-                _points(axes, line.assign(x=line["x"] + 0.1 * (j - (len(present) - 1) / 2)), agent)
+                _points(axes, line.assign(x=line["x"] + 0.1 * (j - (len(present) - 1) / 2)), agent, unit)
             else:
-                _line(axes, line.sort_values("x"), agent)
+                _line(axes, line.sort_values("x"), agent, unit)
             if name == "alpha" and (known := _published(study, agent)):
                 axes.plot(*zip(*known, strict=True), color=agent.colour, ls=(0, (2, 1.5)), lw=0.9, zorder=2)
                 published = True
-        style.success_axis(axes, "success rate (%)" if i % columns == 0 else "")
+        style.score_axis(axes, unit, i % columns == 0)
         axes.set_xlabel(name)
     handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
     handles.append(Line2D([], [], color="none", marker="o", mfc="none", mec=style.INK, ms=7, label="common setting"))
     if published:
         handles.append(Line2D([], [], color=style.INK, ls=(0, (2, 1.5)), lw=0.9, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if columns > 1 else 3))
-    invariance = _invariance(data)
+    invariance = _invariance(study, data)
     style.note(figure, invariance)
     caption = (
-        "Success against one hyperparameter at a time, the others at the setting that most runs of the agent share: "
-        "mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common setting. "
-        "Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single seed. "
-        f"{summaries.interval_note(data)} {invariance}"
+        f"{unit.title} against one hyperparameter at a time, the others at the setting that most runs of the agent "
+        "share: mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common "
+        "setting. Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single "
+        f"seed. {summaries.interval_note(data)} {invariance}"
     )
     if published:
         caption += " Dashed: LPS's alpha figure, single tasks that its page does not name, about 3 seeds."
@@ -69,7 +69,7 @@ def draw(study: Study) -> style.Plot | None:
 
 def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
     """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
-    if len(study.groups) != 1:
+    if len(study.groups) != 1 or not study.is_ogbench(study.groups[0]):
         return []
     rows = reference.published_alphas()
     return [
@@ -84,7 +84,7 @@ def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
     known = {str(value): value for value in values}
     if not all(map(settings.is_number, values)):
         known = dict(sorted(known.items(), key=lambda item: (item[1] if isinstance(item[1], list) else [], item[0])))
-        axes.set_xticks(range(len(known)), [settings.word(value).replace("_", "\n") for value in known.values()])
+        axes.set_xticks(range(len(known)), [word(value).replace("_", "\n") for value in known.values()])
         axes.set_xlim(-0.4, len(known) - 0.6)
         return {text: float(i) for i, text in enumerate(known)}
     places = {text: float(value) for text, value in known.items()}
@@ -106,28 +106,35 @@ def _short(value: float) -> str:
     return text
 
 
-def _line(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
-    style.line(axes, line["x"], line, agent.colour, agent.marker)
-    _rings(axes, line)
+def _line(axes: Axes, line: pd.DataFrame, agent: Agent, unit: Unit) -> None:
+    style.line(axes, line["x"], line, agent.colour, agent.marker, unit)
+    _rings(axes, line, unit)
 
 
-def _points(axes: Axes, line: pd.DataFrame, agent: Agent) -> None:
+def _points(axes: Axes, line: pd.DataFrame, agent: Agent, unit: Unit) -> None:
     middle, half = (line["low"] + line["high"]) / 2, (line["high"] - line["low"]) / 2
-    axes.errorbar(line["x"], 100 * middle, 100 * half, fmt="none", ecolor=agent.colour, elinewidth=1.2, zorder=2)
-    axes.plot(line["x"], 100 * line["mean"], agent.marker, color=agent.colour, ms=5, mew=0, zorder=3, clip_on=False)
-    _rings(axes, line)
+    axes.errorbar(
+        line["x"], unit.scale * middle, unit.scale * half, fmt="none", ecolor=agent.colour, elinewidth=1.2, zorder=2
+    )
+    axes.plot(
+        line["x"], unit.scale * line["mean"], agent.marker, color=agent.colour, ms=5, mew=0, zorder=3, clip_on=False
+    )
+    _rings(axes, line, unit)
 
 
-def _rings(axes: Axes, line: pd.DataFrame) -> None:
+def _rings(axes: Axes, line: pd.DataFrame, unit: Unit) -> None:
     usual = line[line["common"].astype(bool)]
     if usual.empty:
         return  # see style.line
-    axes.plot(usual["x"], 100 * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False)
+    axes.plot(
+        usual["x"], unit.scale * usual["mean"], "o", mfc="none", mec=style.INK, mew=0.9, ms=7, zorder=4, clip_on=False
+    )
 
 
-def _invariance(data: pd.DataFrame) -> str:
+def _invariance(study: Study, data: pd.DataFrame) -> str:
     """What has to be said where alpha cannot do anything."""
-    titles = alpha_without_effect(data.loc[data["hyperparameter"] == "alpha", "agent"])
+    agents = study.agents(data.loc[data["hyperparameter"] == "alpha", "agent"])
+    titles = ", ".join(agent.title for agent in agents.values() if agent.alpha_without_effect)
     if not titles:
         return ""
     return (

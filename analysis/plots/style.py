@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.results import settings
-from analysis.results.study import Series, Study
+from analysis.results.study import SUCCESS, Series, Study, Unit
 
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
@@ -100,14 +100,23 @@ def lighter(colour: str, mix: float) -> str:
     return to_hex((red + (1 - red) * mix, green + (1 - green) * mix, blue + (1 - blue) * mix))
 
 
-def line(axes: Axes, x: pd.Series, data: pd.DataFrame, colour: str, marker: str | None) -> None:
-    """A line of means with a band from `low` to `high`, all of them 0..1 and drawn in percent; no band where there is
-    none. An empty line is left out: matplotlib would give it room, at the figure's corner."""
+def line(axes: Axes, x: pd.Series, data: pd.DataFrame, colour: str, marker: str | None, unit: Unit) -> None:
+    """A line of means with a band from `low` to `high`, all of them scores and drawn in their unit; no band where
+    there is none. An empty line is left out: matplotlib would give it room, at the figure's corner."""
     if data.empty:
         return
-    axes.plot(x, 100 * data["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
+    axes.plot(x, unit.scale * data["mean"], color=colour, marker=marker, mew=0, clip_on=False, zorder=3)
     if data["low"].notna().any():
-        axes.fill_between(x, 100 * data["low"], 100 * data["high"], color=colour, alpha=0.17, linewidth=0)
+        low, high = unit.scale * data["low"], unit.scale * data["high"]
+        axes.fill_between(x, low, high, color=colour, alpha=0.17, linewidth=0)
+
+
+def score_axis(axes: Axes, unit: Unit, labelled: bool = True) -> None:
+    """A y axis of scores: from 0 to 100 for success rates."""
+    if unit == SUCCESS:
+        success_axis(axes, unit.label if labelled else "")
+    else:
+        axes.set_ylabel(unit.label if labelled else "")
 
 
 def success_axis(axes: Axes, label: str = "success rate (%)") -> None:

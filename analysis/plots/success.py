@@ -1,6 +1,7 @@
 """Success by group, one bar per agent: the form of LPS's main figure, with the published means as hollow diamonds."""
 
 from collections.abc import Hashable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ from matplotlib.patches import Patch
 
 from analysis.numbers import summaries
 from analysis.plots import style
-from analysis.results import settings
 from analysis.results.agents import AVERAGE
-from analysis.results.study import DAGGER, Study
+from analysis.results.study import DAGGER, Study, Unit
 
 GROUP_GAP = 0.9  # bars left free between groups
 MIN_BAR, MAX_BAR = 0.24, 0.45  # inches per bar: below the first the figure takes the whole page
@@ -28,39 +28,50 @@ def draw(study: Study) -> style.Plot | None:
         return None
     groups = list(dict.fromkeys(data["group"]))
     shown = [series for key, series in study.series.items() if key in set(data["series"])]
+    # Percentages share an axis; returns have one for each group.
+    panels = [[group for group in groups if study.unit(group).sign], *([g] for g in groups if not study.unit(g).sign)]
+    panels = [panel for panel in panels if panel]
     slots = len(groups) * (len(shown) + GROUP_GAP)
-    wide = slots * MIN_BAR + 0.6 > style.COLUMN
+    wide = slots * MIN_BAR + 0.6 * len(panels) > style.COLUMN
     page = style.PAGE if wide else style.COLUMN
     figure = Figure(figsize=(page, 2.5))
-    axes = figure.subplots()
+    grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=list(map(len, panels)))[0]
     width = 1 / (len(shown) + GROUP_GAP)
-    for i, series in enumerate(shown):
-        for j, group in enumerate(groups):
+    margin = max(0.0, (page - 0.6 - slots * MAX_BAR) / MAX_BAR / 2 * width)  # few bars stay slim
+    for axes, panel in zip(grid, panels, strict=True):
+        unit = study.unit(*panel)
+        for (i, series), (j, group) in product(enumerate(shown), enumerate(panel)):
             row = data[(data["series"] == series.key) & (data["group"] == group)]
             if len(row):
-                x = j + (i - (len(shown) - 1) / 2) * width
-                _bar(axes, x, width, style.colour(study, series), row.iloc[0].to_dict(), labelled=len(data) <= FEW_BARS)
-                _runs(axes, x, width, row.iloc[0].to_dict(), study)
-    if AVERAGE in groups:
-        axes.axvline(len(groups) - 1.5, color=style.GRID, linewidth=1.0)
-    axes.set_xticks(range(len(groups)), groups)
-    axes.tick_params(axis="x", length=0)
-    margin = max(0.0, (page - 0.6 - slots * MAX_BAR) / MAX_BAR / 2 * width)  # few bars stay slim
-    axes.set_xlim(-0.5 - margin, len(groups) - 0.5 + margin)
-    style.success_axis(axes)
+                x, values = j + (i - (len(shown) - 1) / 2) * width, row.iloc[0].to_dict()
+                _bar(axes, x, width, style.colour(study, series), values, unit, labelled=len(data) <= FEW_BARS)
+                _runs(axes, x, width, values, study)
+        if AVERAGE in panel:
+            axes.axvline(len(panel) - 1.5, color=style.GRID, linewidth=1.0)
+        axes.set_xticks(range(len(panel)), panel)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.5 - margin, len(panel) - 0.5 + margin)
+        style.score_axis(axes, unit)
     handles: list[Patch | Line2D] = [
-        Patch(color=style.colour(study, series), label=settings.titles(study)[series.key]) for series in shown
+        Patch(color=style.colour(study, series), label=study.series[series.key].title) for series in shown
     ]
     if data["published_mean"].notna().any():
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
     style.note(figure, "\n".join(_notes(study, data)))
-    return style.Plot(figure, data, "Success by group", f"{_caption(data)} {summaries.others_note(study)}".strip())
+    return style.Plot(
+        figure,
+        data,
+        f"{study.unit(*study.groups).title} by group",
+        f"{_caption(data)} {summaries.others_note(study)}".strip(),
+    )
 
 
-def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable, Any], labelled: bool) -> None:
+def _bar(
+    axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable, Any], unit: Unit, labelled: bool
+) -> None:
     """One bar with its interval, its number and marks, and the published value beside its middle."""
-    mean, low, high = (100 * row[key] for key in ("mean", "low", "high"))
+    mean, low, high = (unit.scale * row[key] for key in ("mean", "low", "high"))
     axes.bar(x, mean, 0.88 * width, color=colour, zorder=2)
     if np.isfinite(low):
         style.whisker(axes, x, low, high, zorder=4)
@@ -70,7 +81,7 @@ def _bar(axes: Axes, x: float, width: float, colour: str, row: Mapping[Hashable,
         if np.isfinite(their_low):
             style.whisker(axes, beside, their_low, their_high, caps=0, zorder=5)
         axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor="white", ms=3.4, mew=0.8, zorder=6)
-    number = f"{mean:.0f}" if labelled else ""
+    number = (f"{mean:.0f}" if unit.sign else f"{mean:.3g}") if labelled else ""
     dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
     alone = "\nn=1" if row["n_seeds_min"] == 1 else ""
     top = np.nanmax([mean, high])
@@ -87,7 +98,7 @@ def _runs(axes: Axes, x: float, width: float, row: Mapping[Hashable, Any], study
     """The scores of single runs as dots on the left half of their bar, where they are few."""
     if row["group"] == AVERAGE or not 1 < row["runs_scored"] <= FEW_RUNS:
         return
-    runs = 100 * study.cell(row["series"], row["group"])["score"].sort_values()
+    runs = study.unit(row["group"]).scale * study.cell(row["series"], row["group"])["score"].sort_values()
     across = x + np.linspace(-0.36, -0.14, len(runs)) * width
     axes.scatter(across, runs, s=7, color="white", edgecolors=style.INK, linewidths=0.5, zorder=3, clip_on=False)
 

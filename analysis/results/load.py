@@ -14,9 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.results.agents import split_task
+from analysis.results import version1
+from analysis.results.agents import Agent, agents_of
+from lps.agents.variants import ADDED
 from lps.errors import UserError
 from lps.runs.provenance import short_commit
+from lps.runs.scores import measure
 from lps.runs.store import SCHEMA, Store
 
 # What a run's document must say to be placed; everything else is optional.
@@ -29,6 +32,7 @@ _PROTOCOL = {
     "success_timing": "post",
     "reward_timing": "pre",
 }
+_NO_SETTING = ("agent", "task", "seed", "hyperparameters")
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,27 @@ class Results:
     """One or more stores in memory.
 
     paths: the folders that were read.
-    runs: one row per run document, index `run_id`: agent, task (OGBench's name), group, short ('task1'), seed, steps,
-        dataset, eval_interval, eval_episodes, success_timing, reward_timing, hyperparameters (dict), status,
-        step, error, updated, device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
-    evaluations: one row per evaluation, sorted by run and step: run_id, step, success (mean over its episodes, 0..1),
-        episodes (their number).
+    runs: one row per run document, index `run_id`: agent, task, suite, group, short (the task's title inside its
+        group), metric, return_range, percent (whether scores are fractions of 1), bandit, standard (the task's
+        dataset), seed, steps, dataset, eval_interval, eval_episodes, success_timing, reward_timing, setting (dict: all
+        that can change the result but agent, task and seed), hyperparameters (dict), status, step, error, updated,
+        device, wall_time_s, fingerprint, versions (dict), sweep, results (the folder it lies in).
+    evaluations: one row per evaluation, sorted by run and step: run_id, step, value (by the metric of its task, see
+        lps.runs.scores.measure), mean_return, episodes (their number).
     actions: one row per action that the last policy of a run chose on the ring bandit: run_id, x, y.
+    about: {agent: title, colour, defaults, ...} (see lps.runs.store.Store.write_sweep).
     sweeps, studies: the documents of the sweeps that made the runs, and of what studies found (see
-    lps.runs.store.Store). problems: one line for each file that was passed over, and why. left_out: the rows of `runs`
-    that were left out by hand (see analysis.results.select). notes: sentences that belong beside every number: what was
-    left out, and where folders disagree.
+        lps.runs.store.Store).
+    problems: one line for each file that was passed over, and why.
+    left_out: the rows of `runs` that were left out by hand (see analysis.results.select).
+    notes: sentences that belong beside every number: what was left out, and where folders disagree.
     """
 
     paths: tuple[str, ...]
     runs: pd.DataFrame
     evaluations: pd.DataFrame
     actions: pd.DataFrame
+    about: Mapping[str, Mapping[str, Any]]
     sweeps: list[dict[str, Any]]
     studies: list[dict[str, Any]]
     problems: list[str]
@@ -77,11 +86,14 @@ class Results:
         )
         return replace(self, runs=self.runs[self.runs.index.isin(kept)], evaluations=evaluations, actions=actions)
 
-    def held_out(self, *names: str) -> set[str]:
-        """The ids of the runs of tuning studies with seeds that no trial has seen: of the 'best' setting, of the
-        'default', or of both."""
-        kept = (document.get("held_out", {}) for document in self.studies)
-        return {run_id for own in kept for name in names or own for run_id in own.get(name, ())}
+    def agents(self, names: Iterable[str]) -> dict[str, Agent]:
+        """The agents of these names in showing order."""
+        return agents_of(names, self.about)
+
+    def defaults(self, agent: str, group: str) -> dict[str, Any]:
+        """The hyperparameters that an agent has on a group by itself: its Config's, and those tuned for the group."""
+        about = self.about.get(agent, {})
+        return {**about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
 
 
 def load(path: str) -> Results:
@@ -92,18 +104,21 @@ def load(path: str) -> Results:
     """
     store = _open(path)
     problems: list[str] = []
-    runs = _runs(store.runs(), problems).assign(results=str(path))
-    evaluations = _evaluations(store.read_episodes())
+    sweeps, studies = store.sweeps(), store.studies()
+    known = [sweep for sweep in sweeps if "tasks" in sweep]  # not those of version 1
+    about = {**version1.agents(), **{name: own for sweep in known for name, own in sweep["agents"].items()}}
+    tasks = {name: task for sweep in known for name, task in sweep["tasks"].items()}
+    runs = _runs(store.runs(), tasks, about, problems).assign(results=str(path))
+    evaluations = _evaluations(store.read_episodes(), runs)
     orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
     problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
     actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
-    sweeps, studies = store.sweeps(), store.studies()
     problems = [*store.problems, *(f"{path}/{problem}" for problem in problems)]
     if runs.empty:
         why = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
-    return Results((str(path),), runs, evaluations, actions, sweeps, studies, problems)
+    return Results((str(path),), runs, evaluations, actions, about, sweeps, studies, problems)
 
 
 def join(parts: Sequence[Results]) -> Results:
@@ -127,7 +142,7 @@ def join(parts: Sequence[Results]) -> Results:
     return replace(joined, studies=documents, notes=(*joined.notes, *notes))
 
 
-_UNITED = ("data-scaling",)  # studies whose documents add up (analysis.results.plays)
+_UNITED = ("data-scaling",)  # studies of version 1 whose documents add up
 
 
 def _joined(a: Results, b: Results) -> Results:
@@ -148,6 +163,7 @@ def _joined(a: Results, b: Results) -> Results:
         runs=pd.concat([a.runs, rest.runs]).sort_index(),
         evaluations=pd.concat([a.evaluations, rest.evaluations]).sort_values(["run_id", "step"], ignore_index=True),
         actions=pd.concat([a.actions, rest.actions], ignore_index=True),
+        about={**a.about, **b.about},
         sweeps=[*a.sweeps, *b.sweeps],
         problems=[*a.problems, *(problem for problem in b.problems if problem not in a.problems)],
     )
@@ -161,7 +177,7 @@ def _differing(mine: pd.Series, other: pd.Series, *evaluations: pd.DataFrame | N
     for key in ("status", "step", "fingerprint"):
         if mine[key] != other[key]:
             return f"{'dataset ' * (key == 'fingerprint')}{key} {mine[key] or '?'} and {other[key] or '?'}"
-    numbers = [[] if own is None else own[["step", "success", "episodes"]].values.tolist() for own in evaluations]
+    numbers = [[] if own is None else own[["step", "value", "episodes"]].values.tolist() for own in evaluations]
     return "" if numbers[0] == numbers[1] else "its evaluations have other numbers"
 
 
@@ -191,7 +207,12 @@ def _open(path: str) -> Store:
     return Store(path, create=False, warn=False)  # whoever shows the results lists the problems, all together
 
 
-def _runs(documents: Iterable[Mapping[str, Any]], problems: list[str]) -> pd.DataFrame:
+def _runs(
+    documents: Iterable[Mapping[str, Any]],
+    tasks: Mapping[str, Mapping[str, Any]],
+    about: Mapping[str, Mapping[str, Any]],
+    problems: list[str],
+) -> pd.DataFrame:
     rows = []
     for document in documents:
         run = document.get("run") or {}
@@ -202,20 +223,34 @@ def _runs(documents: Iterable[Mapping[str, Any]], problems: list[str]) -> pd.Dat
         elif missing or "id" not in document:
             problems.append(f"{name}: does not say {', '.join(missing or ['id'])}; not shown")
         else:
-            rows.append(_row(document, run))
+            known = tasks.get(run["task"]) or version1.task(run["task"])
+            rows.append(_row(document, run, known, about.get(run["agent"], {}).get("defaults", {})))
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id"])
     return frame.set_index("run_id").sort_index()
 
 
-def _row(document: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    group, short = split_task(run["task"])
+def _row(
+    document: Mapping[str, Any], run: Mapping[str, Any], task: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    own = run.get("hyperparameters") or {}
+    hyperparameters = {**{key: value for key, value in ADDED.items() if key in defaults}, **own}
+    old = _PROTOCOL if task["suite"] == "ogbench" else {}  # of documents that do not say
+    protocol = {**old, **{key: value for key, value in run.items() if key not in _NO_SETTING}}
+    title = task["title"].removeprefix(task["group"]).strip() or task["title"]
     return {
         "run_id": document["id"],
         **{key: run[key] for key in _REQUIRED},
-        **{key: run.get(key, default) for key, default in _PROTOCOL.items()},
-        "group": group,
-        "short": short,
-        "hyperparameters": run.get("hyperparameters") or {},
+        **{key: protocol.get(key, "") for key in _PROTOCOL},
+        "suite": task["suite"],
+        "group": task["group"],
+        "short": title.replace("task ", "task"),  # 'task1', as in published tables
+        "metric": task["metric"],
+        "return_range": task["return_range"],
+        "percent": task["metric"] != "return" or task["return_range"] is not None,
+        "bandit": task["max_episode_steps"] == 1,
+        "standard": task["dataset"],
+        "setting": {**protocol, **hyperparameters},
+        "hyperparameters": hyperparameters,
         "status": document.get("status", "running"),
         "step": document.get("step") or 0,
         "error": document.get("error") or "",
@@ -228,8 +263,17 @@ def _row(document: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _evaluations(episodes: pa.Table) -> pd.DataFrame:
-    columns = episodes.select(["run_id", "step"]).append_column("success", episodes["success"].cast("float64"))
-    grouped = columns.group_by(["run_id", "step"]).aggregate([("success", "mean"), ("success", "count")])
-    frame = grouped.rename_columns(["run_id", "step", "success", "episodes"]).to_pandas()
+def _evaluations(episodes: pa.Table, runs: pd.DataFrame) -> pd.DataFrame:
+    columns = episodes.select(["run_id", "step", "return"])
+    columns = columns.append_column("success", episodes["success"].cast("float64"))
+    grouped = columns.group_by(["run_id", "step"]).aggregate(
+        [("success", "mean"), ("return", "mean"), ("step", "count")]
+    )
+    frame = grouped.rename_columns(["run_id", "step", "success", "return", "episodes"]).to_pandas()
+    rules = runs[["metric", "return_range"]].to_dict("index") if len(runs) else {}
+    frame["value"] = [
+        measure(**rules.get(run_id, {"metric": "success", "return_range": None}), success=success, return_=return_)
+        for run_id, success, return_ in zip(frame["run_id"], frame["success"], frame["return"], strict=True)
+    ]
+    frame = frame.rename(columns={"return": "mean_return"})[["run_id", "step", "value", "mean_return", "episodes"]]
     return frame.sort_values(["run_id", "step"], ignore_index=True)

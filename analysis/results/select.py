@@ -2,7 +2,7 @@
 numbers stand (`Results.notes`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -12,6 +12,8 @@ import pandas as pd
 from analysis.results.agents import agents_of, group_key
 from analysis.results.load import Results, join
 from lps.errors import UserError, suggest
+
+About = Mapping[str, Mapping[str, Any]]
 
 
 def select(
@@ -24,12 +26,13 @@ def select(
         UserError: a name or an id that is not there, folders that disagree about a run, or nothing left.
     """
     everything = pd.concat([part.runs for part in parts])
+    about = {name: own for part in parts for name, own in part.about.items()}
     everything = everything[~everything.index.duplicated()]
     ids = list(dict.fromkeys(_run_id(text, list(everything.index)) for text in exclude))
     notes: list[str] = []
     kept = ~everything.index.isin(ids)
     if ids:
-        titles = agents_of(everything["agent"])
+        titles = agents_of(everything["agent"], about)
         shown = [
             f"run {run_id} ({titles[run['agent']].title}, {run['group']} {run['short']}, seed {run['seed']})"
             for run_id, run in everything.loc[ids].iterrows()
@@ -37,10 +40,10 @@ def select(
         notes.append(f"Left out by hand: {', '.join(shown)}.")
     for what, names in (("agent", agents), ("group", groups)):
         if names:
-            present = _ordered(what, everything[what])
+            present = _ordered(what, everything[what], about)
             _check(names, present, what)
             kept &= everything[what].isin(list(names))
-            notes.append(_only(what, [n for n in present if n in names], [n for n in present if n not in names]))
+            notes.append(_only(what, about, [n for n in present if n in names], [n for n in present if n not in names]))
     if not kept.any():
         where = " and ".join(path for part in parts for path in part.paths)
         raise UserError(f"--exclude, --agents and --groups leave nothing of the {len(everything)} runs in {where}")
@@ -67,13 +70,17 @@ def _check(names: Iterable[str], present: Sequence[str], what: str) -> None:
             raise UserError(f"--{what}s: {suggest(name, present, what)} (those of the results)")
 
 
-def _ordered(what: str, names: Iterable[str]) -> list[str]:
-    return list(agents_of(names)) if what == "agent" else sorted(set(names), key=group_key)
+def _ordered(what: str, names: Iterable[str], about: About) -> list[str]:
+    return list(agents_of(names, about)) if what == "agent" else sorted(set(names), key=group_key)
 
 
-def _only(what: str, kept: Sequence[str], others: Sequence[str]) -> str:
+def _only(what: str, about: About, kept: Sequence[str], others: Sequence[str]) -> str:
     def shown(names: Sequence[str]) -> str:
-        return ", ".join(agent.title for agent in agents_of(names).values()) if what == "agent" else ", ".join(names)
+        return (
+            ", ".join(agent.title for agent in agents_of(names, about).values())
+            if what == "agent"
+            else ", ".join(names)
+        )
 
     return f"Chosen by hand: only the {what}{'s' * (len(kept) > 1)} {shown(kept)}" + (
         f", not {shown(others)}." if others else "."

@@ -7,7 +7,7 @@ anything but task and seed are shown as series of their own, never averaged.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -15,16 +15,43 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.results.agents import AGENTS, SUBJECT, Agent, agents_of, declared, group_key
+from analysis.results import version1
+from analysis.results.agents import AVERAGE, SUBJECT, Agent, agents_of, group_key
 from analysis.results.load import Results
-from analysis.results.plays import standard
-from lps.agents.variants import ADDED, group_settings
 from lps.runs.scores import LAST
-from lps.tasks.ring import RING
 
 DAGGER = "†"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
+
+
+class Unit(NamedTuple):
+    """The unit of scores, by the metric of their tasks."""
+
+    name: str
+    scale: float  # from scores to numbers for people: 100 for percent
+    sign: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name.replace('success', 'success rate')} ({self.sign})" if self.sign else self.name
+
+    @property
+    def title(self) -> str:
+        return self.name.capitalize()
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference."""
+        return "percentage points" if self.sign else f"{self.name}"
+
+    def text(self, value: float, sign: str = "") -> str:
+        """A score for people: '95.0' percent, or a return with four digits."""
+        scaled = self.scale * value
+        return f"{scaled:{sign}.1f}" if self.sign or abs(scaled) >= 1000 else f"{scaled:{sign}.4g}"
+
+
+SUCCESS, NORMALISED, RETURN = Unit("success", 100, "%"), Unit("normalised return", 100, "%"), Unit("return", 1)
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,8 @@ class Series:
 
     key: str
     agent: Agent
-    variant: str = ""  # what sets it apart from other series of the agent: 'lr=0.001'
+    variant: str = ""  # name of its variant, or its departures from the usual setting: 'lr=0.001'
+    departs: int = 0  # number of departures
 
     @property
     def title(self) -> str:
@@ -44,8 +72,10 @@ class Series:
 class Study:
     """Results with their series and scores.
 
-    runs: the runs of `Results`, and: series (key), state ('done', 'failed', 'running' or 'incomplete'), scored (whether
-        it counts), score (0..1, NaN without evaluations), evaluated (number of complete evaluations).
+    runs: the runs of `Results`, and: series (key), usual, departs, roles, variant (see `_with_intent`), state ('done',
+        'failed', 'running' or 'incomplete'), scored (whether it counts), score and mean_return (NaN without
+        evaluations), evaluated
+        (number of complete evaluations).
     gaps: one row per run that is not what was planned (see `find_gaps`).
     subject: the agent that claims are about.
     """
@@ -55,14 +85,51 @@ class Study:
     runs: pd.DataFrame
     gaps: pd.DataFrame
     include_unfinished: bool = False
-    subject: Agent = AGENTS[SUBJECT]
+    subject: Agent = agents_of([SUBJECT], version1.agents())[SUBJECT]
 
     @property
     def groups(self) -> list[str]:
-        """Groups with at least one scored run, in showing order; the ring bandit, which is a picture and no benchmark,
-        only where there is nothing else."""
-        found = set(self.runs.loc[self.runs["scored"], "group"])
-        return sorted(found - {RING.group} or found, key=group_key)
+        """Groups with at least one scored run, in showing order; bandits, which are pictures and no benchmarks, only
+        where there is nothing else."""
+        scored = self.runs[self.runs["scored"]]
+        return sorted(set(scored.loc[~scored["bandit"], "group"]) or set(scored["group"]), key=group_key)
+
+    @cached_property
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        return self.runs.drop_duplicates("group").set_index("group")[["suite", "standard", "bandit"]].to_dict("index")
+
+    def is_ogbench(self, group: str) -> bool:
+        """Whether a group is one of OGBench's: published numbers are of these."""
+        return self.fact(group, "suite") == "ogbench"
+
+    def fact(self, group: str, name: str) -> Any:
+        """The suite or the standard dataset of a group, or whether it is a bandit."""
+        return self._facts[group][name]
+
+    @cached_property
+    def _units(self) -> dict[str, set[Unit]]:
+        found: dict[str, set[Unit]] = {}
+        for run in self.runs[["group", "metric", "percent"]].drop_duplicates().to_dict("records"):
+            unit = SUCCESS if run["metric"] != "return" else NORMALISED if run["percent"] else RETURN
+            found.setdefault(str(run["group"]), set()).add(unit)
+        return found
+
+    def unit(self, *groups: str) -> Unit:
+        """The unit of the scores of some groups, of the comparable ones by default."""
+        wanted = [group for group in groups if group != AVERAGE] or self.comparable
+        units = set().union(*(self._units[group] for group in wanted))
+        if len(units) == 1:
+            return units.pop()
+        return Unit("score", 1) if RETURN in units else Unit("score", 100, "%")
+
+    @cached_property
+    def comparable(self) -> list[str]:
+        """The groups that figures and tables over several groups may mix: those of percentages, if there is any."""
+        return [group for group in self.groups if self.unit(group).sign] or self.groups
+
+    def agents(self, names: Iterable[str]) -> dict[str, Agent]:
+        """The agents of these names in showing order."""
+        return self.results.agents(names)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:
@@ -87,16 +154,18 @@ class Study:
 
 def study(results: Results, include_unfinished: bool = False, subject: str = SUBJECT) -> Study:
     """Scores all runs; those that are not finished count only with `include_unfinished`. Claims are about `subject`."""
-    runs = results.runs.copy()
-    series, runs["series"] = _assign_series(runs, results)
+    runs = _with_intent(results)
+    series = {one.key: one for one in sorted(runs["series"], key=_place(results.agents(runs["agent"])))}
+    runs["series"] = [one.key for one in runs["series"]]
     by_run: dict[str, list[Evaluation]] = {}
     for run_id, *evaluation in results.evaluations[["run_id", *Evaluation._fields]].itertuples(index=False):
         by_run.setdefault(run_id, []).append(Evaluation(*evaluation))
     verdicts = [_judge(run, by_run.get(run["run_id"], []), include_unfinished) for run in records(runs)]
     verdict = pd.DataFrame(verdicts, index=runs.index)
     runs = pd.concat([runs, verdict], axis=1)
-    gaps = find_gaps(runs, series, results.held_out(), results.left_out)
-    return Study(results, series, runs, gaps, include_unfinished, agents_of([subject])[subject])
+    apart = [run_id for run_id, roles in runs["roles"].items() if any("held_out" in role for role in roles)]
+    gaps = find_gaps(runs, series, apart, results.left_out)
+    return Study(results, series, runs, gaps, include_unfinished, results.agents([subject])[subject])
 
 
 def records(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -113,7 +182,8 @@ class Evaluation(NamedTuple):
     """A row of `Results.evaluations`; plain values, for a table per run would take longer than reading the runs."""
 
     step: int
-    success: float
+    value: float
+    mean_return: float
     episodes: int
 
 
@@ -125,7 +195,7 @@ def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfini
     # A hole early in the curve does not touch the score; one among the last evaluations does.
     sound = run["status"] == "done" and not set(missing) & set(planned[-LAST:])
     last = [evaluation for evaluation in evaluations if evaluation.step in planned[-LAST:]]
-    counted = [evaluation.success for evaluation in (last if sound else evaluations[-LAST:])]
+    counted = last if sound else evaluations[-LAST:]
     reason = ""
     if state == "failed":
         reason = (str(run["error"]).strip().splitlines() or ["no traceback in its document"])[-1]
@@ -137,57 +207,56 @@ def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfini
     return {
         "state": state,
         "scored": bool(counted) and (sound or include_unfinished),
-        "score": fmean(counted) if counted else float("nan"),
+        "score": fmean(evaluation.value for evaluation in counted) if counted else float("nan"),
+        "mean_return": fmean(evaluation.mean_return for evaluation in counted) if counted else float("nan"),
         "evaluated": len(planned) - len(missing),
         "reason": reason,
     }
 
 
-def _assign_series(runs: pd.DataFrame, results: Results) -> tuple[dict[str, Series], list[str]]:
-    """The series by key in showing order, and the key of every run."""
-    settings = [setting(run) for run in records(runs)]
-    frame = runs[["agent", "group"]].assign(setting=settings)
-    agents = agents_of(runs["agent"])
-    varying = {
-        name: _varying([list(rows["setting"]) for _, rows in rows.groupby("group")])
-        for name, rows in frame.groupby("agent")
-    }
-    variants = [
-        ", ".join(f"{key}={as_text(setting.get(key, ADDED.get(key, 'unset')))}" for key in varying[agent])
-        for agent, setting in zip(runs["agent"], settings, strict=True)
-    ]
-    keys = [
-        f"{agent} ({variant})" if variant else agent for agent, variant in zip(runs["agent"], variants, strict=True)
-    ]
-    # The default, or what departs least from it, comes first.
-    rows = frame.assign(variant=variants, key=keys, apart=_apart(frame, varying, results))
-    series: dict[str, Series] = {}
-    for name, agent in agents.items():
-        own = rows[rows["agent"] == name].groupby("variant").agg({"key": "first", "apart": "min"})
-        ordered = sorted(own.itertuples(), key=lambda row: (row.apart, _natural(str(row.Index))))
-        series |= {str(row.key): Series(str(row.key), agent, str(row.Index)) for row in ordered}
-    return series, keys
+def _with_intent(results: Results) -> pd.DataFrame:
+    """The runs with: usual (the usual setting of the agent on the group), departs (the part of the run's setting that
+    is not usual), roles (see lps.runs.intent), variant (name of the variant that departs so, '' for the usual setting,
+    None for all else), series."""
+    runs = results.runs.copy()
+    stored = [sweep for sweep in results.sweeps if "usual" in sweep]
+    roles: dict[str, list[dict[str, Any]]] = {}
+    for sweep in stored:
+        for run_id, own in sweep["runs"].items():
+            roles.setdefault(run_id, []).extend(own["roles"])
+    found: dict[str, dict[str, Any]] = {}
+    agents = results.agents(runs["agent"])
+    for (agent, group), here in runs.groupby(["agent", "group"]):
+        rows = records(here)
+        usuals = [own for sweep in stored if (own := sweep["usual"].get(agent, {}).get(group))]
+        if usuals:  # of several sweeps, that of most runs
+            usual = max(usuals, key=lambda own: sum(own == run["setting"] for run in rows))
+        else:
+            usual = version1.usual(str(agent), str(group), rows, results.studies)
+        for run in rows:
+            departs = version1.departures(run["setting"], usual)
+            own = roles.get(run["run_id"]) or version1.roles(str(agent), str(group), run, usual, results.studies)
+            variant = _variant(departs, own, results.about.get(str(agent), {}).get("variants", {}))
+            changes = ", ".join(f"{key}={word(value)}" for key, value in sorted(departs.items()))
+            told = (variant or "").replace("_", " ") or changes
+            series = Series(f"{agent} ({told})" if told else str(agent), agents[str(agent)], told, len(departs))
+            row = {"usual": usual, "departs": departs, "roles": own, "variant": variant, "series": series}
+            found[run["run_id"]] = row
+    columns = pd.DataFrame(list(found.values()), index=list(found), dtype=object)
+    return runs.join(columns)
 
 
-def _apart(frame: pd.DataFrame, varying: Mapping[Any, list[str]], results: Results) -> pd.Series:
-    """Of how many of the keys that vary every run has not the default: the declared value, or that of most runs of its
-    agent on its group where none of them has the declared one."""
-    found = pd.Series(0, index=frame.index)
-    for (agent, group), rows in frame.groupby(["agent", "group"]):
-        known = defaults(results, agent, group, list(rows["setting"]))
-        for name in varying[agent]:
-            values = rows["setting"].map(lambda setting, name=name: as_text(setting.get(name, ADDED.get(name))))
-            default = as_text(known.get(name))
-            usual = default if default in set(values) else values.mode().iloc[0]
-            found[rows.index] += values != usual
-    return found
+def _variant(departs: Mapping[str, Any], roles: list[dict[str, Any]], variants: Mapping[str, Any]) -> str | None:
+    if not departs:
+        return ""
+    names = [role["variant"] for role in roles if role.keys() == {"variant"}]
+    return next((name for name in names if departs.keys() <= variants.get(name, {}).keys()), None)
 
 
-def defaults(results: Results, agent: str, group: str, settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The values that an agent has on a group unless told otherwise: its page's, the group's, and of the datasets that
-    these settings have the one that stands for the group (`plays.standard`; None where nothing says which)."""
-    datasets = {setting["dataset"] for setting in settings}
-    return {**declared(agent), **group_settings(agent, group), "dataset": standard(results, group, datasets)}
+def _place(agents: Mapping[str, Agent]) -> Callable[[Series], tuple[Any, ...]]:
+    """Sort key of series: agents in showing order, the usual setting first."""
+    order = {name: number for number, name in enumerate(agents)}
+    return lambda one: (order[one.agent.name], one.departs, _natural(one.variant))
 
 
 def _natural(text: str) -> list[str | float]:
@@ -195,19 +264,13 @@ def _natural(text: str) -> list[str | float]:
     return [float(part) if i % 2 else part for i, part in enumerate(_NUMBER.split(text))]
 
 
-def setting(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a run that can change its result but agent, task and seed."""
-    return {**{key: run[key] for key in PROTOCOL}, **run["hyperparameters"]}
-
-
-def _varying(groups: list[list[Mapping[str, Any]]]) -> list[str]:
-    """The keys that differ between settings of one group. A setting per group (alpha, say) sets nothing apart."""
-    found = []
-    for settings in groups:
-        for key in sorted({key for setting in settings for key in setting}):
-            if len({json.dumps(_scalar(setting.get(key, ADDED.get(key))), sort_keys=True) for setting in settings}) > 1:
-                found.append(key)
-    return list(dict.fromkeys(found))
+def word(value: Any) -> str:
+    """A value for people: 0.001, normal, 512x4 for four layers; equal values give equal texts."""
+    if isinstance(value, list) and len(value) > 1 and len(set(value)) == 1:
+        return f"{value[0]}x{len(value)}"
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    return as_text(value)
 
 
 def _scalar(value: Any) -> Any:
@@ -261,7 +324,7 @@ def find_gaps(
 
 def _identity(run: Mapping[str, Any]) -> str:
     """A text that runs of one series on one group share."""
-    return json.dumps([run["agent"], run["group"], setting(run)], sort_keys=True, default=_scalar)
+    return json.dumps([run["agent"], run["group"], run["setting"]], sort_keys=True, default=_scalar)
 
 
 def spans(numbers: list[int]) -> str:

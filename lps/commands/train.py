@@ -11,6 +11,7 @@ from lps.errors import UserError, at_least
 from lps.training.options import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
+    from lps.runs.intent import Planned
     from lps.runs.run import Run
     from lps.runs.store import Store
     from lps.training.ledger import Progress
@@ -70,11 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.runs.intent import write_intent
     from lps.runs.store import Store
     from lps.training.options import TrainOptions
     from lps.training.trainer import train
 
-    runs = _runs(arguments)
+    planned = _planned(arguments)
+    runs = [one.run for one in planned]
     names = _names(runs)
     options = TrainOptions(
         device=arguments.device,
@@ -88,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     store = Store(arguments.results)
     _report_finished(runs, store)
+    write_intent(store, "train", planned)
     evaluator = PoolEvaluator(arguments.eval_workers) if arguments.eval_workers else InlineEvaluator()
     try:
         with _ProgressLine(names) as line:
@@ -106,14 +110,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _runs(arguments: argparse.Namespace) -> list[Run]:
+def _planned(arguments: argparse.Namespace) -> list[Planned]:
     from lps.runs.hyperparameters import parse_settings
-    from lps.runs.run import Run
+    from lps.runs.intent import planned
     from lps.tasks.suites import full_name
 
     hyperparameters, options = _hyperparameters(arguments), parse_settings(arguments.option, "--option")
     return [
-        Run.create(
+        planned(
             arguments.agent,
             full_name(task, arguments.suite),
             seed,
@@ -208,13 +212,10 @@ class _ProgressLine:
 
 def _print_results(store: Store, runs: Sequence[Run]) -> None:
     """Print the score of the last evaluation of each run."""
-    from lps.runs.record import Episode
     from lps.runs.scores import describe_score
 
     for run in runs:
-        rows = store.read_episodes(run.id).to_pylist()
-        if rows:
-            last = max(row["step"] for row in rows)
-            episodes = [Episode.of_row(row) for row in rows if row["step"] == last]
-            score = describe_score(episodes, run.resolved_task)
-            print(f"run {run.id}: {score} at step {last} ({len(episodes)} episodes)")
+        if episodes := store.episodes(run.id):
+            last = max(episodes)
+            score = describe_score(episodes[last], run.resolved_task)
+            print(f"run {run.id}: {score} at step {last} ({len(episodes[last])} episodes)")

@@ -51,12 +51,13 @@ class Column:
         major, _ = np.lib.format.read_magic(self._file)
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         self.shape, fortran_order, self.dtype = read_header(self._file)
-        if fortran_order and len(self.shape) > 1 or self.dtype.hasobject:
-            raise ValueError(f"{name} is an array of objects or in Fortran order")
+        self._readable = not self.dtype.hasobject and (not fortran_order or len(self.shape) < 2)
         self._left = self.shape[0] if self.shape else 0
 
     def take(self, rows: int | None = None) -> np.ndarray:
-        """Return the next `rows` rows, or all that are left."""
+        """Return the next `rows` rows, or all that are left.  ValueError for objects or Fortran order."""
+        if not self._readable:
+            raise ValueError(f"{self.name} is an array of objects or in Fortran order")
         rows = self._left if rows is None else rows
         size = rows * self.dtype.itemsize * math.prod(self.shape[1:])
         if len(data := self._file.read(size)) < size:
@@ -69,7 +70,7 @@ class Column:
 
 def columns(archive: zipfile.ZipFile) -> dict[str, Column]:
     """Return the arrays of an open npz file by name."""
-    names = (name.removesuffix(".npy") for name in archive.namelist())
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     return {name: Column(archive, name) for name in names}
 
 
@@ -109,13 +110,15 @@ def _episodes(
             if one_more:
                 after = keys["next_observations"] or keys["observations"]
                 observations = {name: np.concatenate([o, rows[after[name]][-1:]]) for name, o in observations.items()}
-            masks = {task: rows[key] for task, key in keys["masks"].items()}
-            default = masks.get("", going_on[start:stop])
+            rewards, masks = ({task: rows[key] for task, key in keys[kind].items()} for kind in ("rewards", "masks"))
+            masks.setdefault("", going_on[start:stop])
+            if "" in rewards:
+                rewards = {task: rewards.get(task, rewards[""]) for task in {**rewards, **masks}}
             yield Episode(
                 observations=observations,
                 actions=rows["actions"][:steps],
-                rewards={task: rows[key][:steps] for task, key in keys["rewards"].items()},
-                masks={task: masks.get(task, default)[:steps] for task in keys["rewards"]},
+                rewards={task: values[:steps] for task, values in rewards.items()},
+                masks={task: masks.get(task, masks[""])[:steps] for task in rewards},
             )
             start = stop
 

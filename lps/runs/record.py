@@ -1,10 +1,85 @@
-"""The values that the results store keeps."""
+"""The values that the results store keeps: the record of a run, and its evaluation episodes."""
 
 from __future__ import annotations
 
+import dataclasses
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from lps.runs.provenance import versions
+
+if TYPE_CHECKING:
+    from lps.runs.run import Run
+
+
+class Status(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one."""
+
+    id: str
+    run: Mapping[str, Any]
+    """The Run as plain values."""
+    status: Status = Status.QUEUED
+    sweep: str = ""
+    """Name of the last sweep that trained the run."""
+    step: int = 0
+    """Updates done."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """See `lps.runs.provenance.versions`."""
+    host: str = ""
+    device: str = ""
+    precision: str = "float32"
+    """All precisions that the run was trained in, in order, with commas."""
+    started: str = ""
+    """ISO 8601, UTC; `updated` too."""
+    updated: str = ""
+    wall_time_s: float = 0.0
+    evaluation_s: float = 0.0
+    """Part of the wall time in which evaluation kept the learner from its updates."""
+    dataset_fingerprint: str = ""
+    error: str | None = None
+    """Reason or traceback of a failed run."""
+    checkpoint: str = ""
+    """Path inside the results folder."""
+
+    @staticmethod
+    def of(run: Run, sweep: str = "") -> RunRecord:
+        """The first record of a run: queued."""
+        return RunRecord(run.id, run.to_dict(), sweep=sweep, versions=versions(), host=platform.node(), started=_now())
+
+    def update(self, status: Status, **changes: Any) -> RunRecord:
+        """The next record: a new status at this moment, with other changes; without an error unless one is given."""
+        return replace(self, **{"status": status, "error": None, "updated": _now(), **changes})
+
+    def failed(self, reason: str) -> RunRecord:
+        return self.update(Status.FAILED, error=reason)
+
+    def queued(self) -> RunRecord:
+        return self.update(Status.QUEUED)
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_document` takes them back."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> RunRecord:
+        """The record in a document of the store; keys that are missing have their defaults."""
+        known = {f.name for f in dataclasses.fields(RunRecord)} & document.keys()
+        values = {name: document[name] for name in known}
+        return RunRecord(**{"run": {}, **values, "status": Status(document["status"])})
 
 
 @dataclass(frozen=True)
@@ -25,3 +100,7 @@ class Episode:
 
     def row(self) -> dict[str, Any]:
         return {name.rstrip("_"): value for name, value in vars(self).items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""The one number of a run: the mean success of its last three evaluations, never its best.
+"""The one number of a run: the mean of its last three evaluations by its task's metric, never its best evaluation.
 
 After Park et al., "Flow Q-learning", arXiv 2502.02538. The best evaluation would reward noise.
 """
@@ -17,16 +17,28 @@ if TYPE_CHECKING:
     from lps.runs.run import Run
 
 LAST = 3
-"""Evaluations that make the score; all of them if there are fewer."""
+"""Number of evaluations in the score; all of them if there are fewer."""
+
+
+def measure(metric: str, return_range: Sequence[float] | None, success: float | None, return_: float) -> float:
+    """One evaluation by a task's metric, from its mean success and mean return.
+
+    The success rate (0..1) for "success" and "both". For "return" the mean return; with a `return_range` its place
+    between the two ends, where 0 and 1 are the ends.
+    """
+    if metric != "return":
+        return float("nan") if success is None else success
+    if return_range is None:
+        return return_
+    low, high = return_range
+    return (return_ - low) / (high - low)
 
 
 def mean_score(episodes: Sequence[Episode], task: Task) -> float:
-    """Return the mean over episodes of what the task is scored by: success (0 or 1), the return, or the normalised
-    return (1 at the upper end of the task's return_range)."""
-    if task.metric != "return":
-        return fmean(bool(episode.success) for episode in episodes)
-    low, high = task.return_range or (0.0, 1.0)
-    return (fmean(episode.return_ for episode in episodes) - low) / (high - low)
+    """The same of the episodes of one evaluation."""
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    returns = fmean(episode.return_ for episode in episodes)
+    return measure(task.metric, task.return_range, fmean(successes) if successes else None, returns)
 
 
 def describe_score(episodes: Sequence[Episode], task: Task) -> str:
@@ -36,14 +48,13 @@ def describe_score(episodes: Sequence[Episode], task: Task) -> str:
 
 
 def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
-    """{run id: score in 0 .. 1} of the runs that are done and have all episodes of their last evaluations."""
+    """{run id: score} of the runs that are done and have all episodes of their last evaluations."""
     found = {}
     for run in runs:
         if not store.finished(run.id):
             continue
-        table = store.read_episodes(run.id).select(["step", "success"]).to_pydict()
-        rows = list(zip(table["step"], table["success"], strict=True))
-        last = [[success for at, success in rows if at == step] for step in run.eval_steps[-LAST:]]
+        episodes = store.episodes(run.id)
+        last = [episodes.get(step, []) for step in run.eval_steps[-LAST:]]
         if all(len(of_step) >= run.eval_episodes for of_step in last):
-            found[run.id] = fmean(map(fmean, last))
+            found[run.id] = fmean(mean_score(of_step, run.resolved_task) for of_step in last)
     return found

@@ -1,8 +1,8 @@
 """The results of runs on disk: one schema, for any filesystem that pyarrow knows (a local folder, `s3://bucket/...`).
 
     RESULTS/schema.json                              {"schema": 1}
-    RESULTS/sweeps/<name>.json                       what a sweep was asked to do (see `Store.write_sweep`)
-    RESULTS/runs/<run_id>.json                       one document per run (see `Store.write_run`)
+    RESULTS/sweeps/<name>.json                       the intent of a sweep (see `Store.write_sweep`)
+    RESULTS/runs/<run_id>.json                       one document per run (see lps.runs.record.RunRecord)
     RESULTS/episodes/<run_id>/<step:09d>.parquet     one row per evaluation episode: EPISODES
     RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
     RESULTS/studies/<name>.json                      what a study found beyond its runs (see `Store.write_study`)
@@ -14,6 +14,8 @@ interrupted can be repeated. Readers pass over part files, and over files that c
 `Store.problems`.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import logging
@@ -23,14 +25,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from lps.files import FileError, open_filesystem, reason, write_durably
-from lps.runs.record import Episode
+from lps.runs.record import Episode, RunRecord, Status
+
+if TYPE_CHECKING:
+    from lps.runs.run import Run
 
 SCHEMA = 1
 EPISODES = pa.schema(
@@ -39,7 +44,7 @@ EPISODES = pa.schema(
         ("step", pa.int64()),  # updates done when the policy was evaluated
         ("episode", pa.int32()),  # 0, 1, ... within one evaluation
         ("env_seed", pa.int64()),  # what the environment was reset with
-        ("success", pa.bool_()),  # at the last step of the episode
+        ("success", pa.bool_()),  # at the last step of the episode; null where the task has none
         ("return", pa.float64()),  # undiscounted sum of the task's rewards
         ("length", pa.int32()),  # environment steps
     ]
@@ -94,21 +99,20 @@ class Store:
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
-    def write_run(self, doc: Mapping[str, Any]) -> None:
-        """Writes the document of the run `doc["id"]`, a JSON object with these keys:
-
-        id, sweep, run (a Run as a plain dict), status ('queued', 'running', 'done' or 'failed'), step, versions (see
-        `versions`), host, device, precision, started and updated (ISO 8601, UTC), wall_time_s and, of it, evaluation_s
-        (in which evaluation kept the learner from its updates), dataset_fingerprint, error (None or a traceback),
-        checkpoint (a path inside the results folder). The key `schema` is added here.
-        """
-        text = json.dumps({"schema": SCHEMA, **doc}, indent=1)
-        self.write_bytes(f"runs/{doc['id']}.json", text.encode())
+    def write_run(self, record: RunRecord | Mapping[str, Any]) -> None:
+        """Writes the document of a run. The key `schema` is added here."""
+        doc = record.to_document() if isinstance(record, RunRecord) else record
+        self.write_bytes(f"runs/{doc['id']}.json", json.dumps({"schema": SCHEMA, **doc}, indent=1).encode())
 
     def read_run(self, run_id: str) -> dict[str, Any] | None:
         """The document of a run; None where there is none, or where it is damaged (which is noted in `problems`)."""
         rel = f"runs/{run_id}.json"
         return self._read_document(rel) if self.exists(rel) else None
+
+    def record(self, run: Run, sweep: str = "") -> RunRecord:
+        """The record of a run; a first one where there is none, or where it is damaged."""
+        document = self.read_run(run.id)
+        return RunRecord.from_document(document) if document else RunRecord.of(run, sweep)
 
     def runs(self) -> list[dict[str, Any]]:
         """The documents of all runs, ordered by id."""
@@ -116,14 +120,17 @@ class Store:
 
     def finished(self, run_id: str) -> bool:
         document = self.read_run(run_id)
-        return document is not None and document.get("status") == "done"
+        return document is not None and document.get("status") == Status.DONE
 
     # -- sweeps -------------------------------------------------------------------------------------------------
 
     def write_sweep(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Writes what a sweep was asked to do, a JSON object with these keys:
+        """Writes the intent of a sweep (`lps.runs.intent.write_intent`), a JSON object with these keys:
 
-        sweep, command (what starts it again), runs ({id: {agent, task, seed}}).
+        sweep, command (starts the sweep again), runs {id: {agent, task, seed, roles}}, usual {agent: {group: setting}},
+        agents {agent: {title, colour, imitation, alpha_without_effect, defaults, tuned, variants}}, tasks {task:
+        {suite, group, title, dataset, horizon, max_episode_steps, metric, return_range}}. Sweeps of version 1 have the
+        first three keys, and no roles.
         """
         self.write_bytes(f"sweeps/{name}.json", json.dumps({"schema": SCHEMA, **doc}).encode())
 
@@ -156,6 +163,13 @@ class Store:
         rels = self._files(f"episodes/{run_id}", ".parquet")
         rows = self._map(functools.partial(self._read_table, schema=EPISODES), rels)
         return {_step(rel) for rel, table in zip(rels, rows, strict=True) if table is not None}
+
+    def episodes(self, run_id: str) -> dict[int, list[Episode]]:
+        """The evaluation episodes of a run by step."""
+        found: dict[int, list[Episode]] = {}
+        for row in self.read_episodes(run_id).to_pylist():
+            found.setdefault(row["step"], []).append(Episode.of_row(row))
+        return found
 
     def read_episodes(self, run_id: str | None = None) -> pa.Table:
         """All evaluation episodes of all runs, or of one, ordered by run, step and episode: a table with the schema

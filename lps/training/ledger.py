@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from lps.evaluation.evaluators import Evaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.provenance import versions
+from lps.runs.record import RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.scores import mean_score
 from lps.runs.store import Store
@@ -81,7 +81,7 @@ class Ledger:
         self._waiting: set[tuple[str, int]] = set()
         self._began = time.monotonic()
         self._evaluation_s = 0.0
-        self._previous = {member.run.id: store.read_run(member.run.id) or {} for member in members}
+        self._previous = {member.run.id: store.record(member.run) for member in members}
 
     def alive(self) -> list[Member]:
         """Return the members that have not failed."""
@@ -165,35 +165,29 @@ class Ledger:
         for member in members:
             if member.run.id not in self._failed:
                 self._failed.add(member.run.id)
-                self.write_document(member.run, "failed", reason)
+                self.write_document(member.run, Status.FAILED, reason)
         self.report("failed")
 
-    def write_document(self, run: Run, status: str, error: str | None = None) -> None:
+    def write_document(self, run: Run, status: Status, error: str | None = None) -> None:
         """Write a run's document as of this step."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         before = self._previous[run.id]
-        document = {
-            "id": run.id,
-            "sweep": self.sweep or before.get("sweep", ""),
-            "run": run.to_dict(),
-            "status": status,
-            "step": self.step,
-            "versions": versions(),
-            "host": platform.node(),
-            "precision": self._precisions(before),
-            "device": torch.cuda.get_device_name() if self.options.device == "cuda" else "cpu",
-            "started": before.get("started", now),
-            "updated": now,
-            "wall_time_s": before.get("wall_time_s", 0.0) + time.monotonic() - self._began,
-            "evaluation_s": before.get("evaluation_s", 0.0) + self._evaluation_s,
-            "dataset_fingerprint": self.fingerprint or before.get("dataset_fingerprint", ""),
-            "error": error,
-            "checkpoint": checkpoint_path(run),
-        }
-        before.setdefault("started", now)
-        self.store.write_run(document)
+        record = before.update(
+            status,
+            error=error,
+            step=self.step,
+            sweep=self.sweep or before.sweep,
+            versions=versions(),
+            host=platform.node(),
+            precision=self._precisions(before),
+            device=torch.cuda.get_device_name() if self.options.device == "cuda" else "cpu",
+            wall_time_s=before.wall_time_s + time.monotonic() - self._began,
+            evaluation_s=before.evaluation_s + self._evaluation_s,
+            dataset_fingerprint=self.fingerprint or before.dataset_fingerprint,
+            checkpoint=checkpoint_path(run),
+        )
+        self.store.write_run(record)
 
-    def _precisions(self, before: dict[str, Any]) -> str:
+    def _precisions(self, before: RunRecord) -> str:
         """The precisions of the run's training in their order: a run may resume in another precision."""
-        earlier = before.get("precision", "float32").split(", ") if self.start else []
+        earlier = before.precision.split(", ") if self.start else []
         return ", ".join(dict.fromkeys([*earlier, self.options.precision]))

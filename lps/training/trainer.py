@@ -23,6 +23,7 @@ from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import load_dataset
@@ -94,7 +95,7 @@ class Trainer:
     def fit(self) -> dict[str, str]:
         """Train to the last step; return the status of each run by id."""
         for member in self.members:
-            self.ledger.write_document(member.run, "running")
+            self.ledger.write_document(member.run, Status.RUNNING)
         dataset = self.load()
         self.agent = self.build(dataset)
         self.resume(dataset)
@@ -173,7 +174,7 @@ class Trainer:
         self.ledger.flush()
         for member in self.ledger.alive():
             self.save(member)
-            self.ledger.write_document(member.run, "done")
+            self.ledger.write_document(member.run, Status.DONE)
         self.ledger.report("done" if self.ledger.alive() else "failed")
         return self.ledger.statuses()
 
@@ -192,7 +193,7 @@ class Trainer:
         self.ledger.flush()
         for member in self.ledger.alive():
             self.save(member)
-            self.ledger.write_document(member.run, "running")
+            self.ledger.write_document(member.run, Status.RUNNING)
         self.ledger.report("checkpoint")
 
     def save(self, member: Member) -> None:

@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lps.errors import UserError
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
-from lps.training.options import PRECISIONS, check_precision
+from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch, unfinished
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, Share, split
 from sweeps.watch import estimate
 
@@ -50,8 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
 
 
-def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
-    """Launches the runs as the command line says, or describes what it would do; the exit code."""
+def results_of(arguments: argparse.Namespace, sweep: str) -> str:
+    """The results folder of --results; results/SWEEP by default. `sweep`: the default of --sweep."""
+    return arguments.results or f"results/{arguments.sweep or sweep}"
+
+
+def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, results: str | None = None) -> int:
+    """Launches the runs with the options of the command line, or prints a description (--dry-run); the exit code.
+
+    sweep: the default of --sweep. results: another results folder than that of --results.
+    """
     limits = Limits(
         device=arguments.device,
         cpus=arguments.cpus_per_pack,
@@ -64,27 +74,32 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         raise UserError("--price goes with --dry-run: a sweep does not count money")
     if arguments.price is not None and not arguments.price >= 0:
         raise UserError(f"--price must be a number of at least 0, not {arguments.price:g}")
+    runs = [one.run for one in planned]
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
-    results = arguments.results or f"results/{arguments.sweep}"
+    results = results or results_of(arguments, sweep)
     if arguments.dry_run:
         describe(runs, _nodes(arguments.address), limits, arguments.price)
         if len({run.id for run in runs}) == len(runs):  # else they stand for others, as a tuning's trials do
             print(_standing(runs, results))
         return 0
     return launch(
-        runs,
-        results,
-        sweep=arguments.sweep,
-        data_dir=arguments.data_dir,
+        planned,
+        Plan(
+            results,
+            arguments.sweep or sweep,
+            TrainOptions(
+                precision=arguments.precision,
+                compile=arguments.compile,
+                data_dir=arguments.data_dir,
+                checkpoint_seconds=arguments.checkpoint_seconds,
+                log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)),
+            ),
+        ),
         limits=limits,
         address=arguments.address,
         mlflow=not arguments.no_mlflow,
         verbose=arguments.verbose,
-        checkpoint_seconds=arguments.checkpoint_seconds,
-        log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)),
-        compiled=arguments.compile,
-        precision=arguments.precision,
     )
 
 

@@ -6,26 +6,26 @@ so a sweep that was interrupted, however, goes on when the same command is run a
 """
 
 import contextlib
-import hashlib
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TextIO
 
 from lps.errors import UserError, last_line
+from lps.runs.intent import Planned, write_intent
 from lps.runs.provenance import other_code, short_commit, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import get_task, load_dataset
-from lps.training.options import TrainOptions, check_precision
+from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.plan import Plan
+from sweeps.launcher.plan import Plan, mark_failed
 from sweeps.launcher.resources import Limits, Share, split
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
@@ -38,62 +38,44 @@ LOOK = 10.0
 
 
 def launch(
-    runs: Sequence[Run],
-    results: str,
+    planned: Sequence[Planned],
+    plan: Plan,
     *,
-    sweep: str,
-    data_dir: str | None = None,
     limits: Limits | None = None,
     address: str | None = None,
     mlflow: bool = True,
     verbose: bool = False,
-    max_failures: int = 5,
-    checkpoint_seconds: float = 120.0,
-    log_interval: int = 1000,
-    compiled: bool = False,
-    precision: str = "float32",
 ) -> int:
-    """Brings all the runs to their end, whatever is left of each, and returns 0; or 1 if any of them failed.
+    """Trains all the runs that are not finished, and returns 0; or 1 if any of them failed.
 
     Args:
-        results: the results store, a local path or a URI such as s3://bucket/results; on a cluster of several
-            machines all of them must see it.
-        sweep: a name for these runs together; MLflow's parent run.
-        data_dir: where the datasets are, on every machine; default as in `lps.data.names.data_dir`.
-        limits: what a pack may take of the cluster.
+        plan: results folder, name and options of the sweep.
+        limits: the part of the cluster for a pack.
         address: the Ray cluster; default as in `sweeps.launcher.connection.find`.
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
         verbose: shows what Ray and the workers print.
-        max_failures: how often the worker of a pack that died is brought back.
-        checkpoint_seconds, log_interval, compiled, precision: see `lps.training.options.TrainOptions`.
 
     Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
     """
-    runs = list({run.id: run for run in runs}.values())
+    runs = list({one.run.id: one.run for one in planned}.values())
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", sweep):
-        raise UserError(f"a sweep's name is made of letters, digits, dots, dashes and underscores, unlike {sweep!r}")
-    store = Store(results)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", plan.sweep):
+        raise UserError(
+            f"the sweep's name {plan.sweep!r} is not valid: use letters, digits, dots, dashes and underscores"
+        )
+    store = Store(plan.results)
+    plan = replace(plan, results=store.path)
     done = finished(store)
     todo = [run for run in runs if run.id not in done]
-    if todo:
-        note(store, sweep, runs)
+    write_intent(store, plan.sweep, planned)
     if len(todo) < len(runs):
         print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
         _tell_of_other_code([done[run.id] for run in runs if run.id in done])
     address = cluster.find(address)
     if todo and address == "local":
-        _prepare_data(todo, data_dir)
-    options = TrainOptions(
-        precision=precision,
-        compile=compiled,
-        data_dir=data_dir,
-        checkpoint_seconds=checkpoint_seconds,
-        log_interval=log_interval,
-    )
-    plan = Plan(store.path, sweep, max_failures, options)
-    mirror = Mirror(store, sweep, runs) if mlflow else None
+        _prepare_data(todo, plan.options.data_dir)
+    mirror = Mirror(store, plan.sweep, runs) if mlflow else None
     try:
         if todo:
             _train(store, todo, plan, limits or Limits(), address, verbose, mirror)
@@ -104,16 +86,6 @@ def launch(
         if mirror:
             mirror.close()
     return _conclude(store, runs, mirror)
-
-
-def note(store: Store, sweep: str, runs: Sequence[Run]) -> None:
-    """Writes into the store what is to be run, so that `python -m sweeps status` knows what is missing.
-
-    One document for each set of runs: of two sweeps of one name neither hides the other's.
-    """
-    wanted = {run.id: {"agent": run.agent, "task": run.task, "seed": run.seed} for run in runs}
-    digest = hashlib.sha256(" ".join(sorted(wanted)).encode()).hexdigest()[:8]
-    store.write_sweep(f"{sweep}-{digest}", {"sweep": sweep, "command": shlex.join(sys.orig_argv), "runs": wanted})
 
 
 def finished(store: Store) -> dict[str, dict[str, Any]]:
@@ -176,8 +148,6 @@ def _train(
             if attempt < ATTEMPTS:
                 print(f"Ray Tune broke ({last_line(str(error))}): starting over with what is left", flush=True)
             else:
-                from sweeps.launcher.plan import mark_failed
-
                 reason = f"Ray Tune broke {ATTEMPTS} times:\n{traceback.format_exc()}"
                 mark_failed(store, unfinished(store, runs), plan.sweep, reason)
 
@@ -191,7 +161,6 @@ def _tune(
 
     from sweeps.launcher.pack import ON_HEAD, Board, drive
     from sweeps.launcher.placement import release
-    from sweeps.launcher.plan import mark_failed
 
     board: Any = Board.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.record import RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.store import Store
 
@@ -40,7 +41,7 @@ def go_on(run: Run, steps: int, rung: Store, store: Store) -> None:
         raise ValueError(f"no run of {steps} updates is the beginning of {run}")
     shorter = replace(run, steps=steps)
     document = rung.read_run(shorter.id)
-    if document is None or document["status"] != "done" or store.read_run(run.id):
+    if document is None or document["status"] != Status.DONE or store.read_run(run.id):
         return
     rows = rung.read_episodes(shorter.id).to_pylist()
     for step in shorter.eval_steps:
@@ -50,6 +51,5 @@ def go_on(run: Run, steps: int, rung: Store, store: Store) -> None:
     path = checkpoint_path(shorter)
     checkpoint = Checkpoint.from_bytes(rung.read_bytes(path), f"{rung.path}/{path}")
     store.write_bytes(checkpoint_path(run), replace(checkpoint, run=run).to_bytes())
-    store.write_run(
-        {**document, "id": run.id, "run": run.to_dict(), "status": "queued", "checkpoint": checkpoint_path(run)}
-    )
+    record = RunRecord.from_document(document).queued()
+    store.write_run(replace(record, id=run.id, run=run.to_dict(), checkpoint=checkpoint_path(run)))

@@ -1,27 +1,28 @@
-"""Where a study is run and for how long, as a value, with the options of the command line that change it."""
+"""The scope of a study: its tasks, seeds and protocol as a value, and the options of the command line for them."""
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from lps.agents import AGENTS
 from lps.agents.variants import resolve
 from lps.errors import UserError, check_known, suggest
 from lps.runs.hyperparameters import hyperparameters, parse_settings
-from lps.runs.run import Run
+from lps.runs.intent import Planned, Role, planned
 from lps.tasks.ring import RING
 from lps.tasks.suites import groups
 from lps.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Tasks, seeds and protocol of a study; which agents it runs there is the study's own."""
+class Scope:
+    """Tasks, seeds and protocol of a study. The study itself chooses the agents."""
 
     groups: Sequence[str]
-    tasks: Sequence[int]
-    """Numbers within each group."""
+    tasks: Sequence[int | str] | None
+    """Tasks of each group, by number (1 is the first) or by name; None: all."""
     seeds: Sequence[int]
     steps: int
     eval_interval: int
@@ -31,33 +32,50 @@ class Scale:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Given to the agents that have them, where their variant says nothing else."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The same, and before all else: what was asked for by hand."""
+    """The same, with the highest priority: the values of --set."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the suite, such as success_timing in OGBench."""
+    suite: str | None = None
+    """Suite of the groups; None: the built-in ones."""
 
-    def runs(self, agent: str, **settings: Any) -> list[Run]:
-        """An agent or variant ("dsrl:matched"), with its own settings, on all tasks with all seeds. UserError for
-        unknown names, and where what was set by hand is what the variant or the study is about."""
+    def runs(self, agent: str, role: Role = MappingProxyType({}), **varied: Any) -> list[Planned]:
+        """Plans an agent or variant ("dsrl:matched"), with its own settings, on all tasks with all seeds.
+
+        role: the reason for these runs (lps.runs.intent). varied: the hyperparameters or the dataset that the role
+        changes. UserError for unknown names, and where --set names a hyperparameter that the variant or role changes.
+        """
         known, (_, variant) = hyperparameters(agent), resolve(agent, AGENTS)
-        if taken := sorted(set(self.settings) & {*variant, *settings}):
+        if taken := sorted(set(self.settings) & {*variant, *varied}):
             by = agent if taken[0] in variant else "this study"
-            raise UserError(
-                f"{by} gives {taken[0]} its values: --set {taken[0]} would hide them; leave one of them out"
-            )
-        usual = {key: value for key, value in self.hyperparameters.items() if key in known and key not in variant}
+            raise UserError(f"--set {taken[0]} conflicts with {by}, which varies it: leave out one of the two")
+        defaults = {key: value for key, value in self.hyperparameters.items() if key in known}
         by_hand = {key: value for key, value in self.settings.items() if key in known}
-        protocol = {key: getattr(self, key) for key in ("steps", "eval_interval", "eval_episodes", "dataset")}
+        protocol = {
+            key: getattr(self, key) for key in ("steps", "eval_interval", "eval_episodes", "dataset", "options")
+        }
         return [
-            Run.create(agent, task, seed, **protocol, **(usual | settings | by_hand))
+            planned(agent, task, seed, role, varied, defaults, **protocol, **by_hand)
             for task in self.task_names()
             for seed in self.seeds
         ]
 
     def task_names(self) -> list[str]:
-        """The names of all tasks. UserError for an unknown group or number."""
-        return [task.name for group in self.groups for task in _chosen(group, self.tasks)]
+        """The names of all tasks. UserError for an unknown group, number or name."""
+        known = groups(self.suite)
+        for group in self.groups:
+            if group not in known:
+                raise UserError(suggest(group, known, "group"))
+        chosen = [task for group in self.groups for task in _chosen(group, known[group], self.tasks)]
+        names = [name for task in chosen for name in _names(task)]
+        for one in self.tasks or ():
+            if not str(one).isdigit() and one not in names:
+                every = [_names(task)[-1] for group in self.groups for task in known[group]]
+                raise UserError(suggest(str(one), every, f"task of {', '.join(self.groups)}"))
+        return [task.name for task in chosen]
 
 
 # What a first look at a study takes: the ring bandit, small networks, minutes on two CPU cores.
-RING_SCALE = Scale(
+RING_SCOPE = Scope(
     groups=[RING.group],
     tasks=[1],
     seeds=[0, 1],
@@ -75,59 +93,85 @@ RING_SCALE = Scale(
     },
 )
 # The paper's five groups and protocol. The tasks of a group are members of one program: five cost little more than one.
-PAPER_SCALE = Scale(
+PAPER_SCOPE = Scope(
     groups=["cube-single", "cube-double", "scene", "puzzle-3x3", "puzzle-4x4"],
     tasks=[1, 2, 3, 4, 5],
     seeds=[0, 1, 2, 3],
     steps=1_000_000,
     eval_interval=100_000,
 )
-STUDY_SCALES: Mapping[str, Scale] = {"paper": PAPER_SCALE, "quick": RING_SCALE}
+STUDY_SCOPES: Mapping[str, Scope] = {"paper": PAPER_SCOPE, "quick": RING_SCOPE}
 """The presets of every study of sensitivity and ablation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -> None:
-    """`--preset` and what may be said instead of each of its parts."""
+    """Adds `--preset`, and an option for each of its parts."""
     parser.add_argument("--preset", default="paper", help=f"one of {', '.join(presets)} (default: paper)")
-    what = parser.add_argument_group("what to run of it, or instead")
+    what = parser.add_argument_group("parts of the preset to replace")
     what.add_argument(
         "--agents", nargs="+", metavar="AGENT", help=f"{', '.join(AGENTS)}; or a variant, as in dsrl:matched"
     )
     what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(groups("ogbench")))
-    what.add_argument("--tasks", nargs="+", type=int, metavar="N", help="1 to 5, in each group")
+    what.add_argument(
+        "--suite", help="import path of a suite, such as my_package.my_suite (default: the built-in ones)"
+    )
+    what.add_argument("--tasks", nargs="+", metavar="TASK", help="numbers (1 is the first) or names, in each group")
     what.add_argument("--seeds", nargs="+", type=int, metavar="N")
     what.add_argument("--steps", type=int, metavar="N", help="updates")
     what.add_argument("--eval-interval", type=int, metavar="N", help="updates between evaluations")
     what.add_argument("--eval-episodes", type=int, metavar="N")
     what.add_argument("--dataset", help="name of a dataset file in the data folder (default: OGBench's of the task)")
     what.add_argument(
+        "--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="settings of the suite, such as success_timing=pre",
+    )  # fmt: skip
+    what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters, for the agents that have them",
     )  # fmt: skip
 
 
-def asked_for(arguments: argparse.Namespace, presets: Mapping[str, Scale]) -> Scale:
-    """The preset that the command line names, with what it says instead. UserError for an unknown preset."""
+def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Scope]) -> Scope:
+    """The preset of the command line, with the other options in place of its parts. UserError for an unknown preset."""
     check_known([arguments.preset], presets, "preset")
-    names = ("groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
+    names = ("suite", "groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     given |= {name: list(dict.fromkeys(given[name])) for name in ("groups", "tasks", "seeds") if name in given}
-    arguments.agents = arguments.agents and list(dict.fromkeys(arguments.agents))  # said twice is meant once
-    if set(given.get("groups", ())) == {RING.group} and "tasks" not in given:
-        given["tasks"] = [1]
-    return replace(presets[arguments.preset], **given, settings=parse_settings(arguments.set))
+    preset = presets[arguments.preset]
+    known = groups(arguments.suite)
+    if arguments.suite:  # all its tasks with their own datasets, unless others are given
+        given = {"groups": list(known), "tasks": None, "dataset": None, **given}
+    numbers = [task for task in preset.tasks or () if isinstance(task, int)]
+    if "tasks" not in given and any(len(known.get(group, numbers)) < max(numbers) for group in given.get("groups", ())):
+        given["tasks"] = None
+    options = parse_settings(arguments.option, "--option")
+    return replace(preset, **given, settings=parse_settings(arguments.set), options={**preset.options, **options})
 
 
-def check_settings(scale: Scale, agents: Sequence[str]) -> None:
+def agents_from_arguments(arguments: argparse.Namespace, default: Sequence[str]) -> list[str]:
+    """The values of --agents, each once, or the default."""
+    return list(dict.fromkeys(arguments.agents or default))
+
+
+def check_settings(scope: Scope, agents: Sequence[str]) -> None:
     """UserError for a setting asked for by hand that none of the agents has."""
-    check_known(scale.settings, sorted(set().union(*map(hyperparameters, agents))), "hyperparameter")
+    check_known(scope.settings, sorted(set().union(*map(hyperparameters, agents))), "hyperparameter")
 
 
-def _chosen(group: str, wanted: Sequence[int]) -> list[Task]:
-    known = dict(enumerate(groups().get(group, ()), 1))
-    if not known:
-        raise UserError(suggest(group, groups(), "group"))
-    for index in wanted:
-        if index not in known:
-            raise UserError(f"there is no task {index} in {group}; known: {', '.join(map(str, known))}")
-    return [known[index] for index in wanted]
+def _chosen(group: str, tasks: Sequence[Task], wanted: Sequence[int | str] | None) -> list[Task]:
+    if wanted is None:
+        return list(tasks)
+    found = []
+    for one in wanted:
+        if not str(one).isdigit():
+            found += [task for task in tasks if one in _names(task)]
+        elif 1 <= int(one) <= len(tasks):
+            found.append(tasks[int(one) - 1])
+        else:
+            raise UserError(f"there is no task {one} in {group}: give a number from 1 to {len(tasks)}, or a name")
+    return found
+
+
+def _names(task: Task) -> tuple[str, str]:
+    """The full name of a task, and the one inside its suite."""
+    return task.name, task.name.rpartition(":")[2]

@@ -6,7 +6,7 @@ Wide enough to break an agent at both ends: a range that only holds good values 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 
 from lps.agents import AGENTS
 from lps.agents.config import member_scalars
@@ -33,7 +33,7 @@ AXES: Mapping[str, Sequence[Any]] = {
 }
 """One at a time, the others at the default."""
 
-RANGES: Mapping[str, BaseDistribution] = {
+RANGES: Mapping[str, FloatDistribution] = {
     "lr": FloatDistribution(3e-5, 3e-3, log=True),
     "tau": FloatDistribution(5e-4, 1e-1, log=True),
     "discount": FloatDistribution(0.97, 0.999),
@@ -51,7 +51,7 @@ def axes(agent: str) -> dict[str, Sequence[Any]]:
     return {name: values for name, values in AXES.items() if name in known}
 
 
-def ranges(agent: str) -> dict[str, BaseDistribution]:
+def ranges(agent: str) -> dict[str, FloatDistribution]:
     """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
     known = hyperparameters(agent) & set(member_scalars(AGENTS[agent.partition(":")[0]].Config))
     if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:

@@ -17,7 +17,7 @@ from lps.tasks.suites import get_task
 from lps.tasks.task import Task
 
 News = Mapping[int, Mapping[str, Any]]
-"""Pack number -> state, step, steps, rate (steps/s), eta (s), success (0 to 1), starts; as far as known."""
+"""Pack number -> state, step, steps, rate (steps/s), eta (s), success (mean score of its runs), starts, as known."""
 ROWS = 20
 """Most packs in the table; beyond it only those at work are shown."""
 EVERY = 15.0
@@ -115,7 +115,7 @@ class Console:
 
     def _table(self) -> Table:
         table = Table(
-            "pack", "state", "step", "steps/s", "success", "ETA", box=None, pad_edge=False, title_justify="left"
+            "pack", "state", "step", "steps/s", "score", "ETA", box=None, pad_edge=False, title_justify="left"
         )
         for column in table.columns[2:]:
             column.justify = "right"
@@ -132,7 +132,7 @@ class Console:
         return self._news.get(number, {}).get("state", "waiting")
 
     def _cells(self, number: int, words: bool = True) -> list[str]:
-        """Title, state, step, steps/s, success and ETA of a pack; with `words` each says what it is."""
+        """Title, state, step, steps/s, score and ETA of a pack; with `words` each says what it is."""
         news = self._news.get(number, {})
         state, starts = self._state(number), news.get("starts", 0)
         if starts > 1:
@@ -145,7 +145,7 @@ class Console:
             state,
             "" if step is None else f"{'step ' if words else ''}{step}/{news.get('steps')}",
             "" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f}{' steps/s' if words else ''}",
-            "" if success is None else f"{'success ' if words else ''}{success:.2f}",
+            "" if success is None else f"{'score ' if words else ''}{success:.2f}",
             "" if eta is None else f"{'ETA ' if words else ''}{duration(eta)}",
         ]
 

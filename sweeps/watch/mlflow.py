@@ -172,7 +172,7 @@ class _Mlflow:
             tags = {"mlflow.parentRunId": self.parent, "run_id": run.id}
             tags |= {f"version.{name}": version for name, version in doc["versions"].items() if name != "git_commit"}
             tags["mlflow.source.git.commit"] = doc["versions"].get("git_commit", "unknown")
-            name = f"{run.agent} {task.title} seed{run.seed}"
+            name = f"{run.agent} {task.title} seed {run.seed}"
             start = _milliseconds(doc["started"])
             made = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=name)
             self.children[run.id], self.logged[run.id], self.status[run.id] = made, set(), "RUNNING"
@@ -223,7 +223,8 @@ class _Mlflow:
             yield from zip(table["metric"], table["step"], table["value"], strict=True)
         elif table["step"]:
             for key in ("success", "return", "length"):
-                yield f"eval/{key}", table["step"][0], sum(table[key]) / len(table[key])
+                if values := [value for value in table[key] if value is not None]:
+                    yield f"eval/{key}", table["step"][0], sum(values) / len(values)
 
     # --- ends ------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """How the runs of a results store stand, and the failed ones put back into the queue."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lps.errors import UserError, last_line, suggest
+from lps.runs.record import RunRecord, Status
 from lps.runs.store import Store
-from lps.tasks.suites import get_task
 
 STATES = ("done", "running", "interrupted", "queued", "failed", "missing")
 SILENCE = timedelta(minutes=30)
@@ -33,36 +33,41 @@ class Standing:
     reason: str = ""
     """Why it failed, in a line."""
 
-    @property
-    def title(self) -> str:
-        return f"{self.agent} {_place(self.task)[1]} seed {self.seed}"
-
-
-def _place(task: str) -> list[str]:
-    """Group and title of a task; of one that is not installed here its name."""
-    try:
-        return [get_task(task).group, get_task(task).title]
-    except UserError:
-        return [task, task]
+    group: str = ""
+    title: str = ""
+    """Agent, task and seed."""
 
 
 def standings(store: Store, now: datetime | None = None) -> list[Standing]:
     """Every run that the store knows of: begun, or planned by a sweep."""
-    now = now or datetime.now(UTC)
-    planned = {run_id: run for sweep in store.sweeps() for run_id, run in sweep["runs"].items()}
-    found = {doc["id"]: _standing(doc, now) for doc in store.runs()}
+    now, sweeps = now or datetime.now(UTC), store.sweeps()
+    planned = {run_id: run for sweep in sweeps for run_id, run in sweep["runs"].items()}
+    tasks = {name: task for sweep in sweeps for name, task in sweep.get("tasks", {}).items()}
+    found = {doc["id"]: _standing(doc, now, tasks) for doc in store.runs()}
     for run_id, run in planned.items():
-        found.setdefault(run_id, Standing(run_id, run["agent"], run["task"], run["seed"], "missing"))
+        found.setdefault(run_id, _standing({"id": run_id, "run": run, "status": "missing"}, now, tasks))
     order = {run_id: number for number, run_id in enumerate(planned)}
     return sorted(found.values(), key=lambda run: (order.get(run.id, len(order)), run.agent, run.task, run.seed))
 
 
-def _standing(doc: dict[str, Any], now: datetime) -> Standing:
+def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[str, str]]) -> Standing:
     run, state = doc["run"], doc["status"]
-    if state == "running" and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
+    if state == Status.RUNNING and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
         state = "interrupted"
-    reason = last_line(doc.get("error") or "") if state == "failed" else ""
-    return Standing(doc["id"], run["agent"], run["task"], run["seed"], state, doc["step"], run["steps"], reason)
+    reason = last_line(doc.get("error") or "") if state == Status.FAILED else ""
+    task = tasks.get(run["task"], {"group": run["task"], "title": run["task"]})
+    return Standing(
+        doc["id"],
+        run["agent"],
+        run["task"],
+        run["seed"],
+        state,
+        doc.get("step", 0),
+        run.get("steps", 0),
+        reason,
+        task["group"],
+        f"{run['agent']} {task['title']} seed {run['seed']}",
+    )
 
 
 def show(store: Store) -> None:
@@ -74,7 +79,7 @@ def show(store: Store) -> None:
         column.justify = "right"
     rows: dict[tuple[str, str], Counter[str]] = {}
     for run in runs:
-        rows.setdefault((run.agent, _place(run.task)[0]), Counter())[run.state] += 1
+        rows.setdefault((run.agent, run.group), Counter())[run.state] += 1
     for (agent, group), counts in rows.items():
         table.add_row(agent, group, *(str(counts[state] or "-") for state in states))
     Console(highlight=False).print(table)
@@ -104,12 +109,11 @@ def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> 
             raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
     failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
     for run in failed:
-        doc = store.read_run(run.id) or {}
+        record = RunRecord.from_document(store.read_run(run.id) or {"id": run.id, "status": Status.FAILED})
         if from_start:
             _forget(store, run.id)
-            doc["step"] = 0
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        store.write_run({**doc, "status": "queued", "error": None, "updated": now})
+            record = replace(record, step=0)
+        store.write_run(record.queued())
     return failed
 
 

@@ -34,6 +34,7 @@ from lps.runs.checkpoint import (
     Checkpoint,  # noqa: E402
     checkpoint_path,  # noqa: E402
 )
+from lps.runs.intent import Planned
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
 from lps.training.options import TrainOptions  # noqa: E402
@@ -97,8 +98,8 @@ class Night:
 def runs() -> list[Run]:
     found: list[Run] = []
 
-    def record(wanted: list[Run], *_: Any, **__: Any) -> int:
-        found.extend(wanted)
+    def record(wanted: list[Planned], *_: Any, **__: Any) -> int:
+        found.extend(planned.run for planned in wanted)
         return 0
 
     with pytest.MonkeyPatch.context() as patch:

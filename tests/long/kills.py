@@ -25,10 +25,13 @@ from leftovers import MARK, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ring import RING
+from lps.training.options import TrainOptions
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 
 KILLS = int(os.environ.get("LPS_LONG_KILLS", "20"))
 SEED = int(os.environ.get("LPS_LONG_SEED", "0"))
@@ -49,7 +52,11 @@ def runs() -> list[Run]:
 
 
 def sweep(results: str) -> int:
-    return launch(runs(), results, sweep="kills", address="local", checkpoint_seconds=0.2, log_interval=100)
+    return launch(
+        list(map(Planned, runs())),
+        Plan(results, "kills", TrainOptions(checkpoint_seconds=0.2, log_interval=100)),
+        address="local",
+    )
 
 
 def start(results: Path, mark: str) -> subprocess.Popen:

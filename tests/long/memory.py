@@ -22,11 +22,13 @@ import ray
 from leftovers import MARK, environment, marked, title, wait_until
 from small import small_hyperparameters
 
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ring import RING
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits
 
 import psutil  # isort: skip
@@ -56,7 +58,13 @@ def runs() -> list[Run]:
 
 def sweep(results: str, address: str) -> int:
     limits = Limits(max_members=4, at_once=1)
-    return launch(runs(), results, sweep="memory", address=address, limits=limits, mlflow=False, max_failures=1)
+    return launch(
+        list(map(Planned, runs())),
+        Plan(results, "memory", max_failures=1),
+        address=address,
+        limits=limits,
+        mlflow=False,
+    )
 
 
 @pytest.fixture

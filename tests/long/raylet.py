@@ -24,12 +24,14 @@ from leftovers import MARK, environment, marked, title, wait_until
 from ray.cluster_utils import Cluster
 from test_sweeps import checkpoint_step
 
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits
 
 STEPS = 6000
@@ -43,8 +45,8 @@ def runs() -> list[Run]:
 
 def sweep(results: str, address: str) -> int:
     limits = Limits(cpus=CPUS, max_members=4)
-    settings: dict[str, Any] = {"checkpoint_seconds": 0.5, "log_interval": 100, "mlflow": False}
-    return launch(runs(), results, sweep="raylet", address=address, limits=limits, **settings)
+    plan = Plan(results, "raylet", TrainOptions(checkpoint_seconds=0.5, log_interval=100))
+    return launch(list(map(Planned, runs())), plan, address=address, limits=limits, mlflow=False)
 
 
 def start(results: Path, address: str) -> subprocess.Popen:

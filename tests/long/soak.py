@@ -28,11 +28,13 @@ from leftovers import MARK, OUT, environment, marked, title, wait_until
 from small import small_hyperparameters
 from test_sweeps import files, mlflow_content
 
+from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.ring import RING
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.launch import launch
+from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits
 
 import psutil  # isort: skip
@@ -58,7 +60,12 @@ def runs(packs: int) -> list[Run]:
 
 
 def sweep(results: str, address: str, packs: int) -> int:
-    return launch(runs(packs), results, sweep="soak", address=address, limits=Limits(max_members=MEMBERS))
+    return launch(
+        list(map(Planned, runs(packs))),
+        Plan(results, "soak"),
+        address=address,
+        limits=Limits(max_members=MEMBERS),
+    )
 
 
 class Watch:

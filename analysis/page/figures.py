@@ -1,0 +1,13 @@
+"""All figures of some results."""
+
+from dataclasses import replace
+
+from analysis.plots import PLOTS
+from analysis.plots.style import Plot
+from analysis.results.study import Study
+
+
+def drawn(study: Study) -> dict[str, Plot]:
+    """The figures that the results have something for; their captions say what was left out by hand."""
+    plots = {name: plot for name, draw in PLOTS.items() if (plot := draw(study)) is not None}
+    return {name: replace(plot, caption=" ".join([plot.caption, *study.results.notes])) for name, plot in plots.items()}
