@@ -59,7 +59,8 @@ def open_study(storage: str, agent: str, digest: str) -> optuna.Study:
 
 def what_a_trial_is(scope: Scope, rungs: Sequence[int]) -> str:
     """A digest of all that must be the same for the trials of one study: tasks, seeds, protocol and settings."""
-    return hashlib.sha256(json.dumps([asdict(scope), list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
+    values = {name: value for name, value in asdict(scope).items() if value or name not in ("suite", "options")}
+    return hashlib.sha256(json.dumps([values, list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def space_of(agent: str, scope: Scope) -> dict[str, FloatDistribution]:

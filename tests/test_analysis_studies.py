@@ -1,6 +1,7 @@
 """Ablations, budgets of tuning, and what the sweeps wrote down: figures and tables of the studies."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,14 @@ from matplotlib.colors import to_rgb
 from test_analysis import put, studied
 
 from analysis.__main__ import main
-from analysis.numbers import ablations, budgets
-from analysis.page import tables
+from analysis.numbers import ablations, budgets, summaries
+from analysis.page import provenance, tables
 from analysis.plots import PLOTS, style
 from analysis.plots.landscape import strongest
 from analysis.results import settings, version1
 from lps.agents.variants import PANELS, VARIANTS
+from lps.runs.intent import write_intent
+from lps.runs.record import Episode, Status
 from lps.runs.store import Store
 
 BASE = {"lr": 3e-4, "critic_agg": "min", "latent_dist": "sphere", "meanflow_form": "noise_to_action"}
@@ -284,3 +287,29 @@ def test_compute_is_shown_where_it_was_measured(tmp_path):
         plot = PLOTS["compute"](studied(tmp_path))
     labels = [axes.get_xlabel() for axes in plot.figure.get_axes()]
     assert labels == ["one update (ms)", "one decision (ms)"] and "a machine" in plot.caption
+
+
+def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
+    """A sensitivity study on the ring, whose usual setting is far from the agents' defaults."""
+    from sweeps import sensitivity
+    from sweeps.study.scope import RING_SCOPE
+
+    scope = replace(RING_SCOPE, eval_episodes=2)
+    runs = sensitivity.build(["alpha", "axes", "joint"], ["lps", "qcfql:matched", "qcfql"], scope, ["lr"], 4)
+    store = Store(tmp_path)
+    write_intent(store, "test", runs)
+    for number, planned in enumerate({one.run.id: one for one in runs}.values()):
+        store.write_run(store.record(planned.run).update(Status.DONE))
+        for step in planned.run.eval_steps:
+            episodes = [Episode(k, k, number % 2 == k, 0.0, 1) for k in range(2)]
+            store.write_episodes(planned.run.id, step, episodes)
+    here = studied(tmp_path)
+    assert here.fact("ring", "bandit") and here.groups == ["ring"]
+    assert settings.rivals(here) == ["qcfql", "qcfql (matched)", "lps"]
+    axes = settings.sensitivity(here)
+    assert set(axes["hyperparameter"]) == {"alpha", "lr"} and set(axes["agent"]) == {"lps", "qcfql"}
+    assert axes.loc[axes["common"], "value"].tolist() == [1.0, 1.0, 1e-3, 1e-3], "the usual lr is the scope's"
+    points = budgets.configurations(here)
+    assert points["agent"].value_counts().to_dict() == {"lps": 4, "qcfql": 4}, "without those of the variant"
+    assert summaries.small_print(here) == "", "the ring's networks are small on purpose"
+    assert provenance.commands(here)

@@ -3,12 +3,15 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lps.files import FileError
+from lps.runs.intent import Planned, planned, write_intent
 from lps.runs.provenance import other_code, versions
-from lps.runs.record import Episode
+from lps.runs.record import Episode, RunRecord, Status
+from lps.runs.run import Run
 from lps.runs.store import EPISODES, METRICS, SCHEMA, Store, StoreError
 
 
@@ -242,3 +245,48 @@ def test_runs_of_other_code_are_known_by_their_commits(monkeypatch):
     assert other_code([*docs, {"id": "old"}]) == {"other": "b" * 7, "changed": "a" * 7 + "+dirty"}
     monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": "unknown"})
     assert other_code(docs) == {}
+
+
+# --- the record of a run, and the intent of a sweep ---
+
+
+def test_a_record_is_its_document_and_each_change_makes_a_new_one(store):
+    run = Run.create("lps", "ring-bandit-v0")
+    first = store.record(run, "test")
+    assert (first.status, first.sweep, first.run) == (Status.QUEUED, "test", run.to_dict())
+    failed = first.failed("diverged")
+    assert (failed.status, failed.error, first.error) == (Status.FAILED, "diverged", None) and failed.updated
+    store.write_run(failed)
+    assert store.record(run) == failed and store.read_run(run.id)["status"] == "failed"
+    assert failed.queued().error is None and failed.queued().started == first.started
+
+
+def test_a_document_of_version_1_is_a_record():
+    folder = Path(__file__).parents[1] / "docs" / "example" / "cube-single-30k"
+    for document in Store(folder, create=False).runs():
+        record = RunRecord.from_document(document)
+        assert record.status == Status.DONE and record.run == document["run"]
+        assert document.items() <= {"schema": SCHEMA, **record.to_document()}.items()
+
+
+def test_the_intent_of_a_sweep_holds_roles_defaults_and_titles(store):
+    settings = {"steps": 10, "eval_interval": 5, "defaults": {"lr": 1e-3, "critic_agg": "mean"}}
+    task = "cube-double-play-singletask-task2-v0"
+    matched = planned("qcfql:matched", task, 0, **settings)
+    assert matched.run.hyperparameters["critic_agg"] == "min", "a variant comes before the defaults of a study"
+    point = planned("qcfql", task, 0, {"axis": "lr", "value": 0.1}, {"lr": 0.1}, **settings)
+    same = Planned(point.run, {"trial": 3})
+    write_intent(store, "test", [matched, point, same])
+    (document,) = store.sweeps()
+    assert document["runs"][matched.run.id]["roles"] == [{"variant": "matched"}]
+    assert document["runs"][point.run.id]["roles"] == [{"axis": "lr", "value": 0.1}, {"trial": 3}]
+    agent = document["agents"]["qcfql"]
+    usual = document["usual"]["qcfql"]["cube-double"]
+    assert (usual["lr"], usual["critic_agg"], usual["success_timing"]) == (1e-3, "mean", "post")
+    assert agent["title"] == "QC-FQL" and agent["tuned"] == {"cube-double": {"horizon": 5, "alpha": 3.0}}
+    assert agent["defaults"]["lr"] == 3e-4 and agent["variants"]["matched"] == {"critic_agg": "min"}
+    told = document["tasks"][task]
+    assert (told["suite"], told["group"], told["title"]) == ("ogbench", "cube-double", "cube-double task 2")
+    assert told["metric"] == "success" and told["dataset"] == "cube-double-play-v0"
+    write_intent(store, "test", [matched])
+    assert len(store.sweeps()) == 2, "two sweeps of one name stand side by side"

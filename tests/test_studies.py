@@ -397,7 +397,7 @@ def test_scope_knows_its_tasks() -> None:
     with pytest.raises(UserError, match="there is no task 2 in ring"):
         replace(RING_SCOPE, tasks=[2]).task_names()
     names = ["cube-double-play-singletask-task2-v0"]
-    assert replace(PAPER_SCOPE, groups=["cube-double"], tasks=["2"]).task_names() == names
+    assert replace(PAPER_SCOPE, groups=["cube-double"], tasks=[2]).task_names() == names
     assert replace(PAPER_SCOPE, tasks=names).task_names() == names, "a task is found in its group"
     assert len(replace(PAPER_SCOPE, groups=["cube-double"], tasks=None).task_names()) == 5
     with pytest.raises(UserError, match="did you mean 'cube-double-play-singletask-task2-v0'"):

@@ -1,6 +1,7 @@
 """How agents and groups are shown: titles, colours and order.
 
-Titles, colours and the rest come from the results (lps.runs.intent). An agent without a colour gets a spare one.
+Titles and colours come from the results (lps.runs.intent). An agent without a colour gets a spare one. The colours of
+the nine agents and the spare ones are told apart with deuteranopia and protanopia too (tested).
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,18 +22,17 @@ class Agent:
     alpha_without_effect: bool = False  # its alpha scales a loss and nothing else, and Adam's steps ignore the scale
 
 
-# Order is that of the bars: imitation, baselines, LPS last as in its paper. The colours are told apart with
-# deuteranopia and protanopia too (tested).
-_LOOKS = {
-    "flow_bc": ("#BDBDBD", "s", None),
-    "meanflow_bc": ("#6F6F6F", "D", None),
-    "cfgrl": ("#E8D44D", "v", "CFGRL"),
-    "qcfql": ("#7FC8F0", "^", "QC-FQL"),
-    "qcmfql": ("#D75FC4", "<", "QC-MFQL"),
-    "best_of_n": ("#6B3A0A", ">", "QC"),
-    "dsrl": ("#E38B1E", "P", "DSRL"),
-    "fm_lps": ("#3E9B4F", "X", None),
-    "lps": ("#1F4FA3", "o", "LPS"),
+# name: marker and name in published tables. Order is that of the bars: imitation, baselines, LPS last as in its paper.
+_KNOWN = {
+    "flow_bc": ("s", None),
+    "meanflow_bc": ("D", None),
+    "cfgrl": ("v", "CFGRL"),
+    "qcfql": ("^", "QC-FQL"),
+    "qcmfql": ("<", "QC-MFQL"),
+    "best_of_n": (">", "QC"),
+    "dsrl": ("P", "DSRL"),
+    "fm_lps": ("X", None),
+    "lps": ("o", "LPS"),
 }
 SUBJECT = "lps"  # the agent that claims are about unless told otherwise
 SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
@@ -43,16 +43,15 @@ def agents_of(names: Iterable[str], about: Mapping[str, Mapping[str, Any]]) -> d
     """The agents of the given names in showing order: the paper's, then the others by name. `about` is what the
     results hold on each agent, by its name."""
     present = set(names)
-    others = sorted(present - _LOOKS.keys())
+    others = sorted(present - _KNOWN.keys())
     found = {}
-    for name in [*(name for name in _LOOKS if name in present), *others]:
+    for name in [*(name for name in _KNOWN if name in present), *others]:
         known, place = about.get(name, {}), others.index(name) if name in others else 0
-        spare = (SPARE_COLOURS[place % len(SPARE_COLOURS)], SPARE_MARKERS[place % len(SPARE_MARKERS)], None)
-        colour, marker, published = _LOOKS.get(name, spare)
+        marker, published = _KNOWN.get(name, (SPARE_MARKERS[place % len(SPARE_MARKERS)], None))
         found[name] = Agent(
             name,
             known.get("title") or name,
-            known.get("colour") or colour,
+            known.get("colour") or SPARE_COLOURS[place % len(SPARE_COLOURS)],
             marker,
             published,
             bool(known.get("imitation", name.endswith("_bc"))),

@@ -93,7 +93,7 @@ class Results:
     def defaults(self, agent: str, group: str) -> dict[str, Any]:
         """The hyperparameters that an agent has on a group by itself: its Config's, and those tuned for the group."""
         about = self.about.get(agent, {})
-        return {**about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
+        return {**ADDED, **about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
 
 
 def load(path: str) -> Results:

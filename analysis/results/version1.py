@@ -6,6 +6,7 @@ usual setting of an agent is read from its runs: the one that is nearest to all 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -46,12 +47,17 @@ def usual(agent: str, group: str, runs: Sequence[Mapping[str, Any]], studies: Se
     official = f"{group}-play-v0"
     declared = {**about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
     declared["dataset"] = official if official in datasets else (_corner(group, studies) or {}).get("name")
-    settings = {json.dumps(run["setting"], sort_keys=True): run["setting"] for run in free}
+    texts = [json.dumps(run["setting"], sort_keys=True) for run in free]
+    settings, counts = dict(zip(texts, (run["setting"] for run in free), strict=True)), Counter(texts)
 
     def strangeness(text: str) -> tuple[int, int, int]:
         apart = departures(settings[text], declared)
         words = sum(isinstance(value, str | bool) for name, value in apart.items() if name in declared)
-        return words, sum(len(departures(run["setting"], settings[text])) for run in free), len(apart)
+        return (
+            words,
+            sum(n * len(departures(settings[other], settings[text])) for other, n in counts.items()),
+            len(apart),
+        )
 
     return settings[min(sorted(settings), key=strangeness)]
 

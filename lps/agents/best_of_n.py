@@ -43,6 +43,7 @@ class Config(AgentConfig):
 
 class BestOfN(Agent):
     title = "QC best-of-N"
+    colour = "#6B3A0A"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("base", "critic")

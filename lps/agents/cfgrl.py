@@ -45,6 +45,7 @@ class Config(AgentConfig):
 
 class CFGRL(Agent):
     title = "CFGRL"
+    colour = "#E8D44D"
     Config = Config
     targets = {"target_critic": "critic"}
 

@@ -47,6 +47,7 @@ class Config(AgentConfig):
 
 class DSRL(Agent):
     title = "DSRL"
+    colour = "#E38B1E"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("base", "latent_actor")

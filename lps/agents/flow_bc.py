@@ -29,6 +29,7 @@ class Config(AgentConfig):
 
 class FlowBC(Agent):
     title = "Flow BC"
+    colour = "#BDBDBD"
     Config = Config
     reward_free = True
 

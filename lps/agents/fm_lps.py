@@ -45,6 +45,7 @@ class Config(AgentConfig):
 
 class FMLPS(Agent):
     title = "FM-LPS"
+    colour = "#3E9B4F"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("base", "latent_actor")

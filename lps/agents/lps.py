@@ -48,6 +48,7 @@ class Config(AgentConfig):
 
 class LPS(Agent):
     title = "LPS"
+    colour = "#1F4FA3"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("base", "latent_actor")

@@ -31,6 +31,7 @@ class Config(AgentConfig):
 
 class MeanFlowBC(Agent):
     title = "MeanFlow BC"
+    colour = "#6F6F6F"
     Config = Config
     reward_free = True
 

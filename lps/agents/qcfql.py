@@ -43,6 +43,7 @@ class Config(AgentConfig):
 
 class QCFQL(Agent):
     title = "QC-FQL"
+    colour = "#7FC8F0"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("actor",)

@@ -44,6 +44,7 @@ class Config(AgentConfig):
 
 class QCMFQL(Agent):
     title = "QC-MFQL"
+    colour = "#D75FC4"
     Config = Config
     targets = {"target_critic": "critic"}
     acting = ("actor",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,8 @@ def planned(
 def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
     """Writes the document of a sweep (see `Store.write_sweep`).
 
-    There is one document for each set of runs: two sweeps of one name do not overwrite each other.
+    There is one document for each set of runs: two sweeps of one name do not overwrite each other. A document that
+    is there already stays as it is.
     """
     ids = sorted({one.run.id for one in runs})
     digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:8]
@@ -71,7 +73,7 @@ def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
     for run, role, base in runs:
         entry = wanted.setdefault(run.id, {"agent": run.agent, "task": run.task, "seed": run.seed, "roles": []})
         entry["roles"] += [] if role in entry["roles"] else [dict(role)]
-        usual.setdefault(run.agent, {})[get_task(run.task).group] = _setting(base or run)
+        usual.setdefault(run.agent, {}).setdefault(get_task(run.task).group, _setting(base or run))
     document = {
         "sweep": sweep,
         "command": shlex.join(sys.orig_argv),
@@ -80,7 +82,9 @@ def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
         "agents": {name: _about_agent(name, runs) for name in usual},
         "tasks": {name: _about_task(name) for name in dict.fromkeys(one.run.task for one in runs)},
     }
-    store.write_sweep(f"{sweep}-{digest}", document)
+    document = json.loads(json.dumps(document))
+    if not any(document.items() <= {**known, "command": document["command"]}.items() for known in store.sweeps()):
+        store.write_sweep(f"{sweep}-{digest}", document)
 
 
 def _setting(run: Run) -> dict[str, Any]:

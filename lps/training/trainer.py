@@ -23,6 +23,7 @@ from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
+from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -53,7 +54,8 @@ def train(
         store: the results store.
         options: device, precision and intervals. Not part of a run's id; the run's document records the precision. A
             finished run is not trained again in another precision.
-        sweep: name of the sweep that the runs belong to, stored with the runs.
+        sweep: name of the sweep that the runs belong to, stored with the runs. A sweep writes its intent
+            (lps.runs.intent) by itself; without a sweep, this function does.
         evaluator: evaluates snapshots; in this process if None.
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
     Raises:
@@ -61,6 +63,8 @@ def train(
             runs as failed, with its traceback, and is raised again.
     """
     options = replace(options, device=chosen_device(options.device))
+    if not sweep:
+        write_intent(store, "train", list(map(Planned, runs)))
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
     room = functools.partial(

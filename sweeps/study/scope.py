@@ -68,9 +68,9 @@ class Scope:
         chosen = [task for group in self.groups for task in _chosen(group, known[group], self.tasks)]
         names = [name for task in chosen for name in _names(task)]
         for one in self.tasks or ():
-            if not str(one).isdigit() and one not in names:
+            if isinstance(one, str) and one not in names:
                 every = [_names(task)[-1] for group in self.groups for task in known[group]]
-                raise UserError(suggest(str(one), every, f"task of {', '.join(self.groups)}"))
+                raise UserError(suggest(one, every, f"task of {', '.join(self.groups)}"))
         return [task.name for task in chosen]
 
 
@@ -137,6 +137,8 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
     names = ("suite", "groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     given |= {name: list(dict.fromkeys(given[name])) for name in ("groups", "tasks", "seeds") if name in given}
+    if "tasks" in given:
+        given["tasks"] = [int(one) if one.isdigit() else one for one in given["tasks"]]
     preset = presets[arguments.preset]
     known = groups(arguments.suite)
     if arguments.suite:  # all its tasks with their own datasets, unless others are given
@@ -163,10 +165,10 @@ def _chosen(group: str, tasks: Sequence[Task], wanted: Sequence[int | str] | Non
         return list(tasks)
     found = []
     for one in wanted:
-        if not str(one).isdigit():
+        if isinstance(one, str):
             found += [task for task in tasks if one in _names(task)]
-        elif 1 <= int(one) <= len(tasks):
-            found.append(tasks[int(one) - 1])
+        elif 1 <= one <= len(tasks):
+            found.append(tasks[one - 1])
         else:
             raise UserError(f"there is no task {one} in {group}: give a number from 1 to {len(tasks)}, or a name")
     return found
