@@ -90,7 +90,7 @@ def test_every_agent_that_sees_rewards_ends_on_the_arc_far_more_often_than_the_d
     it is not."""
     settings = {"lr": 3e-3, "tau": 0.02, "batch_size": 128, "num_samples": 8}
     known = {name: value for name, value in settings.items() if name in AGENTS[agent].Config.__dataclass_fields__}
-    runs = replace(RING_SCOPE, steps=800).runs(agent, **known)
+    runs = [planned.run for planned in replace(RING_SCOPE, steps=800).runs(agent, **known)]
     dataset, configs, seeds = load_dataset([RING]), [run.config for run in runs], [run.seed for run in runs]
     members = AGENTS[agent](configs, seeds, RING.observation, 2)
     program = Program(members, Batches(dataset, [RING.name] * len(runs), [0.99] * len(runs), RING.horizon), seeds)
