@@ -15,19 +15,21 @@ class Registry(Mapping[str, Any]):
     Args:
         group: entry point group, such as "lps.agents".  An installed package adds names through it.
         table: {name: "package.module" or "package.module:attribute"}.
+        modules: whether entries are modules.
 
-    A name with a dot that is neither is taken as an import path, "package.module" or "package.module.attribute".
+    Another name is taken as an import path, "package.module" or "package.module.attribute".  It needs a dot unless
+    `modules` says that entries are modules.
     Iteration gives the names of the table, then those of the entry points.
     """
 
-    def __init__(self, group: str, table: Mapping[str, str]):
-        self.group = group
+    def __init__(self, group: str, table: Mapping[str, str], modules: bool = False):
+        self.group, self.modules = group, modules
         self.table = dict(table)
 
     def __getitem__(self, name: str) -> Any:
         if (path := self._paths.get(name)) is not None:
             return _load(path)
-        if "." in name and (found := _find(name)) is not None:
+        if ("." in name or self.modules) and (found := _find(name)) is not None:
             return found
         raise KeyError(name)
 
@@ -56,7 +58,10 @@ def _load(path: str) -> Any:
 @functools.cache
 def _find(path: str) -> Any:
     """What an import path leads to; None where it leads nowhere."""
-    for module, attribute in ((path, ""), path.rpartition(".")[::2]):
+    if not all(part.isidentifier() for part in path.split(".")):
+        return None
+    parent, _, last = path.rpartition(".")
+    for module, attribute in [(path, ""), (parent, last)][: 2 if parent else 1]:
         try:
             found = import_module(module)
         except ModuleNotFoundError as error:

@@ -46,7 +46,8 @@ def episodes(path: Path, needs: Needs) -> tuple[int, Iterator[Episode]]:
         version, form = str(about["minari_version"]), about["data_format"]
         count, steps = int(about["total_episodes"]), int(about["total_steps"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'metadata.json'} is not Minari's: {error!r}. Make the dataset again") from error
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{folder / 'metadata.json'} is not Minari's: {what}. Make the dataset again") from error
     if not version.startswith(VERSIONS) or form not in FORMATS:
         raise UserError(
             f"{path} was made by Minari {version} in the form {form!r}, which is not supported. "

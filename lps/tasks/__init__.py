@@ -3,4 +3,4 @@
 
 from lps.registry import Registry
 
-SUITES = Registry("lps.suites", {"ogbench": "lps.tasks.ogbench", "ring": "lps.tasks.ring"})
+SUITES = Registry("lps.suites", {"ogbench": "lps.tasks.ogbench", "ring": "lps.tasks.ring"}, modules=True)
