@@ -54,7 +54,8 @@ BLOCK = 1 << 16
 
 @functools.cache
 def _published() -> frozenset[str]:
-    return frozenset(f"{group}-{kind}-v0" for group in groups("ogbench") for kind in KINDS[group.split("-")[0]])
+    names = {f"{group}-{kind}-v0" for group in groups("ogbench") for kind in KINDS[group.split("-")[0]]}
+    return frozenset(names - {"antmaze-giant-explore-v0"})
 
 
 def published(name: str) -> bool:
@@ -108,7 +109,7 @@ def dataset_path(name: str, data_dir: str | os.PathLike[str] | None = None) -> P
     if not published(name):
         here = [file.stem for file in directory.glob("*.npz") if not file.stem.endswith("-val")]
         kind = max((kind for kind in recipes() if name.startswith(recipes()[kind].group)), key=len, default="KIND")
-        known = suggest(name, [*here, *sorted(_published())], "dataset")
+        known = suggest(name, [*here, *sorted(_published())], "dataset", "OGBench's are such as scene-play-v0")
         raise UserError(
             f"no {name}.npz in {directory}, nor among OGBench's: {known}. "
             f"To collect one of that name: python -m lps collect {kind} --episodes 100 --name {name}"

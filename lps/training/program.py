@@ -1,16 +1,17 @@
-"""One update as one program: drawing the batch, the losses, their gradients, Adam and the targets, for a whole pack.
+"""One update of a whole pack as one program: batch, losses, gradients, Adam and targets.
 
-Nothing in it waits for the host.  There are two switches of speed.  `compiled`: torch.compile fuses the losses and
-their gradients, and on CUDA the whole update is captured as a graph and replayed; both compute what the plain update
-computes, up to the rounding of fused arithmetic.  `precision`: how exactly matrix products are taken, and this does
-change what is computed:
+The program never waits for the host. Two options make it faster:
 
-    float32  the reference, which is held to the authors' numbers
-    tf32     CUDA only: products of numbers rounded to 10 bits, summed in float32; all else as in float32
-    bf16     losses and gradients under autocast: products and what lies between them in 8 bits; parameters, Adam,
-             targets, losses and metrics stay float32
+compiled: torch.compile fuses the losses and their gradients. On CUDA the whole update is captured as a graph and
+    replayed. Results equal those of the plain update up to the rounding of fused arithmetic.
+precision: the precision of matrix products. It changes the results.
 
-A policy acts, and is evaluated, in float32 whatever it was trained in.
+    float32  the reference, tested against the authors' numbers
+    tf32     CUDA only: products of numbers rounded to 10 bits, summed in float32; the rest as in float32
+    bf16     losses and gradients under autocast: products and intermediate values in 8 bits; parameters, Adam,
+             targets, losses and metrics in float32
+
+A policy acts and is evaluated in float32, whatever the precision of its training.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lps.training.options import check_precision
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Updates before the capture, so that every kernel has been chosen and every buffer made.  They are real updates."""
+"""Number of updates before the capture: they choose every kernel and make every buffer.  They are real updates."""
 
 
 def chosen_device(device: str) -> str:
@@ -55,10 +56,10 @@ class Program:
 
     Args:
         seeds: run seed of each member.
-        compiled: see above; the first updates are slow then.
+        compiled: see above; the first updates are slow.
         precision: one of lps.training.options.PRECISIONS; see above.
     Raises:
-        UserError: for a precision that the agent's device does not have, and on the CPU without a C++ compiler.
+        UserError: for a precision that the agent's device does not support; to compile on a CPU without a C++ compiler.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class Program:
         self._capture = _Capture() if compiled and on_gpu else None
 
     def update(self, step: int) -> Info:
-        """The update number `step`, which decides its batch and noise; metrics by name, (M,) each, on the device."""
+        """Make update number `step`, which selects its batch and noise.  Return the metrics by name, (M,) each, on the
+        device."""
         return self._capture(self._update, step) if self._capture else self._update(step)
 
     def _update(self, step: int | Tensor) -> Info:
@@ -93,7 +95,7 @@ class Program:
 
 
 class _Capture:
-    """Updates as replays of one CUDA graph, which is captured after a few ordinary ones."""
+    """Captures the update as a CUDA graph after a few plain updates, and replays it."""
 
     def __init__(self) -> None:
         self.warm_up = WARM_UP
@@ -133,34 +135,32 @@ def _in_bf16(agent: Agent) -> Losses:
 
 
 def _compiled(losses: Losses) -> Losses:
-    # Beyond its limit the compiler would run the plain losses without a word; agents, sizes of packs and precisions are
-    # shapes enough to meet the 8 that it allows.
+    # Beyond its limit of 8 shapes the compiler silently runs the plain losses. Agents, pack sizes and precisions can
+    # make more shapes than that.
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(losses, dynamic=False)
 
 
 def _can_compile(on_gpu: bool) -> bool:
-    """Whether torch finds the compiler it needs: C++ for the CPU, else a UserError; C and Python's headers for a GPU,
-    else a warning, for capturing needs neither and is worth having alone."""
+    """Whether torch finds its compiler.  CPU: without a C++ compiler, raise UserError.  GPU: without a C compiler and
+    Python's headers, warn; the capture as a graph works without them."""
     if not on_gpu:
         if not shutil.which(os.environ.get("CXX", "g++")):
-            raise UserError(
-                "compiling for the CPU needs a C++ compiler: install g++, name another in $CXX, or do without"
-            )
+            raise UserError("--compile on the CPU needs a C++ compiler. Install g++, set $CXX, or omit --compile")
         return True
     compiler = any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
     found = compiler and (Path(sysconfig.get_path("include")) / "Python.h").exists()
     if not found:
         log.warning(
-            "compiling for a GPU needs a C compiler and Python's headers (apt install gcc python3-dev): updates are "
-            "captured as a graph, but not compiled"
+            "updates are captured as a graph but not compiled: no C compiler or no Python headers. Install them with "
+            "apt install gcc python3-dev"
         )
     return found
 
 
 @contextlib.contextmanager
 def _tf32() -> Iterator[None]:
-    """The switch is the process's, so it is put back: what trains beside or after this asked for something else."""
+    """Allow TF32 inside the block.  The switch belongs to the process and other trainings, so it is restored."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
