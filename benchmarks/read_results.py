@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.results.agents import AGENTS, GROUP_ORDER  # noqa: E402
+from analysis.results.agents import GROUP_ORDER  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.study import study  # noqa: E402
+from lps.agents import AGENTS  # noqa: E402
 from lps.runs.store import EPISODES, SCHEMA, Store  # noqa: E402
 
 INTERVAL = 100_000  # updates between evaluations

@@ -313,3 +313,58 @@ def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
     assert points["agent"].value_counts().to_dict() == {"lps": 4, "qcfql": 4}, "without those of the variant"
     assert summaries.small_print(here) == "", "the ring's networks are small on purpose"
     assert provenance.commands(here)
+
+
+def tell(path, **groups):
+    """Says in the results which metric the tasks of these groups have."""
+    tasks = {
+        run["task"]: {**version1.task(run["task"]), "suite": "mine", "metric": groups[run["group"]], "dataset": ""}
+        for run in studied(path).runs.to_dict("records")
+        if run["group"] in groups
+    }
+    Store(path).write_sweep("mine", {"sweep": "mine", "command": "", "runs": {}, "agents": {}, "tasks": tasks})
+
+
+def test_figures_and_tables_follow_the_metric_of_the_tasks(tmp_path):
+    for i, (group, agent, seed) in enumerate(
+        itertools.product(("cube-single", "hills", "rooms"), ("lps", "flow_bc"), range(3))
+    ):
+        run_id = put(tmp_path, agent, group, seed=seed)
+        for step in (1000, 2000, 3000, 4000):
+            success = None if group == "hills" else True
+            rows = [Episode(k, k, success, 10.0 * i + k, 20) for k in range(10)]
+            Store(tmp_path).write_episodes(run_id, step, rows)
+    tell(tmp_path, hills="return", rooms="both")
+    here = studied(tmp_path)
+    assert [here.unit(group).label for group in ("cube-single", "hills", "rooms")] == [
+        *("success rate (%)", "return", "success rate (%)")
+    ]
+    assert here.comparable == ["cube-single", "rooms"] and here.runs["mean_return"].notna().all()
+    success = tables.success(here)
+    cells = {(row[0], row[1]): row[2] for row in success.rows}
+    assert cells["hills", "LPS"] == "74.5 [64.5, 84.5]" and cells["rooms", "LPS"].startswith("100.0")
+    assert ("average", "LPS") in cells and "Success" not in success.title
+    assert tables.tasks(here).header[-1] == "Return"
+    claims = tables.claims(here).text()
+    assert "over all 2 groups" in claims and "on hills" in claims
+    with style.styled():
+        labels = [axes.get_ylabel() for axes in PLOTS["success"](here).figure.axes]
+        assert labels == ["success rate (%)", "return"]
+        assert [axes.get_ylabel() for axes in PLOTS["curves"](here).figure.axes if axes.get_visible()] == [
+            *("success rate (%)", "return", "success rate (%)")
+        ]
+    assert main(["report", str(tmp_path)]) == 0 and main(["compare", str(tmp_path)]) == 0
+
+
+def test_returns_alone_have_no_optimality_gap_and_no_percent(tmp_path):
+    for agent, seed in itertools.product(("lps", "dsrl", "flow_bc"), range(2)):
+        put(tmp_path, agent, "hills", seed=seed)
+    tell(tmp_path, hills="return")
+    here = studied(tmp_path)
+    assert here.unit().label == "return"
+    with style.styled():
+        plots = {name: plot for name, draw in PLOTS.items() if (plot := draw(here))}
+    assert set(plots["aggregates"].data["statistic"]) == {"iqm", "median", "mean"}
+    assert plots["profiles"].data["threshold"].tolist()[0] == plots["profiles"].data["threshold"].tolist()[-1] == -1.0
+    assert not any("%" in axes.get_xlabel() + axes.get_ylabel() for axes in plots["differences"].figure.axes)
+    assert all("success" not in plot.caption.lower() for name, plot in plots.items() if name != "profiles")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.numbers import stats
 from analysis.results import settings
-from analysis.results.study import PROTOCOL, Study, records, word
+from analysis.results.study import Study, protocol, records, word
 
 FEWEST = 4
 """Configurations that an agent needs to be shown."""
@@ -33,7 +33,7 @@ def configurations(study: Study) -> pd.DataFrame:
     for run in records(study.runs[study.runs["scored"]]):
         apart = run["departs"]
         drawn = any("point" in role and "variant" not in role for role in run["roles"])
-        if drawn and all(settings.is_number(v) and k not in PROTOCOL for k, v in apart.items()):
+        if drawn and all(settings.is_number(v) and k not in protocol(run) for k, v in apart.items()):
             place = found.setdefault((run["agent"], run["group"]), {})
             place.setdefault(json.dumps(apart, sort_keys=True), {})[run["short"], run["seed"]] = run["score"]
     rows: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from analysis.numbers import stats
 from analysis.numbers.stats import LEVEL
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
-from analysis.results.study import PROTOCOL, Study, Unit
+from analysis.results.study import Study, Unit, protocol
 
 Scores = Mapping[tuple[str, str], Mapping[int, float]]  # {(group, task): {seed: score}}
 Verdict = Literal["better", "worse", "open", "too few", "not compared"]
@@ -142,8 +142,8 @@ def _obstacle(study: Study, ours: str, theirs: str, group: str) -> str:
     cells = [study.cell(key, group) for key in (ours, theirs)]
     if study.include_unfinished and any((cell["state"] != "done").any() for cell in cells):
         return "not all of their runs are finished"
-    a, b = (cell.iloc[0] for cell in cells)
-    differing = [f"{name} ({a[name]} and {b[name]})" for name in PROTOCOL if a[name] != b[name]]
+    a, b = (protocol(cell.iloc[0].to_dict()) for cell in cells)
+    differing = [f"{name} ({value} and {b.get(name)})" for name, value in a.items() if value != b.get(name)]
     return f"they differ in {', '.join(differing)}" if differing else ""
 
 

@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-from analysis.results.study import PROTOCOL, Study, records
+from analysis.results.study import PROTOCOL, Study, options, records
 from lps.runs.provenance import short_commit
 
 
@@ -22,10 +22,10 @@ def commands(study: Study) -> list[str]:
         known = study.results.defaults(run["agent"], run["group"])
         changed = {k: v for k, v in run["hyperparameters"].items() if k not in known or known[k] != v}
         words = ["python", "-m", "lps", "train", "--agent", run["agent"], "--task", str(task)]
-        for name in ("steps", "dataset", "eval_interval", "eval_episodes"):
+        for name in PROTOCOL:
             words += [f"--{name.replace('_', '-')}", str(run[name])] if run[name] != "" else []
-        options = run["setting"].keys() - run["hyperparameters"].keys() - set(PROTOCOL[:4])
-        words += ["--option", *(f"{name}={run['setting'][name]}" for name in sorted(options))] if options else []
+        own = [f"{name}={value}" for name, value in options(run).items()]
+        words += ["--option", *own] if own else []
         words += ["--seeds", *map(str, sorted(set(runs["seed"])))]
         words += ["--set", *(f"{key}={value}" for key, value in changed.items())] if changed else []
         found.append(shlex.join(words))

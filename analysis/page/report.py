@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.numbers.stats import LEVEL, RESAMPLES
 from analysis.page.table import Table
 from analysis.plots.style import Plot
-from analysis.results.study import LAST, Study
+from analysis.results.study import LAST, Study, options
 
 
 def write(path: Path, study: Study, plots: Mapping[str, Plot], tables: Mapping[str, Table]) -> None:
@@ -58,9 +58,12 @@ RULES = [
 ]
 
 
+TIMINGS = ("success_timing", "reward_timing")
+
+
 def protocol(study: Study) -> Table:
     """What the runs of every group and series were trained and evaluated on."""
-    rows = []
+    rows, ogbench = [], all(map(study.is_ogbench, study.groups))
     for group in study.groups:
         for key in study.series:
             cell = study.cell(key, group)
@@ -76,8 +79,11 @@ def protocol(study: Study) -> Table:
                     prints,
                     evaluation,
                 ]
-                rows.append([*cells, f"{run['success_timing']}, {run['reward_timing']}"])
-    header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", "Timing of success, reward"]
+                own = options(run)
+                timings = ", ".join(own.get(name, "?") for name in TIMINGS)
+                rows.append([*cells, timings if ogbench else ", ".join(f"{k}={v}" for k, v in own.items())])
+    last = "Timing of success, reward" if ogbench else "Options of the suite"
+    header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", last]
     return Table("Protocol", header, rows, pd.DataFrame(rows, columns=header), text_columns=len(header))
 
 

@@ -81,7 +81,7 @@ def _bar(
         if np.isfinite(their_low):
             style.whisker(axes, beside, their_low, their_high, caps=0, zorder=5)
         axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor="white", ms=3.4, mew=0.8, zorder=6)
-    number = (f"{mean:.0f}" if unit.sign else f"{mean:.3g}") if labelled else ""
+    number = (f"{mean:.0f}" if unit.sign or abs(mean) >= 100 else f"{mean:.3g}") if labelled else ""
     dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
     alone = "\nn=1" if row["n_seeds_min"] == 1 else ""
     top = np.nanmax([mean, high])

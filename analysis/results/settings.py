@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.numbers import stats
-from analysis.results.study import PROTOCOL, Study, records
+from analysis.results.study import Study, protocol, records
 
 MANY = 10
 """Series beyond which a figure of rivals shows one of every agent."""
@@ -33,7 +33,7 @@ def rivals(study: Study) -> list[str]:
 
 def _is_rival(run: Mapping[str, Any]) -> bool:
     compared = any(role.keys() <= {"variant"} or role.get("held_out") == "default" for role in run["roles"])
-    return not run["departs"] or (compared and not run["departs"].keys() & set(PROTOCOL))
+    return not run["departs"] or (compared and not run["departs"].keys() & protocol(run).keys())
 
 
 def _tuned(roles: Collection[Mapping[str, Any]]) -> bool:
@@ -70,7 +70,7 @@ def sensitivity(study: Study) -> pd.DataFrame:
     scored = records(study.runs[study.runs["scored"] & study.runs["group"].isin(study.comparable)])
     axes = {role["axis"] for run in scored for role in run["roles"] if role.keys() == {"axis", "value"}}
     rows: list[dict[str, Any]] = []
-    for name in sorted(axes - set(PROTOCOL)):
+    for name in sorted(axes):
         for agent in study.agents(run["agent"] for run in scored):
             own = [run for run in scored if run["agent"] == agent and name in run["hyperparameters"]]
             line = [

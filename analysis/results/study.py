@@ -22,7 +22,8 @@ from lps.runs.scores import LAST
 
 DAGGER = "†"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
-PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes", "success_timing", "reward_timing")
+PROTOCOL = ("steps", "dataset", "eval_interval", "eval_episodes")
+"""The protocol of every run; the options of its suite are part of it, too."""
 
 
 class Unit(NamedTuple):
@@ -176,6 +177,16 @@ def records(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def planned_steps(steps: int, interval: int) -> list[int]:
     """The steps at which a run is evaluated: every `interval` updates and at the end."""
     return sorted({*range(interval, steps + 1, interval), steps})
+
+
+def protocol(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's setting that is no hyperparameter."""
+    return {name: value for name, value in run["setting"].items() if name not in run["hyperparameters"]}
+
+
+def options(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that are its suite's."""
+    return {name: value for name, value in sorted(protocol(run).items()) if name not in PROTOCOL}
 
 
 class Evaluation(NamedTuple):
