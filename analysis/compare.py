@@ -1,4 +1,4 @@
-"""Compares the agents of a results folder: figures, tables and a page, with the published numbers beside ours.
+"""Compares the agents of a results folder: figures and tables, with the published numbers beside ours.
 
     python analysis/compare.py RESULTS... [--out DIR] [--include-unfinished] [--exclude ID...] [--subject AGENT]
 
@@ -15,7 +15,7 @@ from typing import Any
 if not __package__:  # started as a file: find the packages beside this folder, and nothing of the same name in it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.page import report, tables  # noqa: E402
+from analysis.page import tables  # noqa: E402
 from analysis.page.figures import drawn  # noqa: E402
 from analysis.page.table import save  # noqa: E402
 from analysis.plots import PLOTS, style  # noqa: E402
@@ -65,8 +65,8 @@ def read(arguments: argparse.Namespace) -> Study:
 
 
 def write(here: Study, out: Path) -> list[Path]:
-    """Writes all figures, tables and the page into `out`; the paths, the page first. Figures that an earlier call wrote
-    there, and that these results have nothing for, are removed.
+    """Writes all figures and tables into `out`; returns the paths. Figures that an earlier call wrote there, and that
+    these results have nothing for, are removed.
 
     Raises:
         UserError: the folder cannot be written.
@@ -84,10 +84,9 @@ def write(here: Study, out: Path) -> list[Path]:
                 (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
         for name, table in made.items():
             written += save(table, out / "tables", name)
-        report.write(out / "report.md", here, plots, made)
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror or error}; choose another --out") from error
-    return [out / "report.md", *written]
+    return written
 
 
 def default_out(results: Sequence[str]) -> Path:

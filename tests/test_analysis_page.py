@@ -90,7 +90,7 @@ def test_the_page_is_complete_and_asks_nobody(written):
         assert f"table-{name}" in here.ids
     assert "LPS is better than DSRL on cube-single" in here.text
     assert "RuntimeError: <b>NaN</b> & more" in here.text and "<b>NaN" not in written
-    assert "python -m lps train --agent lps" in here.text
+    assert "python -m lps train --agent lps" in here.text and "2.13.0" in here.text
 
 
 def test_figures_and_numbers_are_inside(written):
@@ -173,7 +173,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
     assert main(["compare", str(tmp_path), "--out", str(tmp_path / "files")]) == 0
-    assert (tmp_path / "files" / "report.md").is_file()
+    assert (tmp_path / "files" / "tables" / "success.md").is_file()
     (tmp_path / "file").write_text("")
     capsys.readouterr()
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "file" / "x.html")]) == 2

@@ -12,7 +12,7 @@ from analysis import compare
 from analysis.__main__ import main
 from analysis.numbers.claims import claims
 from analysis.page import html as page
-from analysis.page import report, tables
+from analysis.page import tables
 from analysis.page.figures import drawn
 from analysis.page.table import GAP, LETTERS, WHOLE
 from analysis.plots import PLOTS, style
@@ -67,7 +67,7 @@ def test_runs_that_are_left_out_are_named_at_every_figure_and_table(results):
     assert plots and all(name in plot.caption for plot in plots.values())
     made = tables.made(here)
     assert made.keys() == tables.TABLES.keys() and all(name in " ".join(table.notes) for table in made.values())
-    assert name in report.summary(here) and name in page.render(here)
+    assert name in page.render(here)
     (gap,) = here.gaps.to_dict("records")
     assert (gap["series"], gap["reason"], gap["runs"]) == ("lps", LEFT_OUT, 1)
     assert "5 of 6" in made["success"].text()
@@ -167,7 +167,7 @@ def test_folders_are_shown_as_one(tmp_path, monkeypatch):
     fill(whole, ("lps",))
     here, expected = shown(a, b, tmp_path / "copy"), studied(whole)
     assert tables.made(here)["success"].rows == tables.made(expected)["success"].rows
-    assert here.results.name == "baselines + ours + copy" and str(b) in report.summary(here)
+    assert here.results.name == "baselines + ours + copy" and str(b) in page.render(here)
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(a), str(b)]) == 0
     assert (tmp_path / "report" / "report.html").is_file() and not (a / "report").exists()
@@ -256,10 +256,10 @@ def test_a_second_call_leaves_nothing_of_the_first(tmp_path):
     for path in mine:
         path.write_text("not the analysis's")
     assert main(["compare", str(tmp_path / "b"), "--out", str(out)]) == 0
-    text = (out / "report.md").read_text(encoding="utf-8")
+    expected = drawn(studied(tmp_path / "b"))
     for name in PLOTS:
         for suffix in style.SUFFIXES:
-            assert (out / "figures" / f"{name}.{suffix}").is_file() is (f"(figures/{name}.png)" in text)
+            assert (out / "figures" / f"{name}.{suffix}").is_file() is (name in expected)
     assert all(path.is_file() for path in mine) and not (out / "figures" / "differences.pdf").exists()
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.numbers.claims import Claim, claims
-from analysis.page import provenance, report
+from analysis.numbers.stats import LEVEL, RESAMPLES
+from analysis.page import provenance
 from analysis.page.figures import drawn
 from analysis.page.table import Table
 from analysis.page.tables import made
 from analysis.plots import style
-from analysis.results.study import Study, records
+from analysis.results.study import LAST, Study, records
 
 VERDICTS = {
     "better": "better",
@@ -25,6 +26,13 @@ VERDICTS = {
 }
 FOLDED = 30  # rows from which on a table is folded away
 FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
+RULES = [
+    f"The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
+    "evaluation of a run is never reported.",
+    "A group is the mean over its tasks of the mean over seeds.",
+    f"Intervals: {LEVEL:.0%} percentile intervals of a stratified bootstrap ({RESAMPLES:,} resamples, fixed seed) over "
+    "seeds within tasks. Where a task has a single seed there is none.",
+]
 
 
 def write(study: Study, path: Path) -> None:
@@ -47,7 +55,7 @@ def render(study: Study) -> str:
     supported = claims(study)
     return environment.get_template("page.html").render(
         title=study.results.name,
-        summary=report.summary(study).replace("**", ""),
+        summary=_summary(study),
         updated=max(study.runs["updated"], default=""),
         verdict=_verdict(supported),
         claims=[(group, *_parted(list(here))) for group, here in groupby(supported, lambda claim: claim.group)],
@@ -57,14 +65,25 @@ def render(study: Study) -> str:
         figures=_figures(study),
         tables=list(tables.values()),
         problems=study.results.problems,
-        rules=report.RULES,
-        protocol=[_table("protocol", report.protocol(study)), _table("versions", report.versions(study.runs))],
+        rules=RULES,
+        protocol=[_table("protocol", provenance.protocol(study)), _table("versions", provenance.versions(study.runs))],
         sweeps=provenance.sweeps(study),
         commands=provenance.commands(study),
         mlflow=provenance.mlflow(study),
         runs=_runs(study),
         score=f"Score {study.unit(*study.groups).sign}".strip(),
     )
+
+
+def _summary(study: Study) -> str:
+    runs = study.runs
+    states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
+    text = f"{len(runs)} runs ({states}); {int(runs['scored'].sum())} of them count in the scores below."
+    if study.include_unfinished:
+        text += " Unfinished runs are included, with the last evaluations they have."
+    if len(study.results.paths) > 1:
+        text += f" The runs are those of {study.results.path}."
+    return " ".join([text, *study.results.notes])
 
 
 def _figures(study: Study) -> list[dict[str, str]]:

@@ -1,12 +1,56 @@
-"""The provenance of runs: the code that trained them, the commands that make them again, and their place in MLflow."""
+"""The provenance of runs: protocol, software, code, the commands that train them again, and their place in MLflow."""
 
 import os
 import shlex
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
+
+from analysis.page.table import Table
 from analysis.results.study import PROTOCOL, Study, options, records
 from lps.runs.provenance import short_commit
+
+TIMINGS = ("success_timing", "reward_timing")
+
+
+def protocol(study: Study) -> Table:
+    """What the runs of every group and series were trained and evaluated on."""
+    rows, ogbench = [], all(map(study.is_ogbench, study.groups))
+    for group in study.groups:
+        for key in study.series:
+            cell = study.cell(key, group)
+            if len(cell):
+                run = cell.iloc[0].to_dict()
+                prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
+                evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
+                cells = [
+                    group,
+                    study.series[key].title,
+                    f"{run['steps']:,}",
+                    run["dataset"] or "?",
+                    prints,
+                    evaluation,
+                ]
+                own = options(run)
+                timings = ", ".join(own.get(name, "?") for name in TIMINGS)
+                rows.append([*cells, timings if ogbench else ", ".join(f"{k}={v}" for k, v in own.items())])
+    last = "Timing of success, reward" if ogbench else "Options of the suite"
+    header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", last]
+    return Table("Protocol", header, rows, pd.DataFrame(rows, columns=header), text_columns=len(header))
+
+
+def versions(runs: pd.DataFrame) -> Table:
+    """What the runs say about the software and hardware they ran on; several values mean that they differ."""
+    names = list(dict.fromkeys(name for versions in runs["versions"] for name in versions))
+    table = {name: sorted({str(versions.get(name, "?")) for versions in runs["versions"]}) for name in names}
+    table["device"] = sorted(set(runs["device"]) - {""})
+    table["sweep"] = sorted(set(runs["sweep"]) - {""})
+    hours = runs["wall_time_s"] / 3600
+    times = " to ".join(dict.fromkeys(f"{hour:.2f} h" for hour in (hours.min(), hours.max())))
+    rows = [[name, ", ".join(values)] for name, values in table.items() if values]
+    rows.append(["wall time of a run", f"{times} (runs that train together share it)"])
+    return Table("How it was run", ["", ""], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
 def sweeps(study: Study) -> list[str]:
