@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from small import make_agent, small_config, small_hyperparameters
+from small import small_hyperparameters
 from test_train import FakeEvaluator
 
-from lps.agents import AGENTS
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task
 from lps.training import memory
-from lps.training.memory import Footprint, footprint, members_that_fit, peak
+from lps.training.memory import Footprint, members_that_fit
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
@@ -19,16 +17,6 @@ TASK = "cube-single-play-singletask-task1-v0"
 
 def a_run(agent, seed=0):
     return Run.create(agent, TASK, seed, steps=10, eval_interval=5, eval_episodes=1, **small_hyperparameters(agent))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("agent", AGENTS)
-def test_two_small_programs_tell_the_memory_of_a_larger_one(agent):
-    line = footprint(a_run(agent), "cpu")
-    measured = peak(agent, small_config(agent), get_task(TASK), 6, "cpu")
-    assert line.fixed + 6 * line.member == pytest.approx(measured, rel=0.05)
-    held = sum(tensor.nbytes for tensor in make_agent(agent, [0]).trained_tensors())
-    assert line.member > 3 * held, "parameters and Adam's two moments at least"
 
 
 @pytest.mark.parametrize(

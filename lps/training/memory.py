@@ -67,7 +67,7 @@ def _footprint(agent: str, config: Any, task: str, device: str, precision: str) 
 
 
 def peak(agent: str, config: Any, task: Task, members: int, device: str, precision: str = "float32") -> int:
-    """Bytes that building a program of `members` and its first update take at their worst."""
+    """Bytes of GPU memory that building a program of `members` and its first update take at their worst."""
     dataset = _no_data(task, rows=2 * config.horizon)
 
     def once() -> None:
@@ -77,16 +77,10 @@ def peak(agent: str, config: Any, task: Task, members: int, device: str, precisi
         Program(subject, batches, seeds, precision=precision).update(1)
 
     gc.collect()  # nothing from before may be freed in between
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        once()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        once()
-    assert profile.profiler and profile.profiler.kineto_results
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max())
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    once()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _no_data(task: Task, rows: int) -> Dataset:
