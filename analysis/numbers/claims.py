@@ -67,12 +67,12 @@ def weigh(
     return Evidence(probability, difference, test, len(tasks), (min(counts), max(counts)))
 
 
-def decide(evidence: Sequence[Evidence], level: float = LEVEL) -> list[tuple[Verdict, float]]:
+def decide(evidence: Sequence[Evidence]) -> list[tuple[Verdict, float]]:
     """The verdict and the corrected p-value of every comparison of one family.
 
     What has too few runs to be found, whatever they say, is no part of the family, and its p-value is not corrected.
     """
-    can = [one for one in evidence if one.test.can_reach(1 - level)]
+    can = [one for one in evidence if one.test.can_reach(1 - LEVEL)]
     corrected = iter(stats.holm([one.test.p for one in can]))
     found: list[tuple[Verdict, float]] = []
     for one in evidence:
@@ -80,7 +80,7 @@ def decide(evidence: Sequence[Evidence], level: float = LEVEL) -> list[tuple[Ver
             found.append(("too few", one.test.p))
             continue
         p, gap, ahead = float(next(corrected)), one.difference.mean, one.probability.mean - 0.5
-        clear = p <= 1 - level and gap * ahead > 0
+        clear = p <= 1 - LEVEL and gap * ahead > 0
         found.append((("better" if gap > 0 else "worse") if clear else "open", p))
     return found
 

@@ -87,9 +87,9 @@ def resampled_means(
     return total
 
 
-def percentile_interval(samples: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Ends of the central interval that holds `level` of the samples (axis 0)."""
-    low, high = np.quantile(np.asarray(samples, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
+def percentile_interval(samples: ArrayLike) -> tuple[Floats, Floats]:
+    """Ends of the central interval that holds LEVEL of the samples (axis 0)."""
+    low, high = np.quantile(np.asarray(samples, dtype=np.float64), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 
@@ -99,40 +99,28 @@ def can_resample(strata: Sequence[ArrayLike]) -> bool:
 
 
 def estimate(
-    strata: Sequence[ArrayLike],
-    weights: ArrayLike | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    strata: Sequence[ArrayLike], weights: ArrayLike | None = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """The stratified mean of scores with its bootstrap interval; no interval if any stratum has a single seed."""
     mean = float(stratified_mean(strata, weights))
     if not can_resample(strata):
         return Estimate(mean)
-    low, high = percentile_interval(resampled_means(strata, weights, resamples=resamples, rng=seed), level)
+    low, high = percentile_interval(resampled_means(strata, weights, resamples=resamples, rng=seed))
     return Estimate(mean, float(low), float(high))
 
 
-def curve(
-    strata: Sequence[ArrayLike], *, resamples: int = 2_000, level: float = LEVEL, seed: int = 0
-) -> tuple[Floats, Floats, Floats]:
+def curve(strata: Sequence[ArrayLike], *, resamples: int = 2_000, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     """Mean, low and high of a curve, each (points,), from strata of shape (seeds, points); pointwise intervals."""
     mean = stratified_mean(strata)
     if not can_resample(strata):
         nothing = np.full_like(mean, np.nan)
         return mean, nothing, nothing
-    low, high = percentile_interval(resampled_means(strata, resamples=resamples, rng=seed), level)
+    low, high = percentile_interval(resampled_means(strata, resamples=resamples, rng=seed))
     return mean, low, high
 
 
 def difference(
-    ours: Sequence[ArrayLike],
-    theirs: Sequence[ArrayLike],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Difference of two stratified means over the same tasks, seeds resampled independently on both sides."""
     if len(ours) != len(theirs):
@@ -142,7 +130,7 @@ def difference(
         return Estimate(mean)
     rng = np.random.default_rng(seed)
     gaps = resampled_means(ours, resamples=resamples, rng=rng) - resampled_means(theirs, resamples=resamples, rng=rng)
-    low, high = percentile_interval(gaps, level)
+    low, high = percentile_interval(gaps)
     return Estimate(mean, float(low), float(high))
 
 
@@ -151,8 +139,6 @@ def paired_difference(
     theirs: Sequence[Mapping[int, float]],
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
 ) -> Estimate | None:
     """Difference over the seeds both sides share, pairs resampled together; None if a task shares no seed.
 
@@ -165,7 +151,7 @@ def paired_difference(
     ]
     if not gaps or not all(gaps):
         return None
-    return estimate(gaps, resamples=resamples, level=level, seed=seed)
+    return estimate(gaps, resamples=resamples)
 
 
 # -- aggregates over all runs: from strata of shape (..., seeds) to (...), so that resamples may come first
@@ -204,12 +190,7 @@ def optimality_gap(strata: Sequence[Floats]) -> Floats:
 
 
 def aggregate(
-    strata: Sequence[ArrayLike],
-    statistic: Statistic,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    strata: Sequence[ArrayLike], statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """A statistic of scores with its bootstrap interval; no interval if any stratum has a single seed."""
     checked = arrays(strata)
@@ -218,7 +199,7 @@ def aggregate(
         return Estimate(value)
     rng = np.random.default_rng(seed)
     drawn = [stratum[rng.integers(len(stratum), size=(resamples, len(stratum)))] for stratum in checked]
-    low, high = percentile_interval(statistic(drawn), level)
+    low, high = percentile_interval(statistic(drawn))
     return Estimate(value, float(low), float(high))
 
 
@@ -231,12 +212,7 @@ def profile(strata: Sequence[ArrayLike], thresholds: ArrayLike) -> tuple[Floats,
 
 
 def improvement(
-    ours: Sequence[ArrayLike],
-    theirs: Sequence[ArrayLike],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Probability of improvement: that one of our runs scores above one of theirs on the same task, ties counting
     half, on average over tasks (Mann-Whitney's U over the number of pairs). Both sides are resampled independently.
@@ -253,7 +229,7 @@ def improvement(
     for win in wins:
         counts = [rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64) for n in win.shape]
         samples += ((counts[0] @ win) * counts[1]).sum(axis=1) / win.size / len(wins)
-    low, high = percentile_interval(samples, level)
+    low, high = percentile_interval(samples)
     return Estimate(value, float(low), float(high))
 
 
@@ -276,7 +252,6 @@ def paired_test(
     theirs: Sequence[Mapping[int, float]],
     *,
     clusters: Sequence[Hashable] | None = None,
-    seed: int = 0,
 ) -> Test:
     """Sign-flip permutation test of the paired difference: if two agents are alike, each pair of runs could as well
     have been the other way round. It assumes no distribution, and is exact with few pairs.
@@ -301,7 +276,7 @@ def paired_test(
         signs = 1 - 2 * (np.arange(2 ** len(gaps))[:, None] >> np.arange(len(gaps)) & 1)
         extra = 0
     else:
-        signs = 1 - 2 * np.random.default_rng(seed).integers(2, size=(2**EXACT_BLOCKS, len(gaps)), dtype=np.int8)
+        signs = 1 - 2 * np.random.default_rng(0).integers(2, size=(2**EXACT_BLOCKS, len(gaps)), dtype=np.int8)
         extra = 1  # the data themselves: without them a drawn p could be zero
     as_far = np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9
     return Test(float((as_far.sum() + extra) / (len(signs) + extra)), pairs, floor)
