@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     written = write(here, out)
     print(tables.made(here)["success"].text(), end="\n\n")
     print("written:")
-    for path, also in _by_stem(written).items():
-        print(f"  {path}" + (f"  (and {', '.join(also)})" if also else ""))
+    for _, (path, *others) in groupby(written, key=lambda path: path.with_suffix("")):
+        print(f"  {path}  (and {', '.join(other.suffix for other in others)})")
     return 0
 
 
@@ -93,17 +94,6 @@ def default_out(results: Sequence[str]) -> Path:
     """RESULTS/report; ./report where the results are not on a local disk, or in several folders."""
     folders = list(dict.fromkeys(results))
     return Path("report") if len(folders) > 1 or "://" in folders[0] else Path(folders[0]) / "report"
-
-
-def _by_stem(paths: Sequence[Path]) -> dict[Path, list[str]]:
-    """The first path of every stem, with the suffixes of the others."""
-    found: dict[Path, tuple[Path, list[str]]] = {}
-    for path in paths:
-        if path.with_suffix("") in found:
-            found[path.with_suffix("")][1].append(path.suffix)
-        else:
-            found[path.with_suffix("")] = (path, [])
-    return dict(found.values())
 
 
 def _print_gaps(here: Study) -> None:

@@ -7,7 +7,6 @@ import csv
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from analysis.results.agents import AVERAGE, PUBLISHED_GROUPS, Agent
 
@@ -163,19 +162,11 @@ def published_latent_sizes() -> str:
     return f"Published ({rows[0]['source']}, {rows[0]['how_obtained']}): {curves}. Its {rows[0]['note']}."
 
 
-def published_alphas() -> list[dict[str, Any]]:
-    """The points of LPS's alpha figure: group, method, alpha, mean (0..1), source; single tasks."""
-    return [
-        {
-            "group": row["env"],
-            "method": row["method"],
-            "source": row["source"],
-            "alpha": float(row["alpha"]),
-            "mean": float(row["mean"]),
-        }
-        for row in _rows("alpha_sensitivity.csv")
-        if row["mean"]
-    ]
+def published_alphas(agent: Agent, group: str) -> list[tuple[float, float]]:
+    """The points (alpha, success 0..1) of an agent in LPS's alpha figure, on a single task of a group."""
+    rows = _rows("alpha_sensitivity.csv")
+    own = [row for row in rows if row["mean"] and (row["env"], row["method"]) == (group, agent.published)]
+    return [(float(row["alpha"]), float(row["mean"])) for row in own]
 
 
 @cache

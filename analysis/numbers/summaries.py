@@ -48,19 +48,11 @@ def _average(study: Study, series: Series) -> dict[str, Any] | None:
         return None
     strata = {f"{i}/{task}": seeds for i, cell in enumerate(cells) for task, seeds in cell.items()}
     weights = [1 / len(cell) for cell in cells for _ in cell]
-    counts = {
-        "runs_scored": _runs(strata),
-        "runs_planned": sum(study.planned(series.key, group) for group in study.comparable),
-    }
+    planned = sum(study.planned(series.key, group) for group in study.comparable)
+    counts = {"runs_scored": _runs(strata), "runs_planned": planned}
     ogbench = all(map(study.is_ogbench, study.comparable))
     known = reference.published_average(series.agent, study.comparable) if ogbench else None
-    return {
-        "series": series.key,
-        "group": AVERAGE,
-        **_summary(strata, weights),
-        **counts,
-        **_published(known),
-    }
+    return {"series": series.key, "group": AVERAGE, **_summary(strata, weights), **counts, **_published(known)}
 
 
 @lru_cache(maxsize=2)
@@ -316,11 +308,5 @@ def _runs(scores: Scores) -> int:
 
 
 def _published(known: reference.Published | None) -> dict[str, Any]:
-    nan = np.nan
-    return {
-        "published_mean": known.mean if known else nan,
-        "published_low": known.low if known else nan,
-        "published_high": known.high if known else nan,
-        "published_source": known.source if known else "",
-        "published_protocol": known.protocol if known else "",
-    }
+    values = asdict(known or reference.Published(np.nan, np.nan, np.nan, "", ""))
+    return {f"published_{name}": value for name, value in values.items()}

@@ -22,19 +22,13 @@ def protocol(study: Study) -> Table:
             cell = study.cell(key, group)
             if len(cell):
                 run = cell.iloc[0].to_dict()
+                series, steps = study.series[key].title, f"{run['steps']:,}"
                 prints = " ".join(sorted({str(value)[:12] for value in cell["fingerprint"] if value})) or "?"
                 evaluation = f"{run['eval_episodes']} episodes every {run['eval_interval']:,}"
-                cells = [
-                    group,
-                    study.series[key].title,
-                    f"{run['steps']:,}",
-                    run["dataset"] or "?",
-                    prints,
-                    evaluation,
-                ]
                 own = options(run)
                 timings = ", ".join(own.get(name, "?") for name in TIMINGS)
-                rows.append([*cells, timings if ogbench else ", ".join(f"{k}={v}" for k, v in own.items())])
+                last = timings if ogbench else ", ".join(f"{k}={v}" for k, v in own.items())
+                rows.append([group, series, steps, run["dataset"] or "?", prints, evaluation, last])
     last = "Timing of success, reward" if ogbench else "Options of the suite"
     header = ["Group", "Series", "Updates", "Dataset", "Fingerprint", "Evaluation", last]
     return Table("Protocol", header, rows, pd.DataFrame(rows, columns=header), text_columns=len(header))

@@ -37,13 +37,14 @@ def success(study: Study) -> Table:
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
     notes = _success_notes(data, letters)
     unit = study.unit(*study.groups)
-    header = ["Group", "Agent", f"{_column(unit)} [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
+    score = _in_unit(unit.title, unit)
+    header = ["Group", "Agent", f"{score} [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
     frame = data.assign(protocol_differences=[_spelled(own, letters) for own in marks])
     return Table(f"{unit.title} by group", header, rows, frame, notes)
 
 
-def _column(unit: Unit) -> str:
-    return f"{unit.title} {unit.sign}".strip()
+def _in_unit(name: str, unit: Unit) -> str:
+    return f"{name} {unit.sign}".strip()
 
 
 def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
@@ -92,15 +93,8 @@ def published(study: Study) -> Table:
         notes.append("There is no overlap with what is published: no number is known of these groups.")
     if (data["what"] == "second-hand").any():
         notes.append(f"{DOUBLE_DAGGER} second-hand: higher than the next one, but not read in its source.")
-    sign = study.unit(*study.groups).sign
-    header = [
-        "Group",
-        "Tasks",
-        f"{title} {sign}".strip(),
-        f"Best here {sign}".strip(),
-        f"{figure} %",
-        "Best published %",
-    ]
+    unit = study.unit(*study.groups)
+    header = ["Group", "Tasks", _in_unit(title, unit), _in_unit("Best here", unit), f"{figure} %", "Best published %"]
     return Table("Beside the published numbers", header, rows, data, notes)
 
 
@@ -120,7 +114,8 @@ def tasks(study: Study) -> Table:
         for row in data.to_dict("records")
     ]
     unit = study.unit(*study.groups)
-    header = ["Task", "Agent", f"{_column(unit)} [95% CI]", "Lowest-highest", "Seeds", *(["Return"] if both else [])]
+    score = _in_unit(unit.title, unit)
+    header = ["Task", "Agent", f"{score} [95% CI]", "Lowest-highest", "Seeds", *(["Return"] if both else [])]
     return Table(f"{unit.title} by task", header, rows, data if both else data.drop(columns="mean_return"))
 
 
@@ -155,16 +150,12 @@ def differences(study: Study) -> Table:
 
 def claims(study: Study) -> Table:
     """What the data support, one sentence per comparison, with its evidence."""
+    columns = ["group", "series", "versus", "verdict"]
     rows: list[list[str]] = []
     data: list[dict[str, Any]] = []
     for claim in claimed(study):
         rows.append([claim.verdict, claim.sentence, claim.details])
-        row: dict[str, Any] = {
-            "group": claim.group,
-            "series": claim.ours,
-            "versus": claim.theirs,
-            "verdict": claim.verdict,
-        }
+        row: dict[str, Any] = dict(zip(columns, (claim.group, claim.ours, claim.theirs, claim.verdict), strict=True))
         if one := claim.evidence:
             value, gap = one.probability, one.difference
             row |= {"probability": value.mean, "low": value.low, "high": value.high}
@@ -179,7 +170,6 @@ def claims(study: Study) -> Table:
     ]
     if not rows:
         notes = ["Nothing to compare: this needs two agents on the same group."]
-    columns = ["group", "series", "versus", "verdict"]
     frame = pd.DataFrame(data, columns=None if data else columns)
     return Table("What the data support", ["Verdict", "Claim", "Evidence"], rows, frame, notes, text_columns=3)
 
@@ -220,17 +210,8 @@ def tuned(study: Study) -> Table:
         gap = interval(row["difference"], row["low"], row["high"], unit, signed=True)
         best = ", ".join(f"{key} {value:.3g}" for key, value in json.loads(row["setting"] or "{}").items())
         trials = str(row["trials"]) + (f" ({row['pruned']} pruned)" if row["pruned"] else "")
-        rows.append(
-            [
-                _variant_title(study, row["agent"]),
-                best,
-                *values,
-                gap,
-                trials,
-                str(row["n_tasks"]),
-                str(row["n_seeds_min"]),
-            ]
-        )
+        counts = [trials, str(row["n_tasks"]), str(row["n_seeds_min"])]
+        rows.append([_variant_title(study, row["agent"]), best, *values, gap, *counts])
     notes = []
     if not data.empty:
         notes = [
@@ -249,16 +230,8 @@ def tuned(study: Study) -> Table:
             "compared with nothing."
         )
     notes = notes or ["Nothing was tuned: this needs a tuning study."]
-    header = [
-        "Agent",
-        "Best setting",
-        f"Default {unit.sign}".strip(),
-        f"Best {unit.sign}".strip(),
-        "Difference",
-        "Trials",
-        "Tasks",
-        "Seeds",
-    ]
+    header = ["Agent", "Best setting", *(_in_unit(side.capitalize(), unit) for side in SIDES)]
+    header += ["Difference", "Trials", "Tasks", "Seeds"]
     return Table("What tuning bought", header, rows, data, notes)
 
 

@@ -71,12 +71,7 @@ def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
     """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
     if len(study.groups) != 1 or not study.is_ogbench(study.groups[0]):
         return []
-    rows = reference.published_alphas()
-    return [
-        (row["alpha"], 100 * row["mean"])
-        for row in rows
-        if row["group"] == study.groups[0] and row["method"] == agent.published
-    ]
+    return [(alpha, 100 * mean) for alpha, mean in reference.published_alphas(agent, study.groups[0])]
 
 
 def _axis(axes: Axes, values: list[Any]) -> dict[str, float]:
