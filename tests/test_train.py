@@ -51,9 +51,6 @@ class FakeEvaluator:
         ready, self.done = self.done[: len(self.done) - keep], self.done[len(self.done) - keep :]
         return ready
 
-    def pending(self):
-        return len(self.done)
-
     def close(self):
         pass
 

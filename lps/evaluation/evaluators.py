@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
@@ -34,10 +34,6 @@ class Evaluator(Protocol):
         were submitted. Raises what an evaluation raised."""
         ...
 
-    def pending(self) -> int:
-        """How many evaluations were submitted and not handed out by `poll`."""
-        ...
-
     def close(self) -> None:
         """Ends the evaluator; what is still pending is given up."""
         ...
@@ -50,14 +46,12 @@ class InlineEvaluator:
         self._done: list[Evaluation] = []
 
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
-        self._done.append((run, step, evaluate(policy, run.resolved_task, step=step, **_protocol(run))))
+        episodes = evaluate(policy, run.resolved_task, seed=run.seed, step=step, episodes=run.eval_episodes)
+        self._done.append((run, step, episodes))
 
     def poll(self, wait: bool = False) -> list[Evaluation]:
         done, self._done = self._done, []
         return done
-
-    def pending(self) -> int:
-        return len(self._done)
 
     def close(self) -> None:
         self._done = []
@@ -78,14 +72,9 @@ class PoolEvaluator:
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
         pickled = pickle.dumps(policy)  # once, and now: training goes on changing the parameters
         parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
+        job = (pickled, run.resolved_task, run.seed, step)
         with self._explained():
-            futures = [
-                self._pool.submit(
-                    _evaluate_part, pickled, run.resolved_task, step, {**_protocol(run), "episodes": part}
-                )
-                for part in parts
-                if part
-            ]
+            futures = [self._pool.submit(_evaluate_part, *job, part) for part in parts if part]
         self._jobs.append((run, step, futures))
 
     def poll(self, wait: bool = False) -> list[Evaluation]:
@@ -98,9 +87,6 @@ class PoolEvaluator:
                     self._done.append((run, step, sorted(episodes, key=lambda episode: episode.episode)))
         done, self._done = self._done, []
         return done
-
-    def pending(self) -> int:
-        return len(self._jobs) + len(self._done)
 
     def close(self) -> None:
         self._jobs, self._done = [], []
@@ -117,12 +103,8 @@ class PoolEvaluator:
             ) from error
 
 
-def _protocol(run: "Run") -> dict[str, Any]:
-    return {"seed": run.seed, "episodes": run.eval_episodes}
-
-
-def _evaluate_part(policy: bytes, task: Task, step: int, protocol: dict[str, Any]) -> list[Episode]:
-    return evaluate(pickle.loads(policy), task, step=step, **protocol)
+def _evaluate_part(policy: bytes, task: Task, seed: int, step: int, episodes: range) -> list[Episode]:
+    return evaluate(pickle.loads(policy), task, seed=seed, step=step, episodes=episodes)
 
 
 def _one_thread() -> None:

@@ -168,12 +168,8 @@ def _key(task: Task) -> Any:
     (`set_task`) shares them in the group, as far as the options of runs agree."""
     suite = get_suite(task.suite)
     if hasattr(suite, "set_task"):
-        return (
-            task.suite,
-            task.group,
-            task.max_episode_steps,
-            [task.options.get(name) for name in getattr(suite, "OPTIONS", ())],
-        )
+        options = [task.options.get(name) for name in getattr(suite, "OPTIONS", ())]
+        return task.suite, task.group, task.max_episode_steps, options
     return task.name, task.max_episode_steps, dict(task.options)
 
 

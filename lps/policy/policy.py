@@ -181,12 +181,5 @@ class Policy:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Copied, because what arrives through shared memory may not be written to, and torch warns of that.
         params = {net: {k: torch.tensor(v) for k, v in t.items()} for net, t in state["params"].items()}
-        made = Policy(
-            Run.from_dict(state["run"]),
-            state["step"],
-            state["observation"],
-            ActionScale(*state["scale"]),
-            params,
-            state["provenance"],
-        )
-        self.__dict__.update(made.__dict__)
+        run, scale = Run.from_dict(state["run"]), ActionScale(*state["scale"])
+        self.__dict__.update(vars(Policy(**state | {"run": run, "scale": scale, "params": params})))

@@ -64,9 +64,6 @@ class RayEvaluator:
         self._jobs = [job for job in self._jobs if job.waiting]
         return [(job.run, job.step, _gather(job)) for job in complete]
 
-    def pending(self) -> int:
-        return len(self._jobs)
-
     def close(self) -> None:
         for job in self._jobs:
             for ref in job.waiting:
