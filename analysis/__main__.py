@@ -18,9 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="one HTML file with everything, that opens offline")
     compare.add_choice(report)
     report.add_argument(
-        "--out",
-        metavar="FILE",
-        help="(default: RESULTS/report/report.html, ./report/... for a URI or several RESULTS)",
+        "--out", metavar="FILE", help="(default: RESULTS/report/report.html, ./report/... for a URI or several RESULTS)"
     )
     report.set_defaults(call=_report)
     files = commands.add_parser("compare", help="a folder with each figure and table as files, for a paper")

@@ -314,9 +314,7 @@ def compare(studies: Mapping[str, optuna.Study], held_out: Scope, go: Go, result
 
 
 def write_down(
-    studies: Mapping[str, optuna.Study],
-    store: Store,
-    held_out: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    studies: Mapping[str, optuna.Study], store: Store, held_out: Mapping[str, Mapping[str, Sequence[str]]] | None = None
 ) -> None:
     """The documents of the studies, into the results store; without `held_out` with what was held out before."""
     before = {doc["study"]: doc.get("held_out", {}) for doc in store.studies()}

@@ -135,10 +135,7 @@ def difference(
 
 
 def paired_difference(
-    ours: Sequence[Mapping[int, float]],
-    theirs: Sequence[Mapping[int, float]],
-    *,
-    resamples: int = RESAMPLES,
+    ours: Sequence[Mapping[int, float]], theirs: Sequence[Mapping[int, float]], *, resamples: int = RESAMPLES
 ) -> Estimate | None:
     """Difference over the seeds both sides share, pairs resampled together; None if a task shares no seed.
 

@@ -299,10 +299,7 @@ GAP_COLUMNS = ["series", "group", "task", "seeds", "state", "step", "steps", "re
 
 
 def find_gaps(
-    runs: pd.DataFrame,
-    series: Mapping[str, Series],
-    apart: Collection[str] = (),
-    left_out: pd.DataFrame | None = None,
+    runs: pd.DataFrame, series: Mapping[str, Series], apart: Collection[str] = (), left_out: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Runs that failed, are unfinished or lack evaluations, and runs that a series lacks where another has them
     (state 'absent', one row per task with all its seeds). Columns: GAP_COLUMNS; `runs` is how many a row stands for.

@@ -50,11 +50,7 @@ class BestOfN(Agent):
 
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
-        return {
-            "base": self.net(c.base_hidden, d, 1),
-            "critic": self.critics(d),
-            "target_critic": self.critics(d),
-        }
+        return {"base": self.net(c.base_hidden, d, 1), "critic": self.critics(d), "target_critic": self.critics(d)}
 
     @property
     def noise_dim(self) -> int:

@@ -59,10 +59,7 @@ class CFGRL(Agent):
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
-        return {
-            "t_uniform": stream.uniform(batch_size, 1),
-            "e_normal": stream.normal(batch_size, self.chunk_dim),
-        }
+        return {"t_uniform": stream.uniform(batch_size, 1), "e_normal": stream.normal(batch_size, self.chunk_dim)}
 
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions

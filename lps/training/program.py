@@ -63,12 +63,7 @@ class Program:
     """
 
     def __init__(
-        self,
-        agent: Agent,
-        batches: Batches,
-        seeds: list[int],
-        compiled: bool = False,
-        precision: str = "float32",
+        self, agent: Agent, batches: Batches, seeds: list[int], compiled: bool = False, precision: str = "float32"
     ):
         on_gpu = agent.device.type == "cuda"
         check_precision(precision, agent.device.type)

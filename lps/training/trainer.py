@@ -68,10 +68,7 @@ def train(
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
     room = functools.partial(
-        members_that_fit,
-        device=options.device,
-        precision=options.precision,
-        device_share=options.device_share,
+        members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
     )
     for members in packs_to_train(unfinished, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)

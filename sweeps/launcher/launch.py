@@ -117,13 +117,7 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
 
 
 def _train(
-    store: Store,
-    runs: Sequence[Run],
-    plan: Plan,
-    limits: Limits,
-    address: str,
-    verbose: bool,
-    mirror: Mirror | None,
+    store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
 ) -> None:
     cluster.apply_environment()  # which Ray reads when it is imported
     out = sys.stdout

@@ -127,9 +127,7 @@ def work(config: dict[str, Any]) -> tuple[str | None, bool]:
             runs,
             Store(plan.results, create=False),  # which every machine must see
             replace(
-                plan.options,
-                device=share.device,
-                device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0,
+                plan.options, device=share.device, device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0
             ),
             sweep=plan.sweep,
             evaluator=evaluator,
