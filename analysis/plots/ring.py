@@ -50,14 +50,9 @@ def _by_panel(study: Study) -> pd.DataFrame:
         for run_id, run in study.runs[study.runs["series"] == series.key].iterrows():
             own = ", ".join(f"{k}={word(v)}" for k, v in run["departs"].items() if k != "alpha")
             alpha = run["hyperparameters"].get("alpha")
-            runs.append(
-                {
-                    "run_id": run_id,
-                    "method": f"{series.agent.title} ({own})" if own else series.agent.title,
-                    "agent": series.agent.name,
-                    "alpha": "" if alpha is None else f"{alpha:g}",
-                }
-            )
+            method = f"{series.agent.title} ({own})" if own else series.agent.title
+            shown = "" if alpha is None else f"{alpha:g}"
+            runs.append({"run_id": run_id, "method": method, "agent": series.agent.name, "alpha": shown})
     return pd.DataFrame(runs).merge(study.results.actions, on="run_id")
 
 
@@ -84,14 +79,9 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
     axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal", xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set(visible=True, color=style.GRID)
-    success, on_ring = ring.reward(points).mean(), ring.on_ring(points).mean()
+    success, on_ring = float(ring.reward(points).mean()), float(ring.on_ring(points).mean())
     axes.set_xlabel(f"success {100 * success:.0f} %\non the ring {100 * on_ring:.0f} %", labelpad=2, fontsize=7)
-    return {
-        "runs": actions["run_id"].nunique(),
-        "actions": len(actions),
-        "success": float(success),
-        "on_ring": float(on_ring),
-    }
+    return {"runs": actions["run_id"].nunique(), "actions": len(actions), "success": success, "on_ring": on_ring}
 
 
 def _invariance(study: Study, agents: set[str]) -> str:

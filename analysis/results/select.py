@@ -33,17 +33,22 @@ def select(
     kept = ~everything.index.isin(ids)
     if ids:
         titles = agents_of(everything["agent"], about)
-        shown = [
+        runs = [
             f"run {run_id} ({titles[run['agent']].title}, {run['group']} {run['short']}, seed {run['seed']})"
             for run_id, run in everything.loc[ids].iterrows()
         ]
-        notes.append(f"Left out by hand: {', '.join(shown)}.")
+        notes.append(f"Left out by hand: {', '.join(runs)}.")
     for what, names in (("agent", agents), ("group", groups)):
         if names:
-            present = _ordered(what, everything[what], about)
-            _check(names, present, what)
+            shown = _titles(what, everything[what], about)
+            for name in names:
+                if name not in shown:
+                    raise UserError(f"--{what}s: {suggest(name, shown, what)} (those of the results)")
             kept &= everything[what].isin(list(names))
-            notes.append(_only(what, about, [n for n in present if n in names], [n for n in present if n not in names]))
+            only = [title for name, title in shown.items() if name in names]
+            others = [title for name, title in shown.items() if name not in names]
+            note = f"Chosen by hand: only the {what}{'s' * (len(only) > 1)} {', '.join(only)}"
+            notes.append(f"{note}, not {', '.join(others)}." if others else f"{note}.")
     if not kept.any():
         where = " and ".join(path for part in parts for path in part.paths)
         raise UserError(f"--exclude, --agents and --groups leave nothing of the {len(everything)} runs in {where}")
@@ -64,27 +69,11 @@ def _run_id(text: str, known: Sequence[str]) -> str:
     raise UserError(f"--exclude: there is no run {text!r}; the nearest: {', '.join(near)}. The report lists all runs")
 
 
-def _check(names: Iterable[str], present: Sequence[str], what: str) -> None:
-    for name in names:
-        if name not in present:
-            raise UserError(f"--{what}s: {suggest(name, present, what)} (those of the results)")
-
-
-def _ordered(what: str, names: Iterable[str], about: About) -> list[str]:
-    return list(agents_of(names, about)) if what == "agent" else sorted(set(names), key=group_key)
-
-
-def _only(what: str, about: About, kept: Sequence[str], others: Sequence[str]) -> str:
-    def shown(names: Sequence[str]) -> str:
-        return (
-            ", ".join(agent.title for agent in agents_of(names, about).values())
-            if what == "agent"
-            else ", ".join(names)
-        )
-
-    return f"Chosen by hand: only the {what}{'s' * (len(kept) > 1)} {shown(kept)}" + (
-        f", not {shown(others)}." if others else "."
-    )
+def _titles(what: str, names: Iterable[str], about: About) -> dict[str, str]:
+    """The titles of agents or groups by their names, in showing order."""
+    if what == "agent":
+        return {name: agent.title for name, agent in agents_of(names, about).items()}
+    return {name: name for name in sorted(set(names), key=group_key)}
 
 
 def _of_agents(document: dict[str, Any], agents: Sequence[str]) -> dict[str, Any] | None:

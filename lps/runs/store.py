@@ -16,6 +16,7 @@ interrupted can be repeated. Readers pass over part files, and over files that c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -268,7 +269,8 @@ class Store:
                 file.write(data)
             self.fs.move(part, full)
         except BaseException:
-            self._try_delete(part)
+            with contextlib.suppress(OSError):
+                self.fs.delete_file(part)
             raise
 
     def _check(self, create: bool) -> None:
@@ -314,12 +316,6 @@ class Store:
     def _shown(self, rel: str) -> str:
         """A file as people know it; a URI's options, such as its endpoint, would only hide the name."""
         return f"{self.path.partition('?')[0].rstrip('/')}/{rel}"
-
-    def _try_delete(self, full: str) -> None:
-        try:
-            self.fs.delete_file(full)
-        except OSError:
-            pass
 
     def _problem(self, rel: str, error: BaseException) -> None:
         line = f"{self._shown(rel)}: {reason(error)}"
