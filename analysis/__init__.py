@@ -7,5 +7,5 @@ results/  load.py reads stores, select.py excludes runs, study.py makes scored s
           version1.py fills in roles and titles for old results
 numbers/  stats.py (intervals and tests), summaries.py, comparisons.py, claims.py, published.py (others' numbers)
 plots/    one file per figure; PLOTS
-page/     tables.py, report.py, html.py
+page/     tables.py, html.py
 """

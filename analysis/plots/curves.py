@@ -1,8 +1,5 @@
 """Learning curves: success against updates, one panel per group."""
 
-import math
-
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -20,14 +17,10 @@ def draw(study: Study) -> style.Plot | None:
         return None
     groups = [group for group in study.groups if group in set(data["group"])]
     shown = [series for key, series in study.series.items() if key in set(data["series"])]
-    columns = min(3, len(groups))
-    rows = math.ceil(len(groups) / columns)
-    size = (style.COLUMN if columns == 1 else style.PAGE, 0.45 + 1.9 * rows)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05))
     shared = len({study.unit(group) for group in groups}) == 1
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=shared)
-    for axes in grid.flat[len(groups) :]:
-        axes.set_visible(False)
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
+    figure, grid = style.panels(len(groups), 0.45, 1.9, sharey=shared, layout=layout)
+    columns = grid.shape[1]
     for i, (axes, group) in enumerate(zip(grid.flat, groups, strict=False)):
         here, unit = data[data["group"] == group], study.unit(group)
         for series in shown:

@@ -1,12 +1,9 @@
 """Sensitivity in two dimensions: the joint design, seen along the two hyperparameters that matter most."""
 
-import math
-
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from analysis.numbers import budgets
@@ -15,8 +12,6 @@ from analysis.plots.sensitivity import DECADE
 from analysis.results.agents import group_key
 from analysis.results.study import SUCCESS, Study
 
-COLUMNS = 3
-
 
 def draw(study: Study) -> style.Plot | None:
     points, unit = budgets.configurations(study), study.unit()
@@ -24,12 +19,7 @@ def draw(study: Study) -> style.Plot | None:
     if points.empty:
         return None
     cells = sorted(points.groupby(["agent", "group"], sort=False), key=lambda cell: (group_key(cell[0][1]), cell[0][0]))
-    rows = math.ceil(len(cells) / COLUMNS)
-    columns = min(COLUMNS, len(cells))
-    figure = Figure(figsize=(style.COLUMN if columns == 1 else style.PAGE, 0.4 + 2.1 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(cells) :]:
-        axes.set_visible(False)
+    figure, grid = style.panels(len(cells), 0.4, 2.1)
     ends = (0, 100) if unit == SUCCESS else (unit.scale * points["score"].min(), unit.scale * points["score"].max())
     scale, shown = ScalarMappable(Normalize(*ends), "cividis"), []
     for axes, ((agent, group), here) in zip(grid.flat, cells, strict=False):

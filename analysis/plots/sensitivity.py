@@ -1,11 +1,9 @@
 """Sensitivity in one dimension: success against one hyperparameter at a time, all others at the common setting."""
 
-import math
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
@@ -24,12 +22,8 @@ def draw(study: Study) -> style.Plot | None:
     if data.empty:
         return None
     names = list(dict.fromkeys(data["hyperparameter"]))
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(style.COLUMN if columns == 1 else style.PAGE, 0.5 + 1.95 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
+    figure, grid = style.panels(len(names), 0.5, 1.95, sharey=True)
+    columns = grid.shape[1]
     agents = study.agents(data["agent"])
     published = False
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):

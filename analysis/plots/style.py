@@ -78,6 +78,18 @@ class Plot:
     caption: str  # what is shown, how it was computed, what differs: one paragraph
 
 
+def panels(count: int, head: float, height: float, *, sharey: bool = False, **figure: Any) -> tuple[Figure, Any]:
+    """A figure with `count` panels, at most three in a row, and their axes (rows, columns). `head` is the height above
+    the panels and `height` that of a row, in inches; further arguments are matplotlib's."""
+    columns = min(3, count)
+    rows = math.ceil(count / columns)
+    made = Figure(figsize=(COLUMN if columns == 1 else PAGE, head + height * rows), **figure)
+    grid = made.subplots(rows, columns, squeeze=False, sharey=sharey)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return made, grid
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made and saved in this context look like ours; the caller's matplotlib settings stay as they were."""
