@@ -22,11 +22,11 @@ def success(study: Study) -> Table:
     """Scores by group: ours, the published number, what stands behind ours, and how the protocols differ."""
     data = summaries.by_group(study)
     letters: dict[str, str] = {}
-    marks, rows = [], []
+    departures, rows = [], []
     for row in data.to_dict("records"):
         phrases = summaries.protocol_differences(study, row["series"], row["group"])
         own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases)
-        marks.append(own)
+        departures.append(phrases)
         dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
         seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
         runs = f"{row['runs_scored']} of {row['runs_planned']}"
@@ -39,7 +39,8 @@ def success(study: Study) -> Table:
     unit = study.unit(*study.groups)
     score = _in_unit(unit.title, unit)
     header = ["Group", "Agent", f"{score} [95% CI]", "Published %", "Seeds", "Tasks", "Runs", "Protocol"]
-    frame = data.assign(protocol_differences=[_spelled(own, letters) for own in marks])
+    spelled = ["; ".join(phrase for phrase in letters if phrase in own) for own in departures]
+    frame = data.assign(protocol_differences=spelled)
     return Table(f"{unit.title} by group", header, rows, frame, notes)
 
 
@@ -324,8 +325,3 @@ def _range(low: int, high: int) -> str:
 
 def _letter(i: int) -> str:
     return chr(ord("a") + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
-
-
-def _spelled(marks: str, letters: dict[str, str]) -> str:
-    own = marks.split(",")
-    return "; ".join(phrase for phrase, letter in letters.items() if letter in own)
