@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from small import small_hyperparameters
 
-from analysis.compare import write
-from analysis.results.load import load
-from analysis.results.study import study
+from analysis.__main__ import main as report
 from lps.__main__ import main
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.suites import get_task
@@ -27,8 +25,8 @@ def _report(tasks: list[str], dataset: str, folder: Path) -> None:
         small = [f"{name}={json.dumps(value)}" for name, value in small_hyperparameters(agent).items()]
         data = ["--dataset", dataset, "--data-dir", str(folder), "--results", results]
         assert main(["train", "--agent", agent, "--task", *tasks, *toy, *data, "--set", *small]) == 0
-    page, *_ = write(study(load(results)), folder / "report")
-    text = page.read_text()
+    assert report(["report", results]) == 0
+    text = Path(results, "report", "report.html").read_text()
     assert all(get_task(task).title in text or get_task(task).group in text for task in tasks)
 
 
