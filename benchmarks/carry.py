@@ -3,18 +3,17 @@
     python benchmarks/carry.py RESULTS OUT
 
 Writes OUT/curves.csv (mean success over seeds, by task and update), OUT/results.tar.gz (everything but checkpoints; an
-ordinary results folder once unpacked) and OUT/policy-taskN.pt, the first seed's policy of each task, which
-`python -m lps evaluate` and `video` take. It holds no moments of Adam, so training cannot go on from it. For LPS a
-policy file has 7 MB.
+ordinary results folder once unpacked) and OUT/policy-TASK.safetensors, the first seed's policy of each task, which
+`python -m lps evaluate` and `video` take. Training cannot go on from it. For LPS a policy file has 4 MB.
 """
 
 import csv
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 from lps.errors import UserError, guarded
+from lps.policy.file import policy_of, save_policy
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -37,8 +36,8 @@ def main() -> int:
         first = min((run for run in runs.values() if run.task == task), key=lambda run: run.seed)
         path = f"checkpoints/{first.id}.pt"
         if store.exists(path):
-            policy = replace(Checkpoint.from_bytes(store.read_bytes(path), path), moments=([], []))
-            (out / f"policy-task{get_task(task).options['number']}.pt").write_bytes(policy.to_bytes())
+            policy = policy_of(Checkpoint.from_bytes(store.read_bytes(path), path))
+            save_policy(policy, out / f"policy-{get_task(task).title.replace(' ', '-')}.safetensors")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")
     return 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that this project wants to know of a bare CUDA machine (python with torch, numpy, mujoco, ogbench, pyarrow,
-# tqdm; no Ray, no network), in one go and resumable:
+# filelock, pydantic, safetensors, tqdm; no Ray, no network), in one go and resumable:
 #
 #     benchmarks/gpu.sh MINUTES [OUT]
 #     benchmarks/gpu.sh --rehearse [OUT]     # the same on the CPU with everything tiny: about 2 minutes on idle cores
@@ -57,9 +57,9 @@ throughput() { "$PYTHON" benchmarks/throughput.py --device $DEVICE $BENCH "$@"; 
 "$PYTHON" - "$DEVICE" <<'PY' | tee "$WORK/bench/machine.txt"
 import sys
 try:
-    import mujoco, numpy, ogbench, pyarrow, torch, tqdm
+    import filelock, mujoco, numpy, ogbench, pyarrow, pydantic, safetensors, torch, tqdm
 except ImportError as error:
-    sys.exit(f"error: {error}: this machine's python needs torch, numpy, mujoco, ogbench, pyarrow and tqdm")
+    sys.exit(f"error: {error}: this machine's python needs torch, numpy, mujoco, ogbench, pyarrow, filelock, pydantic, safetensors and tqdm")
 if sys.argv[1] == "cuda" and not torch.cuda.is_available():
     sys.exit("error: torch sees no CUDA device; --rehearse runs on the CPU")
 name = torch.cuda.get_device_name() if sys.argv[1] == "cuda" else "CPU"

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lps import __version__
+
 
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by name, and `git_commit`, the commit of the checkout that this package
     sits in: with '+dirty' where the package differs from it, 'unknown' where it sits in none."""
-    found = {"python": platform.python_version(), "lps": importlib.metadata.version("lps")}
+    found = {"python": platform.python_version(), "lps": __version__}
     for name in ("torch", "numpy", "ogbench", "mujoco", "gymnasium", "ray"):
         try:
             found[name] = importlib.metadata.version(name)
