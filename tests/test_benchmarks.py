@@ -75,7 +75,8 @@ def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_
     lines = (out / "curves.csv").read_text().splitlines()
     assert lines[0] == "agent,task,step,runs,success" and len(lines) == 1 + 2 * 2
     assert lines[1].startswith(f"lps,{tasks[0]},2,2,")
-    policy, kept = load_policy(out / "policy-cube-single-task-2.safetensors"), load_policy(tmp_path / "results" / checkpoint_path(runs[2]))
+    policy = load_policy(out / "policy-cube-single-task-2.safetensors")
+    kept = load_policy(tmp_path / "results" / checkpoint_path(runs[2]))
     observation = np.ones(28, np.float32)
     assert (policy.act(observation) == kept.act(observation)).all()
     with tarfile.open(out / "results.tar.gz") as archive:

@@ -25,7 +25,7 @@ from lps.training.options import TrainOptions
 from lps.training.trainer import train
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
-SHELF, TABLE = "house.chores:dust-the-shelf", "house.chores:Wipe_Table (slow)"
+SHELF, TABLE = "house.chores:dust-the-shelf", "house.chores:Wipe: Table (slow)"
 SMALL = {"batch_size": 16, "base_hidden": (16, 16), "critic_hidden": (16,), "latent_actor_hidden": (16,)}
 NETWORK, AGENT = "house.nets.Residual", "house.mean.MeanBC"
 
@@ -131,7 +131,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path):
 
 def test_the_command_line_trains_evaluates_and_exports(tmp_path, capsys):
     results = tmp_path / "results"
-    command = ["train", "--agent", "lps", "--suite", "house.chores", "--task", "dust-the-shelf", "Wipe_Table (slow)"]
+    command = ["train", "--agent", "lps", "--suite", "house.chores", "--task", "dust-the-shelf", "Wipe: Table (slow)"]
     command += ["--steps", "6", "--eval-episodes", "2", "--results", str(results), "--device", "cpu", "--option"]
     command += ["light=night", "--set", f"network={NETWORK}", *(f"{name}={value}" for name, value in SMALL.items())]
     assert main(command) == 0

@@ -38,7 +38,7 @@ def results(house: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # n
 def test_tasks_are_one_group_with_their_titles_and_normalised_returns(results: Path) -> None:
     here = study(load(str(results)))
     assert here.groups == ["living room"] and here.unit() == NORMALISED
-    assert set(here.runs["short"]) == {"dust the shelf", "Wipe_Table (slow)"}
+    assert set(here.runs["short"]) == {"dust the shelf", "Wipe: Table (slow)"}
     assert [series.title for series in here.series.values()] == ["MeanFlow BC", "QC-FQL (sphere)", "LPS"]
     for run_id, run in here.runs.iterrows():
         episodes = Store(results).episodes(str(run_id))

@@ -68,7 +68,7 @@ def load(path: Path, needs: Needs, read: Reader) -> Dataset:
     names = mapped(folder, "tasks").tolist()
     rows = []
     for task in needs.tasks:
-        name = task.rpartition(":")[2]
+        name = task.partition(":")[2] or task
         if name not in names and "" not in names:
             raise UserError(f"{path} has no rewards for the task {name!r}. Add the array 'rewards/{name}'")
         rows.append(names.index(name if name in names else ""))

@@ -62,7 +62,7 @@ class MLP:
 
     def encode(self, params: Params, observation: Observation) -> Tensor:
         """(M, B, width): the arrays of the observation, flattened and joined.  uint8 is scaled to [0, 1]."""
-        parts = [array.float() / 255.0 if array.dtype == torch.uint8 else array for array in observation.values()]
+        parts = [a.float() / 255.0 if a.dtype == torch.uint8 else a.float() for a in observation.values()]
         if len(parts) == 1 and parts[0].dim() == 3:
             return parts[0]
         return torch.cat([part.flatten(2) for part in parts], dim=-1)

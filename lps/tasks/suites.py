@@ -82,7 +82,7 @@ def groups(suite: str | None = None) -> dict[str, tuple[Task, ...]]:
 
 def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Return a task by its name, with a run's `options`.  UserError with the nearest names if there is none."""
-    suite, colon, _ = name.rpartition(":")
+    suite, colon, _ = name.partition(":")
     tasks = tasks_of(suite) if colon else _builtin_tasks()
     if name not in tasks:
         raise UserError(suggest(name, tasks, "task", "list the tasks with: python -m lps tasks"))

@@ -43,4 +43,4 @@ class Task:
     @property
     def key(self) -> str:
         """The task's name inside its suite."""
-        return self.name.rpartition(":")[2]
+        return self.name.partition(":")[2] or self.name

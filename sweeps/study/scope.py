@@ -176,4 +176,4 @@ def _chosen(group: str, tasks: Sequence[Task], wanted: Sequence[int | str] | Non
 
 def _names(task: Task) -> tuple[str, str]:
     """The full name of a task, and the one inside its suite."""
-    return task.name, task.name.rpartition(":")[2]
+    return task.name, task.key

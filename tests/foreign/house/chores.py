@@ -10,7 +10,7 @@ from lps.spaces import Space
 from lps.tasks.task import Task
 
 LENGTH = 12
-GOALS = {"dust-the-shelf": np.array([0.5, -0.5, 0.0]), "Wipe_Table (slow)": np.array([-0.5, 0.5, 0.5])}
+GOALS = {"dust-the-shelf": np.array([0.5, -0.5, 0.0]), "Wipe: Table (slow)": np.array([-0.5, 0.5, 0.5])}
 
 TASKS = {
     name: Task(
