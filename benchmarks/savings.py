@@ -94,9 +94,8 @@ def joint_actions() -> AbstractContextManager[Any]:
         rows = {name: torch.cat([batch.next_observations[name], s[name]], 1) for name in s}
         both = self._steered(rows, self._latent(rows), self.base.frozen)
         critic_loss, info = self.td_loss(batch, both[:, : x.shape[1]].detach(), c.critic_agg)
-        e, times = latent_noise(noise["e_normal"], c.latent_dist), (noise["t_normal"], noise["r_normal"])
-        ratios = self.flow_ratio, self.largest["flow_ratio"]
-        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
+        e, ratio = latent_noise(noise["e_normal"], c.latent_dist), (self.flow_ratio, self.largest["flow_ratio"])
+        base_loss = meanflow_loss(self.base, s, x, e, noise, *ratio, c.meanflow_form)
         q = values(self.critic.frozen, s, both[:, x.shape[1] :]).mean(1)
         latent_loss = self.alpha * steering_loss(q)
         return {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}, info

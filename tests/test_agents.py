@@ -150,6 +150,7 @@ def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     net = Bound(mlp, mlp.init(stream))
     s, x, e = stream.normal(8, 3), stream.normal(8, 2), stream.normal(8, 2)
     t_normal, r_normal = stream.normal(8, 1), stream.normal(8, 1)
+    times = {"t_normal": t_normal, "r_normal": r_normal}
     a, b = torch.sigmoid(t_normal - 0.4), torch.sigmoid(r_normal - 0.4)
     t, r = torch.maximum(a, b), torch.minimum(a, b)
     z, v, one, zero = (1 - t) * x + t * e, e - x, torch.ones_like(t), torch.zeros_like(t)
@@ -162,7 +163,7 @@ def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     u, du = torch.autograd.functional.jvp(u_of, (z, t, r), (v, dt, dr))
     error = (u - (v - (t - r) * du)).square().mean(-1)
     expected = (error * (error + 1e-3).rsqrt()).mean(-1)
-    ours = meanflow_loss(net, {"state": s}, x, e, t_normal, r_normal, torch.ones(1), 1.0, form)
+    ours = meanflow_loss(net, {"state": s}, x, e, times, torch.ones(1), 1.0, form)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     whole = u_of(e, one, zero)
     torch.testing.assert_close(meanflow_actions(net, {"state": s}, e, form), (e - whole).clamp(-1, 1))

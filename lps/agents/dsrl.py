@@ -91,12 +91,8 @@ class DSRL(Agent):
         q_z = values(self.noise_critic.frozen, s, z).mean(1)
         latent_loss = self.alpha * steering_loss(q_z)
 
-        return {
-            "critic_loss": critic_loss,
-            "base_loss": base_loss,
-            "distill_loss": distill_loss,
-            "latent_loss": latent_loss,
-        }, info | {"latent_size": latent_size(z)}
+        losses = {"critic_loss": critic_loss, "base_loss": base_loss, "distill_loss": distill_loss}
+        return losses | {"latent_loss": latent_loss}, info | {"latent_size": latent_size(z)}
 
     def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
         return self._flow(observations, self._latent(observations))

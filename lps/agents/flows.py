@@ -6,6 +6,7 @@ times.  Losses come back per member, (M,).  Actions may be asked for N latents o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -62,8 +63,7 @@ def meanflow_loss(
     s: Observation,
     x: Tensor,
     e: Tensor,
-    t_normal: Tensor,
-    r_normal: Tensor,
+    noise: Mapping[str, Tensor],
     flow_ratio: Tensor,
     largest_ratio: float,
     form: str = "noise_to_action",
@@ -74,10 +74,10 @@ def meanflow_loss(
     vanishes, so the derivative is taken only on the last rows of the batch: as many as the member with the largest
     flow ratio needs.
 
-    flow_ratio: (M,) float64, for rows are counted by it.  largest_ratio: its largest, known to the host, because it
-    decides shapes.  form: see MEANFLOW_FORMS.
+    noise: standard normal t_normal and r_normal, (M, B, 1).  flow_ratio: (M,) float64, for rows are counted by it.
+    largest_ratio: its largest, known to the host, because it decides shapes.  form: see MEANFLOW_FORMS.
     """
-    t, r = meanflow_times(t_normal, r_normal, flow_ratio)
+    t, r = meanflow_times(noise["t_normal"], noise["r_normal"], flow_ratio)
     z, v = (1 - t) * x + t * e, e - x
     rows = slice(int(t.shape[-2] * (1 - largest_ratio)), None)
     one, zero = torch.ones_like(t[:, rows]), torch.zeros_like(t[:, rows])

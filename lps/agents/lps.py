@@ -78,9 +78,8 @@ class LPS(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest["flow_ratio"]
-        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
+        ratio = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, noise, *ratio, c.meanflow_form)
 
         z = self._latent(s)
         a = self._steered(s, z, self.base.frozen)

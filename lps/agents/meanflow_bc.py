@@ -48,9 +48,8 @@ class MeanFlowBC(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest["flow_ratio"]
-        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
+        ratio = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, noise, *ratio, c.meanflow_form)
         return {"base_loss": base_loss}, {}
 
     def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:

@@ -75,9 +75,8 @@ class QCMFQL(Agent):
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
-        times = noise["t_normal"], noise["r_normal"]
-        ratios = self.flow_ratio, self.largest["flow_ratio"]
-        base_loss = meanflow_loss(self.base, s, x, e, *times, *ratios, c.meanflow_form)
+        ratio = self.flow_ratio, self.largest["flow_ratio"]
+        base_loss = meanflow_loss(self.base, s, x, e, noise, *ratio, c.meanflow_form)
 
         e = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
