@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from lps.errors import UserError
+
 
 class Registry(Mapping[str, Any]):
     """What a name stands for: an entry of the table, an entry point of another package, or an import path.
@@ -57,7 +59,7 @@ def _load(path: str) -> Any:
 
 @functools.cache
 def _find(path: str) -> Any:
-    """What an import path leads to; None where it leads nowhere."""
+    """What an import path leads to; None where it leads nowhere.  UserError if a module that it imports is missing."""
     if not all(part.isidentifier() for part in path.split(".")):
         return None
     parent, _, last = path.rpartition(".")
@@ -67,7 +69,7 @@ def _find(path: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
                 continue
-            raise  # the module is there, and something that it imports is not
+            raise UserError(f"cannot import {path}: {error}. Install what is missing or set PYTHONPATH") from error
         if not attribute:
             return found
         if hasattr(found, attribute):

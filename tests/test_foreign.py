@@ -91,6 +91,15 @@ def test_what_is_not_there_is_named(name, said):
         get_task(name)
 
 
+@pytest.mark.parametrize(
+    "what", ["--agent house.broken.Agent --task ring-bandit-v0", "--agent lps --suite house.broken --task x"]
+)
+def test_a_module_that_misses_another_is_one_sentence(house, what, capsys):
+    (house / "house" / "broken.py").write_text("import not_installed_anywhere\n")
+    assert main(["train", *what.split(), "--results", "nowhere"]) == 2
+    assert "not_installed_anywhere" in capsys.readouterr().err
+
+
 def test_an_unknown_option_of_the_suite_is_named():
     with pytest.raises(UserError, match="light"):
         Run.create("lps", SHELF, options={"light": "dusk"})

@@ -51,8 +51,6 @@ def get_suite(name: str) -> Suite:
     except KeyError:
         hint = "give a name of this list, or the import path of a module such as my_package.my_suite"
         raise UserError(f"{suggest(name, SUITES, 'suite')}; {hint}") from None
-    except ImportError as error:
-        raise UserError(f"cannot import the suite {name}: {error}. Install the package or set PYTHONPATH") from error
     if missing := [part for part in ("TASKS", "make_env", "load") if not hasattr(suite, part)]:
         raise UserError(f"the suite {name} has no {', '.join(missing)}. Add it to the module (docs/adding-a-task.md)")
     return suite
