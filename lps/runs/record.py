@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BeforeValidator, FiniteFloat, NonNegativeFloat
+
+from lps.runs.documents import Count, Id, StoredRun, Time
 from lps.runs.provenance import versions
 
 if TYPE_CHECKING:
@@ -25,17 +28,21 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+Seconds = Annotated[FiniteFloat, NonNegativeFloat]
+
+
 @dataclass(frozen=True)
 class RunRecord:
-    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one."""
+    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one. The types are those that the door of
+    the store checks (lps.runs.documents)."""
 
-    id: str
-    run: Mapping[str, Any]
+    id: Id
+    run: StoredRun
     """The Run as plain values."""
-    status: Status = Status.QUEUED
+    status: Annotated[Status, BeforeValidator(Status)] = Status.QUEUED
     sweep: str = ""
     """Name of the last sweep that trained the run."""
-    step: int = 0
+    step: Count = 0
     """Updates done."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """See `lps.runs.provenance.versions`."""
@@ -43,11 +50,11 @@ class RunRecord:
     device: str = ""
     precision: str = "float32"
     """All precisions that the run was trained in, in order, with commas."""
-    started: str = ""
-    """ISO 8601, UTC; `updated` too."""
-    updated: str = ""
-    wall_time_s: float = 0.0
-    evaluation_s: float = 0.0
+    started: Time = ""
+    """UTC; `updated` too."""
+    updated: Time = ""
+    wall_time_s: Seconds = 0.0
+    evaluation_s: Seconds = 0.0
     """Part of the wall time in which evaluation kept the learner from its updates."""
     dataset_fingerprint: str = ""
     error: str | None = None

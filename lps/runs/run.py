@@ -16,6 +16,13 @@ from lps.errors import UserError
 from lps.tasks.suites import check_options, get_task
 from lps.tasks.task import Task
 
+LARGEST = 10**12
+"""Largest number of updates."""
+MOST_EVALUATIONS = 1_000_000
+"""Most evaluations of a run."""
+MOST_EPISODES = 1_000_000
+"""Most episodes of an evaluation."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,9 +83,15 @@ class Run:
 
         agent, variant = resolve(agent, AGENTS)
         known = get_task(task)
-        for name, value in {"steps": steps, "eval_interval": eval_interval, "eval_episodes": eval_episodes}.items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        most = {"steps": LARGEST, "eval_interval": LARGEST, "eval_episodes": MOST_EPISODES}
+        for (name, high), value in zip(most.items(), (steps, eval_interval, eval_episodes), strict=True):
+            if not isinstance(value, int) or not 1 <= value <= high:
+                raise UserError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
+        if steps / eval_interval > MOST_EVALUATIONS:
+            raise UserError(
+                f"{steps} steps with an evaluation every {eval_interval} are more than {MOST_EVALUATIONS} evaluations. "
+                "Use a larger eval_interval"
+            )
         if not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise UserError(f"a seed is a whole number from 0 to 2^31 - 1, not {seed!r}")
         tuned = {"horizon": known.horizon, **group_settings(agent, known.group), **variant}

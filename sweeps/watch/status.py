@@ -52,7 +52,7 @@ def standings(store: Store, now: datetime | None = None) -> list[Standing]:
 
 def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[str, str]]) -> Standing:
     run, state = doc["run"], doc["status"]
-    if state == Status.RUNNING and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
+    if state == Status.RUNNING and now - _time(doc.get("updated")) > SILENCE:
         state = "interrupted"
     reason = last_line(doc.get("error") or "") if state == Status.FAILED else ""
     task = tasks.get(run["task"], {"group": run["task"], "title": run["task"]})
@@ -68,6 +68,12 @@ def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[st
         task["group"],
         f"{run['agent']} {task['title']} seed {run['seed']}",
     )
+
+
+def _time(text: str | None) -> datetime:
+    """A stored time; the earliest one if a document has none."""
+    time = datetime.fromisoformat(text) if text else datetime.min
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def show(store: Store) -> None:
@@ -109,7 +115,9 @@ def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> 
             raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
     failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
     for run in failed:
-        record = RunRecord.from_document(store.read_run(run.id) or {"id": run.id, "status": Status.FAILED})
+        if not (document := store.read_run(run.id)):  # it was removed just now
+            continue
+        record = RunRecord.from_document(document)
         if from_start:
             _forget(store, run.id)
             record = replace(record, step=0)
