@@ -323,7 +323,7 @@ def tell(path, **groups):
         for run in studied(path).runs.to_dict("records")
         if run["group"] in groups
     }
-    Store(path).write_sweep("mine", {"sweep": "mine", "command": "", "runs": {}, "agents": {}, "tasks": tasks})
+    Store(path).write_sweep("mine", {"command": "", "runs": {}, "usual": {}, "agents": {}, "tasks": tasks})
 
 
 def test_figures_and_tables_follow_the_metric_of_the_tasks(tmp_path):

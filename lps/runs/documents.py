@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, String
 from typing_extensions import TypedDict
 
 from lps.runs.run import LARGEST, MOST_EPISODES, MOST_EVALUATIONS
+from lps.tasks.task import Metric
 
 
 def _plain(value: Any) -> Any:
@@ -125,9 +126,8 @@ class _Task(TypedDict):
     group: Name
     title: Name
     dataset: str
-    horizon: Positive
     max_episode_steps: Positive | None
-    metric: Literal["success", "return"]
+    metric: Metric
     return_range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None
 
 
