@@ -24,7 +24,7 @@ from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
 from analysis.results.study import Study, study  # noqa: E402
-from lps.errors import UserError, guarded, suggest  # noqa: E402
+from lps.errors import UserError, guarded, printable, suggest  # noqa: E402
 
 
 @guarded
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     here = read(arguments)
     out = Path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
-    print(tables.made(here)["success"].text(), end="\n\n")
+    print(printable(tables.made(here)["success"].text()), end="\n\n")
     print("written:")
     for _, (path, *others) in groupby(written, key=lambda path: path.with_suffix("")):
         print(f"  {path}  (and {', '.join(other.suffix for other in others)})")
@@ -99,10 +99,10 @@ def default_out(results: Sequence[str]) -> Path:
 def _print_gaps(here: Study) -> None:
     if here.results.problems:
         print(f"{len(here.results.problems)} files could not be read and are left out:")
-        print("".join(f"  {problem}\n" for problem in here.results.problems))
+        print(printable("".join(f"  {problem}\n" for problem in here.results.problems)))
     if len(here.gaps):
         gaps = tables.gaps(here)
-        print(f"{gaps.title}:\n{gaps.text()}\n")
+        print(printable(f"{gaps.title}:\n{gaps.text()}\n"))
 
 
 def _nothing(here: Study) -> str:

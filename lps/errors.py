@@ -77,7 +77,7 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
                 raise
             return 141
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -97,6 +97,14 @@ def _nobody_reads() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
+
+
+def printable(text: str) -> str:
+    """The text for a terminal: control characters, which could command it, become escapes such as \\x1b; line ends and
+    tabs stay.  File names and stored texts may hold any characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def last_line(text: str) -> str:

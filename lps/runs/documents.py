@@ -12,17 +12,30 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from typing_extensions import TypedDict
 
 from lps.runs.run import LARGEST, MOST_EPISODES, MOST_EVALUATIONS
 from lps.tasks.task import Metric
 
 
+def _text(text: str) -> str:
+    text.encode()  # no lone surrogates
+    return text
+
+
 def _plain(value: Any) -> Any:
     """Check a value of a setting: a text, a number, a bool, None, or a list of these."""
     if isinstance(value, str):
-        value.encode()  # no lone surrogates
+        _text(value)
     elif isinstance(value, list):
         for one in value:
             if isinstance(one, list):
@@ -63,6 +76,7 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}
 """Id of a run: safe as a part of a file name."""
 Name = Annotated[str, StringConstraints(pattern=r"^\P{C}{1,200}$")]
 """Printable name of an agent, a task, a group, a dataset or a hyperparameter."""
+Text = Annotated[str, AfterValidator(_text)]
 Time = Annotated[str, AfterValidator(_time)]
 """ISO 8601; '' if unknown."""
 Plain = Annotated[Any, AfterValidator(_plain)]
@@ -84,8 +98,8 @@ class _Run(TypedDict):
     dataset: NotRequired[Annotated[str, StringConstraints(max_length=200, pattern=r"^\P{C}*$")]]
     eval_interval: NotRequired[Positive]
     eval_episodes: NotRequired[Annotated[int, Field(ge=1, le=MOST_EPISODES)]]
-    success_timing: NotRequired[str]
-    reward_timing: NotRequired[str]
+    success_timing: NotRequired[Text]
+    reward_timing: NotRequired[Text]
 
 
 StoredRun = Annotated[_Run, BeforeValidator(_options), AfterValidator(_countable)]
@@ -125,19 +139,19 @@ class _Task(TypedDict):
     suite: Name
     group: Name
     title: Name
-    dataset: str
+    dataset: Text
     max_episode_steps: Positive | None
     metric: Metric
     return_range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None
 
 
 class _SweepOfVersion1(TypedDict):
-    command: str
+    command: Text
     runs: dict[Id, _Planned]
 
 
 class _Sweep(TypedDict):
-    command: str
+    command: Text
     runs: dict[Id, _PlannedWithRoles]
     usual: dict[Name, dict[Name, Setting]]
     agents: dict[Name, _Agent]
@@ -154,11 +168,17 @@ class _OtherTrial(TypedDict):
     state: Literal["PRUNED", "FAIL", "RUNNING", "WAITING"]
 
 
+class _Row(TypedDict):
+    agent: Name
+
+
 class _Study(TypedDict):
     study: Name
+    agent: NotRequired[Name]
+    rows: NotRequired[list[_Row]]
 
 
-class _Tuning(_Study):
+class _Tuning(TypedDict):
     agent: Name
     trials: list[Annotated[_FinishedTrial | _OtherTrial, Field(discriminator="state")]]
     held_out: dict[Name, list[Id]]
@@ -171,7 +191,7 @@ class _Play(TypedDict):
     noise: FiniteFloat
 
 
-class _DataScaling(_Study):
+class _DataScaling(TypedDict):
     datasets: dict[Name, _Play]
 
 
@@ -182,10 +202,10 @@ class _Cost(TypedDict):
     decision_ms: Measured
 
 
-class _Compute(_Study):
+class _Compute(TypedDict):
     rows: list[_Cost]
-    device: str
-    torch: str
+    device: Text
+    torch: Text
     threads: int
 
 
@@ -199,15 +219,15 @@ def _record() -> Any:
     return TypedDict("RunRecord", {k: v if k in required else NotRequired[v] for k, v in hints.items()})
 
 
-def _shape(kind: str, document: Mapping[str, Any]) -> Any:
-    """The type that a document has to have."""
+def _shapes(kind: str, document: Mapping[str, Any]) -> list[Any]:
+    """The types that a document has to have, all of them."""
     if kind == "runs":
-        return _record()
+        return [_record()]
     if kind == "sweeps":
-        return _Sweep if {"usual", "agents", "tasks"} & document.keys() else _SweepOfVersion1
-    if {"trials", "held_out", "importances"} & document.keys():
-        return _Tuning
-    return {"compute": _Compute, "data-scaling": _DataScaling}.get(str(document.get("study")), _Study)
+        return [_Sweep if {"usual", "agents", "tasks"} & document.keys() else _SweepOfVersion1]
+    known = {"compute": _Compute, "data-scaling": _DataScaling}.get(str(document.get("study")))
+    tuning = {"trials", "held_out", "importances"} & document.keys()
+    return [_Study, *([known] if known else []), *([_Tuning] if tuning else [])]
 
 
 @functools.cache
@@ -221,7 +241,8 @@ def check(kind: str, name: str, document: Any) -> None:
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     try:
-        _adapter(_shape(kind, document)).validate_python(document, strict=True)
+        for shape in _shapes(kind, document):
+            _adapter(shape).validate_python(document, strict=True)
     except ValidationError as error:
         raise ValueError(_in_words(error)) from None
     stated = {"runs": "id", "studies": "study"}.get(kind)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, FiniteFloat, NonNegativeFloat
 
-from lps.runs.documents import Count, Id, StoredRun, Time
+from lps.runs.documents import Count, Id, StoredRun, Text, Time
 from lps.runs.provenance import versions
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ class RunRecord:
     run: StoredRun
     """The Run as plain values."""
     status: Annotated[Status, BeforeValidator(Status)] = Status.QUEUED
-    sweep: str = ""
+    sweep: Text = ""
     """Name of the last sweep that trained the run."""
     step: Count = 0
     """Updates done."""
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[Text, Text] = field(default_factory=dict)
     """See `lps.runs.provenance.versions`."""
-    host: str = ""
-    device: str = ""
-    precision: str = "float32"
+    host: Text = ""
+    device: Text = ""
+    precision: Text = "float32"
     """All precisions that the run was trained in, in order, with commas."""
     started: Time = ""
     """UTC; `updated` too."""
@@ -56,10 +56,10 @@ class RunRecord:
     wall_time_s: Seconds = 0.0
     evaluation_s: Seconds = 0.0
     """Part of the wall time in which evaluation kept the learner from its updates."""
-    dataset_fingerprint: str = ""
-    error: str | None = None
+    dataset_fingerprint: Text = ""
+    error: Text | None = None
     """Reason or traceback of a failed run."""
-    checkpoint: str = ""
+    checkpoint: Text = ""
     """Path inside the results folder."""
 
     @staticmethod

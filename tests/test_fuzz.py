@@ -1,0 +1,115 @@
+"""Hostile input: mutated documents, checkpoints, datasets and arguments end in one sentence, and the rest is shown."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz import mutated
+from small import small_hyperparameters
+
+from analysis.__main__ import main as analysis
+from lps.runs.intent import planned, write_intent
+from lps.runs.record import Episode, Status
+from lps.runs.store import Store
+from sweeps.__main__ import main as sweeps
+
+pytestmark = pytest.mark.slow
+TASK = "cube-single-play-singletask-task{}-v0"
+
+
+def call(main: Callable[[Sequence[str]], int], arguments: Sequence[str], capsys: Any) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command; fails for a traceback and for control characters."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # argparse
+        code = end.code if isinstance(end.code, int) else 1
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert all(c.isprintable() or c in "\n\r\t" for c in out + err), ascii(out + err)
+    return code, out, err
+
+
+# --- stored documents ---
+
+STUDIES: dict[str, dict[str, Any]] = {
+    "tuning-lps": {
+        "agent": "lps",
+        "trials": [{"number": i, "params": {"lr": 0.1}, "value": 0.5, "state": "COMPLETE"} for i in range(3)],
+        "importances": {"lr": 0.9, "tau": 0.1},
+        "held_out": {"best": ["a"], "default": ["b"]},
+    },
+    "data-scaling": {"datasets": {"play-10": {"group": "cube-single", "episodes": 10, "noise": 0.1}}},
+    "compute": {
+        "rows": [{"agent": "lps", "update_ms": 1.0, "memory_mib": 2.0, "decision_ms": 3.0, "decision_p99_ms": 3.0}],
+        "device": "a machine",
+        "torch": "2",
+        "threads": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with eight finished runs and one that failed, a sweep and three studies."""
+    path = tmp_path_factory.mktemp("healthy") / "results"
+    store, small = Store(path), {"steps": 40, "eval_interval": 10, "eval_episodes": 2}
+    runs = [
+        planned(agent, TASK.format(task), seed, **small, **small_hyperparameters(agent))
+        for agent in ("lps", "flow_bc")
+        for task in (1, 2)
+        for seed in (0, 1)
+    ]
+    runs.append(planned("lps", TASK.format(1), 0, {"axis": "lr", "value": 0.1}, lr=0.1, **small))
+    write_intent(store, "mine", runs)
+    for one in runs:
+        store.write_run(store.record(one.run, "mine").update(Status.DONE, step=40))
+        for step in one.run.eval_steps:
+            episodes = [Episode(i, i, (i + one.run.seed) % 2 == 0, 0.0, 20) for i in range(2)]
+            store.write_episodes(one.run.id, step, episodes)
+    failed = planned("dsrl", TASK.format(1), 0, **small)
+    store.write_run(store.record(failed.run, "mine").failed("Traceback\nRuntimeError: the arm fell off"))
+    for name, study in STUDIES.items():
+        store.write_study(name, study)
+    return path
+
+
+def infected(healthy: Path, path: Path, seed: int, count: int) -> int:
+    """A copy of the healthy results with mutated documents beside the healthy ones; the number of healthy runs."""
+    shutil.copytree(healthy, path)
+    rng, kinds = random.Random(seed), ("runs", "runs", "runs", "sweeps", "studies")
+    whole = {kind: sorted((healthy / kind).glob("*.json")) for kind in kinds}
+    for number in range(count):
+        kind = rng.choice(kinds)
+        document = json.loads(rng.choice(whole[kind]).read_text())
+        name = f"f{number:05d}"
+        document |= {"runs": {"id": name}, "studies": {"study": name}}.get(kind, {})
+        if kind == "studies" and rng.random() < 0.5:  # some studies are known by their names
+            name = rng.choice(list(STUDIES))
+            document["study"] = name
+        text = json.dumps(mutated(document, rng))
+        if rng.random() < 0.1:
+            text = text[: rng.randrange(len(text))] + rng.choice(("", "[" * 5000, "\x00", "9" * 5000))
+        (path / kind / f"{name}.json").write_text(text)
+    return len(whole["runs"])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mutated_documents_are_listed_and_the_rest_is_shown(healthy, tmp_path, capsys, seed):
+    """100 of 1,000 mutations."""
+    path = tmp_path / "results"
+    count = infected(healthy, path, seed, 100)
+    for arguments in (["status"], ["retry"], ["retry", "--from-start"], ["status"]):
+        code, out, err = call(sweeps, [*arguments, str(path)], capsys)
+        assert code == 0 and not err
+    assert "cannot be read: " in out
+    assert int(out.split(" runs: ")[0].split("\n")[-1]) >= count
+    code, out, err = call(analysis, ["report", str(path), "--out", str(tmp_path / "report.html")], capsys)
+    assert code == 0 and not err
+    assert "files could not be read" in out
+    assert (tmp_path / "report.html").stat().st_size > 10_000
