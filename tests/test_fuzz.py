@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import mutated
+import torch
+from fuzz import NASTY, mutated
 from small import small_hyperparameters
 
 from analysis.__main__ import main as analysis
+from lps.__main__ import main as lps
 from lps.runs.intent import planned, write_intent
 from lps.runs.record import Episode, Status
 from lps.runs.store import Store
@@ -113,3 +116,49 @@ def test_mutated_documents_are_listed_and_the_rest_is_shown(healthy, tmp_path, c
     assert code == 0 and not err
     assert "files could not be read" in out
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+# --- checkpoints ---
+
+TRAIN = ["train", "--agent", "lps", "--task", "ring-bandit-v0", "--steps", "6", "--eval-interval", "3"]
+TRAIN += ["--eval-episodes", "2", "--checkpoint-seconds", "0", "--log-interval", "1", "--device", "cpu"]
+TRAIN += ["--set", *(f"{k}={v}" for k, v in (small_hyperparameters("lps") | {"horizon": 1}).items())]
+TENSORS = [torch.zeros(()), torch.full((16,), torch.nan), torch.zeros(3, 0), torch.zeros(1).expand(10**9)]
+TENSORS += [torch.zeros(16, dtype=torch.int64), torch.zeros(16, dtype=torch.complex64), torch.eye(16).to_sparse()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """Results of a run that was killed after three of six updates, its checkpoint, and the checkpoint's content."""
+    path = tmp_path_factory.mktemp("trained") / "results"
+    assert lps([*TRAIN, "--results", str(path)]) == 0
+    store = Store(path)
+    (document,) = store.runs()
+    store.write_run({**document, "status": "running"})
+    file = path / document["checkpoint"]
+    content = torch.load(file)
+    content["step"] = 3
+    return path, file, content
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mutated_checkpoints_are_refused_or_right(trained, tmp_path, capsys, seed):
+    """30 of 150 mutations; each is evaluated, and a run is resumed from it."""
+    origin, file, content = trained
+    rng = random.Random(seed)
+    for number in range(30):
+        path = tmp_path / str(number)
+        shutil.copytree(origin, path)
+        stored = path / file.relative_to(origin)
+        buffer = io.BytesIO()
+        torch.save(mutated(content, rng, [*NASTY, *TENSORS * 3]), buffer)
+        stored.write_bytes(buffer.getvalue())
+        code, _, err = call(lps, ["evaluate", str(stored), "--episodes", "1"], capsys)
+        assert code == 0 or (code == 2 and err.startswith("error: ") and err.count("\n") == 1), err
+        resumed, _, err = call(lps, [*TRAIN, "--results", str(path)], capsys)
+        (document,) = Store(path).runs()
+        if resumed == 2:
+            assert [line for line in err.splitlines() if line.startswith("error: ")], err
+        else:  # a checkpoint of finite numbers may diverge
+            assert document["status"] == {0: "done", 1: "failed"}[resumed]
+            assert resumed or torch.load(stored)["step"] == 6

@@ -7,14 +7,19 @@ One file per run, not per pack, so that a run can go on in other company.  Rando
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
+from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.scale import ActionScale
 from lps.errors import UserError
+from lps.members.streams import Stream
 from lps.runs.run import Run
 from lps.spaces import Space
 
@@ -92,7 +97,8 @@ class Checkpoint:
 
     @staticmethod
     def from_bytes(data: bytes, where: str) -> Checkpoint:
-        """The checkpoint stored in `data`; what is truncated, foreign or of another version is a UserError.
+        """The checkpoint stored in `data`, checked: its run, its step, and name and shape of every tensor.  UserError
+        for other content, such as that of another program or version; DamagedCheckpoint for unreadable bytes.
 
         where: the name of the file, for the message.
         """
@@ -105,27 +111,137 @@ class Checkpoint:
             ) from problem
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
-        if content["version"] not in (1, VERSION):
+        if content.get("version") not in (1, VERSION):
             raise UserError(
-                f"{where} is a checkpoint of version {content['version']}, and this lps reads versions 1 to {VERSION}. "
-                "Install the version that wrote it"
+                f"{where} is a checkpoint of version {content.get('version')!r:.50}, and this lps reads versions 1 to "
+                f"{VERSION}. Install the version that wrote it"
             )
-        if content["version"] == 1:
-            observation = {"state": Space((content["observation_dim"],))}
-            scale = ActionScale.identity(content["action_dim"])
-        else:
-            observation = {name: Space(tuple(shape), dtype) for name, (shape, dtype) in content["observation"].items()}
-            scale = ActionScale(*(part.numpy() for part in content["scale"]))
-        first, second = content["moments"]
-        return Checkpoint(
-            run=Run.from_dict(content["run"]),
-            step=content["step"],
-            observation=observation,
-            scale=scale,
-            params=content["params"],
-            moments=(first, second),
-            fingerprint=content["fingerprint"],
-        )
+        try:
+            checkpoint = _parsed(content)
+            agent = checkpoint.run.agent in AGENTS
+            if agent:
+                checkpoint.check()
+        except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+            what = f"it has no {problem}" if isinstance(problem, KeyError) else problem
+            raise UserError(
+                f"{where} does not fit its run: {what}. Copy the file again, use the version that wrote it, or delete "
+                "it to train from the start"
+            ) from problem
+        if not agent:
+            raise UserError(
+                f"{where} is of the agent {checkpoint.run.agent!r:.50}, which is not installed. Install its package"
+            )
+        return checkpoint
+
+    def check(self) -> None:
+        """UserError or ValueError unless the step and every tensor are those of the run."""
+        from lps.runs.hyperparameters import make_config
+
+        if not 0 <= self.step <= self.run.steps:
+            raise ValueError(f"its step is {self.step}, and the run has {self.run.steps}")
+        make_config(self.run.agent, self.run.hyperparameters)
+        check_tensors(self.run, self.observation, len(self.scale.scale), self.params, self.moments)
+
+
+def _parsed(content: Mapping[str, Any]) -> Checkpoint:
+    """The values of a checkpoint; the types of tensors are not checked here.  Errors of any kind for other content."""
+    if content["version"] == 1:
+        spaces = {"state": ([content["observation_dim"]], "float32")}
+        scale = ActionScale.identity(content["action_dim"])
+    else:
+        spaces = content["observation"]
+        scale = ActionScale(*(part.numpy() for part in content["scale"]))
+    first, second = content["moments"]
+    for name, kind in {"step": int, "params": dict, "fingerprint": str}.items():
+        if type(content[name]) is not kind:
+            raise ValueError(f"its {name} is not of type {kind.__name__}")
+    return Checkpoint(
+        run=Run.from_dict(content["run"]),
+        step=content["step"],
+        observation=checked_spaces(spaces),
+        scale=checked_scale(scale),
+        params=content["params"],
+        moments=(list(first), list(second)),
+        fingerprint=content["fingerprint"],
+    )
+
+
+def checked_spaces(stored: Mapping[str, Any]) -> dict[str, Space]:
+    """Spaces of an observation from plain values {name: [shape, dtype]}.  ValueError or TypeError for others."""
+    spaces = {str(name): Space(tuple(shape), dtype) for name, (shape, dtype) in stored.items()}
+    for name, (shape, dtype) in spaces.items():
+        sizes = all(type(size) is int and size > 0 for size in shape)
+        if not sizes or math.prod(shape) >= 2**31 or np.dtype(dtype).kind not in "fiub":
+            raise ValueError(f"its observation {name} has the space {dtype!r:.50} {shape!r:.50}")
+    if not spaces:
+        raise ValueError("its observation has no arrays")
+    return spaces
+
+
+def checked_scale(scale: ActionScale) -> ActionScale:
+    """The same units of actions.  ValueError unless both parts are finite (act,) float32."""
+    for part in scale:
+        if part.dtype != np.float32 or part.shape != (len(scale.offset),) or not np.isfinite(part).all():
+            raise ValueError("the scale of its actions is not two rows of finite numbers")
+    return scale
+
+
+class _Blank(Stream):
+    """A stream that draws nothing: for the shapes of parameters, in at most `room` numbers of memory."""
+
+    def __init__(self, room: int):
+        self.members, self.device, self.room = 1, torch.device("cpu"), room
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        self.room -= math.prod(shape)
+        if self.room < 0:
+            raise ValueError("its hyperparameters are those of larger networks than it holds")
+        return torch.empty(1, *shape)
+
+    normal = uniform
+
+
+def check_tensors(
+    run: Run,
+    observation: Mapping[str, Space],
+    action_dim: int,
+    params: Mapping[str, Mapping[str, torch.Tensor]],
+    moments: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None,
+) -> None:
+    """ValueError unless the parameters, without member axis, are those of the run's networks: all of them where there
+    are Adam's moments, else those that acting needs."""
+    agent_type = AGENTS[run.agent]
+    given = [value for net in params.values() for value in net.values()]
+    room = sum(value.numel() for value in given)
+    try:
+        agent = agent_type.for_acting(run.config, observation, action_dim, {agent_type.acting[0]: {"": torch.empty(1)}})
+        names = agent_type.acting if moments is None else tuple(agent.nets)
+        shapes = {name: agent.nets[agent.targets.get(name, name)].init(_Blank(room)) for name in names}
+    except Exception as problem:  # hyperparameters of another agent fail in many ways
+        raise ValueError(f"its networks cannot be made ({problem})") from problem
+    expected = {f"{net}/{name}": value for net in shapes for name, value in shapes[net].items()}
+    _check({f"{net}/{name}": value for net in params for name, value in params[net].items()}, expected, finite=True)
+    if moments is not None:
+        trained = [value for net in shapes if net not in agent.targets for value in shapes[net].values()]
+        for moment in moments:
+            _check(_numbered(moment), _numbered(trained), finite=False)
+
+
+def _numbered(tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"moment {number}": tensor for number, tensor in enumerate(tensors)}
+
+
+def _check(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], finite: bool) -> None:
+    """ValueError unless the given tensors are dense float32 tensors of the expected names and shapes (1, *shape)."""
+    if different := sorted(given.keys() ^ expected.keys()):
+        raise ValueError(f"{different[0]!r:.80} is {'missing' if different[0] in expected else 'not in its networks'}")
+    for name, value in given.items():
+        shape = expected[name].shape[1:]
+        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype == torch.float32
+        if not plain or value.shape != shape:
+            raise ValueError(f"{name} is not a float32 tensor of shape {tuple(shape)}")
+        if not (value.isfinite() if finite else ~value.isnan()).all():
+            raise ValueError(f"{name} has NaN{' or infinity' if finite else ''}")
 
 
 def checkpoint_path(run: Run) -> str:

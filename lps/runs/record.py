@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, FiniteFloat, NonNegativeFloat
 
-from lps.runs.documents import Count, Id, StoredRun, Text, Time
 from lps.runs.provenance import versions
+from lps.runs.values import Count, Id, Text, Time
 
 if TYPE_CHECKING:
     from lps.runs.run import Run
@@ -33,11 +33,11 @@ Seconds = Annotated[FiniteFloat, NonNegativeFloat]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one. The types are those that the door of
-    the store checks (lps.runs.documents)."""
+    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one. The store checks the types
+    (lps.runs.documents)."""
 
     id: Id
-    run: StoredRun
+    run: Mapping[str, Any]
     """The Run as plain values."""
     status: Annotated[Status, BeforeValidator(Status)] = Status.QUEUED
     sweep: Text = ""

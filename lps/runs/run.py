@@ -22,6 +22,9 @@ MOST_EVALUATIONS = 1_000_000
 """Most evaluations of a run."""
 MOST_EPISODES = 1_000_000
 """Most episodes of an evaluation."""
+FIELDS = {"agent": str, "task": str, "seed": int, "steps": int, "hyperparameters": dict, "dataset": str,
+          "eval_interval": int, "eval_episodes": int}  # fmt: skip
+"""Types of the fields of a Run, but for its options, as plain values."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +119,17 @@ class Run:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Run:
-        """Return the run of a plain dict, without checks: it may be of a task or an agent that is not installed here.
-        UserError for missing fields."""
-        names = {f.name for f in dataclasses.fields(Run) if f.init} - {"options"}
-        if missing := names - set(values):
+        """Return the run of a plain dict.  Its agent and task may be missing here, so names and values are not checked.
+        UserError for missing fields and wrong types."""
+        if missing := FIELDS.keys() - set(values):
             raise UserError(
                 f"a stored run lacks {', '.join(sorted(missing))}: another version wrote it. Use that version"
             )
-        options = {name: value for name, value in values.items() if name not in names}
-        return Run(**{name: values[name] for name in names}, options=options)
+        for name, kind in FIELDS.items():
+            if type(values[name]) is not kind or (kind is int and not 0 <= values[name] <= LARGEST):
+                raise UserError(f"a stored run has {name} {values[name]!r:.50}. Use the file of another run")
+        options = {name: value for name, value in values.items() if name not in FIELDS}
+        return Run(**{name: values[name] for name in FIELDS}, options=options)
 
     @property
     def resolved_task(self) -> Task:

@@ -291,10 +291,9 @@ class Store:
             raise StoreError(f"cannot read the results in {self.path}: {reason(error)}") from error
         names = {info.base_name for info in infos if not info.base_name.endswith(".part")}
         for name in sorted(info.base_name for info in infos if info.is_file and info.base_name in FOLDERS):
-            error = NotADirectoryError(errno.ENOTDIR, "")
             if create:
-                raise StoreError(f"cannot write {self._shown(name)}: {reason(error)}. Remove or rename that file")
-            self._problem(name, error)
+                raise StoreError(f"{self._shown(name)} is a file and not a folder. Remove or rename it")
+            self._problem(name, NotADirectoryError(errno.ENOTDIR, ""))
         if "schema.json" in names:
             document = self._read_document("schema.json")
             schema = document.get("schema", "unknown") if isinstance(document, dict) else "unknown"
