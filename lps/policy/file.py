@@ -81,7 +81,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
             params.setdefault(net, {})[name] = value
         step, provenance, known = int(about["step"]), dict(about["provenance"]), run.agent in AGENTS
         if known:
-            check_tensors(run, observation, len(scale.scale), params)
+            check_tensors(run, observation, len(scale.scale), params, room=len(data) // 4)
     except (UserError, KeyError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
         raise UserError(f"{shown} is damaged: {error}. Export the policy again or copy the file again") from error
     if not known:

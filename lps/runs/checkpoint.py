@@ -7,6 +7,7 @@ One file per run, not per pack, so that a run can go on in other company.  Rando
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -109,59 +110,68 @@ class Checkpoint:
             raise DamagedCheckpoint(
                 f"{where} is not a whole checkpoint: it is damaged or of another program"
             ) from problem
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") is None or str(content["format"]) != FORMAT:
             raise UserError(f"{where} was not written by lps: it is no checkpoint of ours")
-        if content.get("version") not in (1, VERSION):
+        if str(version := content.get("version")) not in ("1", str(VERSION)):
             raise UserError(
-                f"{where} is a checkpoint of version {content.get('version')!r:.50}, and this lps reads versions 1 to "
+                f"{where} is a checkpoint of version {str(version)[:20]!r}, and this lps reads versions 1 to "
                 f"{VERSION}. Install the version that wrote it"
             )
         try:
-            checkpoint = _parsed(content)
-            agent = checkpoint.run.agent in AGENTS
-            if agent:
-                checkpoint.check()
+            checkpoint = _parsed(content, room=len(data) // 4)
+            installed = checkpoint.run.agent in AGENTS
+            if installed:
+                checkpoint.check(room=len(data) // 4)
         except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
-            what = f"it has no {problem}" if isinstance(problem, KeyError) else problem
+            what = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem).partition("\n")[0]
             raise UserError(
-                f"{where} does not fit its run: {what}. Copy the file again, use the version that wrote it, or delete "
-                "it to train from the start"
+                f"{where} does not fit its run: {what[:300]}. Copy the file again, use the version that wrote it, or "
+                "delete it to train from the start"
             ) from problem
-        if not agent:
+        if not installed:
             raise UserError(
                 f"{where} is of the agent {checkpoint.run.agent!r:.50}, which is not installed. Install its package"
             )
         return checkpoint
 
-    def check(self) -> None:
-        """UserError or ValueError unless the step and every tensor are those of the run."""
+    def check(self, room: int) -> None:
+        """UserError or ValueError unless the step and every tensor are those of the run.  room: see check_tensors."""
         from lps.runs.hyperparameters import make_config
 
         if not 0 <= self.step <= self.run.steps:
             raise ValueError(f"its step is {self.step}, and the run has {self.run.steps}")
         make_config(self.run.agent, self.run.hyperparameters)
-        check_tensors(self.run, self.observation, len(self.scale.scale), self.params, self.moments)
+        check_tensors(self.run, self.observation, len(self.scale.scale), self.params, room, self.moments)
 
 
-def _parsed(content: Mapping[str, Any]) -> Checkpoint:
-    """The values of a checkpoint; the types of tensors are not checked here.  Errors of any kind for other content."""
-    if content["version"] == 1:
-        spaces = {"state": ([content["observation_dim"]], "float32")}
-        scale = ActionScale.identity(content["action_dim"])
-    else:
-        spaces = content["observation"]
-        scale = ActionScale(*(part.numpy() for part in content["scale"]))
-    first, second = content["moments"]
-    for name, kind in {"step": int, "params": dict, "fingerprint": str}.items():
+def _parsed(content: Mapping[str, Any], room: int) -> Checkpoint:
+    """The values of a checkpoint; its parameters and moments are not checked here.  Errors of any kind for other
+    content.  room: see check_tensors."""
+    json.dumps({name: value for name, value in content.items() if name not in ("params", "moments", "scale")})
+    sizes = {"observation_dim": int, "action_dim": int}
+    kinds = {"run": dict, "step": int, "params": dict, "moments": list, "fingerprint": str}
+    for name, kind in {**kinds, **(sizes if content["version"] == 1 else {"observation": dict, "scale": list})}.items():
         if type(content[name]) is not kind:
             raise ValueError(f"its {name} is not of type {kind.__name__}")
+    if content["version"] == 1:
+        spaces = {"state": ([content["observation_dim"]], "float32")}
+        scale = ActionScale.identity(min(content["action_dim"], room))
+    else:
+        spaces = content["observation"]
+        offset, factor = content["scale"]
+        if not offset.is_contiguous() or not factor.is_contiguous():
+            raise ValueError("the scale of its actions is not dense")
+        scale = ActionScale(offset.numpy(), factor.numpy())
+    first, second = content["moments"]
+    if not isinstance(first, list) or not isinstance(second, list):
+        raise ValueError("its moments are not lists")
     return Checkpoint(
         run=Run.from_dict(content["run"]),
         step=content["step"],
         observation=checked_spaces(spaces),
         scale=checked_scale(scale),
         params=content["params"],
-        moments=(list(first), list(second)),
+        moments=(first, second),
         fingerprint=content["fingerprint"],
     )
 
@@ -206,13 +216,12 @@ def check_tensors(
     observation: Mapping[str, Space],
     action_dim: int,
     params: Mapping[str, Mapping[str, torch.Tensor]],
+    room: int,
     moments: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None,
 ) -> None:
     """ValueError unless the parameters, without member axis, are those of the run's networks: all of them where there
-    are Adam's moments, else those that acting needs."""
+    are Adam's moments, else those that acting needs.  room: the most numbers that the file can hold."""
     agent_type = AGENTS[run.agent]
-    given = [value for net in params.values() for value in net.values()]
-    room = sum(value.numel() for value in given)
     try:
         agent = agent_type.for_acting(run.config, observation, action_dim, {agent_type.acting[0]: {"": torch.empty(1)}})
         names = agent_type.acting if moments is None else tuple(agent.nets)
@@ -237,8 +246,8 @@ def _check(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tenso
         raise ValueError(f"{different[0]!r:.80} is {'missing' if different[0] in expected else 'not in its networks'}")
     for name, value in given.items():
         shape = expected[name].shape[1:]
-        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype == torch.float32
-        if not plain or value.shape != shape:
+        dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_contiguous()
+        if not dense or value.dtype != torch.float32 or value.shape != shape:
             raise ValueError(f"{name} is not a float32 tensor of shape {tuple(shape)}")
         if not (value.isfinite() if finite else ~value.isnan()).all():
             raise ValueError(f"{name} has NaN{' or infinity' if finite else ''}")
