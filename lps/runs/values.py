@@ -29,7 +29,9 @@ def _plain(value: Any) -> Any:
             if isinstance(one, list):
                 raise ValueError("lists in lists are not allowed")
             _plain(one)
-    elif value is not None and not (isinstance(value, int | float) and abs(value) < 2**63):  # NaN is not, either
+    elif value is not None and not (
+        abs(value) < 2**63 if isinstance(value, int) else isinstance(value, float) and math.isfinite(value)
+    ):
         raise ValueError("must be a text, a finite number of 64 bits, a bool, null, or a list of these")
     return value
 
