@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fuzz import NASTY, mutated
@@ -17,9 +18,13 @@ from small import small_hyperparameters
 
 from analysis.__main__ import main as analysis
 from lps.__main__ import main as lps
+from lps.data import npz
+from lps.data.readers import Needs
+from lps.errors import UserError
 from lps.runs.intent import planned, write_intent
 from lps.runs.record import Episode, Status
 from lps.runs.store import Store
+from lps.spaces import Space
 from sweeps.__main__ import main as sweeps
 
 pytestmark = pytest.mark.slow
@@ -162,3 +167,66 @@ def test_mutated_checkpoints_are_refused_or_right(trained, tmp_path, capsys, see
         else:  # a checkpoint of finite numbers may diverge
             assert document["status"] == {0: "done", 1: "failed"}[resumed]
             assert resumed or torch.load(stored)["step"] == 6
+
+
+# --- datasets ---
+
+NEEDS = Needs({"state": Space((2,))}, np.array([-1, -1], np.float32), np.array([1, 1], np.float32), ("walk",))
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    rng, rows = np.random.default_rng(0), 40
+    return {
+        "observations": rng.normal(0, 1, (rows, 2)),
+        "actions": rng.uniform(-1, 1, (rows, 2)),
+        "rewards": rng.normal(0, 1, rows),
+        "masks": np.ones(rows),
+        "terminals": np.arange(rows) % 10 == 9,
+    }
+
+
+SPOILED: list[Callable[[np.ndarray], np.ndarray]] = [
+    *(lambda a: a * np.nan, lambda a: a + np.inf, lambda a: 50.0 * a + 7, lambda a: a.astype(float) + 1e300),
+    *(lambda a: a.astype(str), lambda a: a.astype(complex), lambda a: a.astype(object), lambda a: a.astype("S0")),
+    *(lambda a: np.zeros(a.shape, "datetime64[s]"), lambda a: a[:0], lambda a: a[:-1], lambda a: a[..., None]),
+    *(lambda a: a.ravel()[0], lambda a: np.asfortranarray(a.reshape(20, -1)), lambda a: a * 0),
+]
+
+
+def _spoil_bytes(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    match rng.randrange(4):
+        case 0:
+            del data[rng.randrange(len(data)) :]
+        case 1:
+            path.unlink()
+            path.mkdir()
+            return
+        case 2:  # flags and method of the first file: encrypted, or of an unknown method
+            data[6], data[8] = rng.choice(((1, 8), (0, 97), (0, 14)))
+            at = data.find(b"PK\x01\x02")
+            data[at + 8], data[at + 10] = data[6], data[8]
+        case 3:
+            for _ in range(5):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_mutated_datasets_are_refused_or_finite(tmp_path, seed):
+    rng, arrays, path = random.Random(seed), _arrays(), tmp_path / "data.npz"
+    for name in rng.sample(sorted(arrays), rng.choice((0, 1, 1, 2))):
+        arrays[name] = rng.choice(SPOILED)(arrays[name])
+    np.savez_compressed(path, **arrays)
+    if rng.random() < 0.4:
+        _spoil_bytes(path, rng)
+    if rng.random() < 0.1:
+        (tmp_path / ".converted" / rng.choice(("data.lock", "data.json"))).mkdir(parents=True)
+    try:
+        dataset = npz.read(path, NEEDS)
+    except UserError as error:
+        assert str(error).count("\n") == 0 and len(str(error)) < 600
+        return
+    for array in (*dataset.observations.values(), dataset.actions, dataset.rewards, dataset.masks):
+        assert np.isfinite(array).all()
+    assert np.abs(dataset.actions).max() <= 1 and dataset.terminals.any()

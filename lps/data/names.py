@@ -5,6 +5,9 @@ from pathlib import Path
 
 from lps.errors import UserError
 
+LONGEST = 200
+"""Most bytes of a dataset's name: file systems allow 255, and its files have further letters."""
+
 
 def data_dir(path: str | os.PathLike[str] | None = None) -> Path:
     """Return the data folder: `path`, else $LPS_DATA_DIR, else OGBench's own ~/.ogbench/data.  Does not create it."""
@@ -19,5 +22,9 @@ def plain_name(text: str, option: str) -> str:
         raise UserError(
             f"{option} takes the name of a dataset, not the path {text!r}. Use --data-dir {folder or 'FOLDER'} "
             f"{option} {file.strip('.') or 'NAME'}"
+        )
+    if len(os.fsencode(name)) > LONGEST or not name.isprintable():
+        raise UserError(
+            f"{option} takes a name of at most {LONGEST} printable bytes, not {name[:40]!r}. Rename the file"
         )
     return name
