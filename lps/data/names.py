@@ -23,8 +23,6 @@ def plain_name(text: str, option: str) -> str:
             f"{option} takes the name of a dataset, not the path {text!r}. Use --data-dir {folder or 'FOLDER'} "
             f"{option} {file.strip('.') or 'NAME'}"
         )
-    if len(os.fsencode(name)) > LONGEST or not name.isprintable():
-        raise UserError(
-            f"{option} takes a name of at most {LONGEST} printable bytes, not {name[:40]!r}. Rename the file"
-        )
+    if not name.isprintable() or len(os.fsencode(name)) > LONGEST:
+        raise UserError(f"{option} takes at most {LONGEST} bytes of printable text, not {name[:40]!r}. Rename the file")
     return name

@@ -87,8 +87,8 @@ def load(path: Path, needs: Needs, read: Reader) -> Dataset:
 
 
 def check_finite(path: Path, name: str, array: np.ndarray, start: int) -> None:
-    """UserError if `array` does not hold numbers, or if some row of it has NaN, infinity or a number beyond float32; its
-    first row is row `start` of the dataset."""
+    """UserError if `array` does not hold real numbers, or if some row of it has NaN, infinity or a number too large for
+    float32; its first row is row `start` of the dataset."""
     if array.dtype.kind not in "fiub":
         raise UserError(f"{path}: {name} holds {array.dtype} and not real numbers. Convert the array")
     if array.dtype.kind == "f":

@@ -217,7 +217,7 @@ def _convert(path: Path, tasks: Sequence[Task], folder: Path) -> None:
                     check_finite(path, key, array, start)
                 if (largest := np.abs(block["actions"]).max()) > FAR:
                     raise UserError(
-                        f"{path}: an action is {largest:g}, but actions of {tasks[0].group} are in [-1, 1]. Rescale them"
+                        f"{path}: an action is {largest:g}, but those of {tasks[0].group} are in [-1, 1]. Rescale them"
                     )
                 observations[here] = block["observations"]
                 actions[here] = np.clip(block["actions"], -ACTION_LIMIT, ACTION_LIMIT)

@@ -134,7 +134,7 @@ def load_dataset(
         or not data.rewards.shape == data.masks.shape == (len(tasks), rows)
     ):
         raise UserError(
-            f"the arrays of the dataset {data.name} do not fit {task.group}. Remove its folder in .converted, then repeat "
-            "the command"
+            f"the arrays of the dataset {data.name} do not fit {task.group}. Remove its folder in .converted, then "
+            "repeat the command"
         )
     return data
