@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
+from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
 
 from lps.agents import AGENTS
 from lps.agents.base import values
@@ -190,3 +190,25 @@ def test_latents_and_projected_outputs_share_a_geometry(latent):
         assert e.abs().max() <= 2 and z.abs().max() <= 2
         assert float(e.std()) == pytest.approx(0.8796, abs=0.01), "of the normal distribution within +-2"
     assert abs(float(e.mean())) < 0.05
+
+
+def test_the_three_ways_to_aggregate_critics_with_a_rho_of_each_member():
+    agent = make_agent("lps", [0, 1], [{"rho": 0.0}, {"rho": 2.0}])
+    q = torch.tensor([[[1.0], [2.0], [6.0]], [[1.0], [2.0], [6.0]]])
+    assert agent.aggregate(q, "min").tolist() == [[1], [1]]
+    assert agent.aggregate(q, "mean").tolist() == [[3], [3]]
+    sd = (14 / 3) ** 0.5  # the deviations are -2, -1, 3
+    torch.testing.assert_close(agent.aggregate(q, "pessimistic"), torch.tensor([[3.0], [3 - 2 * sd]]))
+
+
+@pytest.mark.parametrize("agent", ["lps", "fm_lps", "qcfql", "qcmfql", "dsrl", "best_of_n"])
+def test_a_single_pessimistic_critic_is_its_mean(agent):
+    rules = {f: "pessimistic" for f in ("critic_agg", "actor_agg", "choice_agg") if hasattr(small_config(agent), f)}
+    means = dict.fromkeys(rules, "mean")
+    ends = []
+    for settings in (rules, means):
+        subject = make_agent(agent, [0], [{"num_critics": 1, **settings}])
+        run_updates(subject, [0], 1, 3)
+        ends.append(member_params(subject, 0))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name])

@@ -175,14 +175,26 @@ class Agent(ABC):
 
     # --- shared by all methods with a critic ----------------------------------------------------------------------
 
+    def aggregate(self, q: Tensor, rule: str) -> Tensor:
+        """One value (M, B) of K critics' values q (M, K, B).
+
+        rule: "min", "mean", or "pessimistic", mean_k q_k - rho sd_k q_k with the population's sd, over K and not K - 1
+        (QAM, arXiv 2601.14234, with 10 critics and rho 0.5).  Differentiable; K = 1 has sd 0.
+        """
+        if rule == "min":
+            return q.amin(1)
+        if rule == "mean":
+            return q.mean(1)
+        return q.mean(1) - self.rho[:, None] * q.std(1, correction=0)
+
     def td_loss(self, batch: Batch, next_actions: Tensor, critic_agg: str) -> tuple[Tensor, Info]:
         """Chunked TD error: mean (Q_k(s, x) - R - discount^h m AGG_k Qbar_k(s', a'))^2 over batch and critics.
 
-        next_actions: (M, B, d).  critic_agg: "min" or "mean" over the target critics.
+        next_actions: (M, B, d).  critic_agg: rule of `aggregate` for the target critics.
         """
         with torch.no_grad():
             q_bar = values(self.target_critic, batch.next_observations, next_actions)
-            v_next = q_bar.amin(1, keepdim=True) if critic_agg == "min" else q_bar.mean(1, keepdim=True)
+            v_next = self.aggregate(q_bar, critic_agg)[:, None]
         return self.td_loss_towards(batch, v_next)
 
     def td_loss_towards(self, batch: Batch, v_next: Tensor) -> tuple[Tensor, Info]:

@@ -36,17 +36,27 @@ _FORMS: Mapping[str, Settings] = {
 # the latent actor, and in who trains the action critic. "matched" gives every method LPS's choice of each.
 _MATCHED_ACTOR = {"critic_agg": "min", "latent_actor_hidden": [256, 256]}
 
+# "pessimistic" is the rule of QAM's release (arXiv 2601.14234): ten critics, and mean - 0.5 sd in the target. Here the
+# actor's objective and the choice among samples follow the same rule. The release's critics have layers of 512.
+_TARGET = {"num_critics": 10, "critic_agg": "pessimistic"}
+_ACTOR, _CHOICE = {**_TARGET, "actor_agg": "pessimistic"}, {**_TARGET, "choice_agg": "pessimistic"}
+
 VARIANTS: Mapping[str, Mapping[str, Settings]] = {
-    "lps": {"matched": {}, **_LATENTS, **_FORMS},
+    "lps": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
     "fm_lps": {
+        "pessimistic": _ACTOR,
         "one_step": {"flow_steps": 1},
         "matched": _MATCHED_ACTOR,
         "one_step_matched": {"flow_steps": 1, **_MATCHED_ACTOR},
     },
-    "dsrl": {"detached": {"detach_distillation": True}, "matched": {"detach_distillation": True, **_MATCHED_ACTOR}},
-    "qcfql": {"matched": {"critic_agg": "min"}, **_LATENTS},
-    "qcmfql": {"matched": {}, **_LATENTS, **_FORMS},
-    "best_of_n": {"matched": {"critic_agg": "min"}},
+    "dsrl": {
+        "detached": {"detach_distillation": True},
+        "matched": {"detach_distillation": True, **_MATCHED_ACTOR},
+        "pessimistic": {"detach_distillation": True, **_TARGET},
+    },
+    "qcfql": {"matched": {"critic_agg": "min"}, "pessimistic": _ACTOR, **_LATENTS},
+    "qcmfql": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
+    "best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE},
     "cfgrl": {"matched": {}},
     "meanflow_bc": dict(_FORMS),
 }
@@ -89,6 +99,9 @@ ADDED: Settings = {
     "warmup_steps": 0,
     "decay_steps": 0,
     "clip_norm": 0.0,
+    "actor_agg": "mean",
+    "choice_agg": "mean",
+    "rho": 0.5,
 }
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
 was, and keeps its id."""
