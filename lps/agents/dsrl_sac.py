@@ -9,7 +9,7 @@ acts in the latent space of flow', the flow policy with slowly moving parameters
     base policy    flow matching on (s, x), latents e standard normal
     noise critic   loss = mean_k (Q^z_k(s, e) - Q_k(s, flow'(s, e)))^2,  e standard normal, Q_k a constant
     latent actor   loss = mean_B (b log pi(z|s) - mean_k Q^z_k(s, z)),  b a constant
-    temperature    loss = b (H - H_target),  H = -mean_B log pi(z|s),  H_target = -target_entropy_multiplier d
+    temperature    loss = b (H - H_target),  H = -mean_B log pi(z|s),  H_target = -entropy_multiplier d
 
 One Adam trains all of them from the first step, log b from 0.  Qbar and flow' follow Q and flow at the rate tau.  The
 policy samples z when it acts, in training targets and in evaluation.  Each noise critic has its own action critic as
@@ -52,7 +52,9 @@ class Config(AgentConfig):
     rho: Rho = 0.5  # weight of the critics' standard deviation where the aggregation is pessimistic
     num_critics: Count = 10  # K, of both kinds of critic
     noise_scale: Annotated[float, Range(0, open_low=True), PER_MEMBER] = 1.0  # largest size of a latent's component
-    target_entropy_multiplier: Annotated[float, Range(0), PER_MEMBER] = 0.5  # target entropy, in units of -d
+    entropy_multiplier: Annotated[float, Range(0), PER_MEMBER] = (
+        0.5  # target entropy of the latent actor, in units of -d
+    )
     flow_steps: Count = 10  # Euler steps of the flow
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
     critic_hidden: Widths = (512, 512, 512, 512)  # each critic of both kinds, with layer norm
@@ -107,7 +109,7 @@ class DSRLSAC(Agent):
         latent_loss = (b.detach()[:, None] * log_pi - q_z).mean(-1)
 
         entropy = -log_pi.detach().mean(-1)
-        temperature_loss = b * (entropy + self.target_entropy_multiplier * self.chunk_dim)
+        temperature_loss = b * (entropy + self.entropy_multiplier * self.chunk_dim)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "distill_loss": distill_loss}
         losses |= {"latent_loss": latent_loss, "temperature_loss": temperature_loss}
