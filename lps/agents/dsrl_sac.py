@@ -15,9 +15,9 @@ One Adam trains all of them from the first step, log b from 0.  Qbar and flow' f
 policy samples z when it acts, in training targets and in evaluation.  Each noise critic has its own action critic as
 target, and the actor's Q is not normalised.
 
-Deviations: batches hold whole chunks only, where the release draws all starts and masks the losses of chunks that cross
-the end of an episode.  Mean and sd are two halves of one output layer, whose initial bound is 2 % smaller than that of
-the release's two layers.
+Deviations: batches hold whole chunks only.  The release draws all starts, and masks the losses of critic and flow for
+chunks that cross the end of an episode.  Mean and sd are two halves of one output layer, whose initial bound is 2 %
+smaller than that of the release's two layers.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Config(AgentConfig):
     rho: Rho = 0.5  # weight of the critics' standard deviation where the aggregation is pessimistic
     num_critics: Count = 10  # K, of both kinds of critic
     noise_scale: Annotated[float, Range(0, open_low=True), PER_MEMBER] = 1.0  # largest size of a latent's component
-    entropy_multiplier: Annotated[float, Range(0), PER_MEMBER] = (
-        0.5  # target entropy of the latent actor, in units of -d
-    )
+    entropy_multiplier: Annotated[float, Range(0), PER_MEMBER] = 0.5  # target entropy of pi(z|s), in units of -d
     flow_steps: Count = 10  # Euler steps of the flow
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
     critic_hidden: Widths = (512, 512, 512, 512)  # each critic of both kinds, with layer norm
