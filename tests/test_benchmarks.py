@@ -33,7 +33,7 @@ MEASURES = ("inference", "savings", "scaling", "throughput")
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     yield
-    for name in ("carry", "common", *MEASURES):
+    for name in ("carry", "common", "release", *MEASURES):
         sys.modules.pop(name, None)
 
 
@@ -59,6 +59,14 @@ def test_a_gpu_that_is_not_there_is_one_line(name, scripts, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda"])
     assert importlib.import_module(name).main() == 2
     assert "device cuda is not available" in capsys.readouterr().err
+
+
+def test_a_folder_without_the_release_is_one_line(scripts, tmp_path, monkeypatch, capsys):
+    import release
+
+    monkeypatch.setattr(sys, "argv", ["release.py", str(tmp_path), "--device", "cpu"])
+    assert release.main() == 2
+    assert "has no agents/lps.py" in capsys.readouterr().err
 
 
 def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_dir, monkeypatch):
