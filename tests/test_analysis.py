@@ -24,14 +24,17 @@ from analysis.results import version1
 from analysis.results.agents import SPARE_COLOURS, agents_of
 from analysis.results.load import load
 from analysis.results.study import Study, planned_steps, spans, study
+from lps.agents import AGENTS as REGISTERED
 from lps.agents.variants import VARIANTS
+from lps.runs.intent import _about_agent
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES = 10
-AGENTS = agents_of(version1.agents(), version1.agents())
+ABOUT = {**{name: _about_agent(name, ()) for name in REGISTERED}, **version1.agents()}
+AGENTS = agents_of(ABOUT, ABOUT)
 
 
 def put(
@@ -266,8 +269,6 @@ def test_every_published_name_is_in_the_reference(agent):
 
 
 def test_every_registered_agent_has_a_place():
-    from lps.agents import AGENTS as REGISTERED
-
     assert set(REGISTERED) <= set(AGENTS)
     assert all(AGENTS[name].title == agent.title for name, agent in REGISTERED.items())
 
@@ -328,7 +329,7 @@ def case(request, tmp_path_factory) -> Study:
     path = fill(tmp_path_factory.mktemp("case"), **options)
     if variants:
         for agent, seed in itertools.product(sorted(VARIANTS), range(2)):
-            own = {**version1.agents()[agent]["defaults"], "meanflow_form": "noise_to_action"}
+            own = {**ABOUT[agent]["defaults"], "meanflow_form": "noise_to_action"}
             for settings in ({}, *VARIANTS[agent].values()):
                 put(path, agent, seed=seed, hyperparameters={**own, **settings})
     for document in list((path / "runs").iterdir()) if missing else []:
