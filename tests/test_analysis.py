@@ -26,13 +26,14 @@ from analysis.results.load import load
 from analysis.results.study import Study, planned_steps, spans, study
 from lps.agents import AGENTS as REGISTERED
 from lps.agents.variants import VARIANTS
+from lps.runs.intent import _about_agent
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 EPISODES = 10
-ABOUT = {name: {"title": agent.title, "colour": agent.colour} for name, agent in REGISTERED.items()}
+ABOUT = {**{name: _about_agent(name, ()) for name in REGISTERED}, **version1.agents()}
 AGENTS = agents_of(ABOUT, ABOUT)
 
 
@@ -280,11 +281,11 @@ def test_every_published_name_is_in_the_reference(agent):
 
 
 def test_every_registered_agent_has_a_place():
-    """With a marker of its own; the agents of version 1 keep their titles and colours."""
+    """With a marker of its own; the agents of version 1 still have their titles and colours."""
     assert not {agent.marker for agent in AGENTS.values()} & set(SPARE_MARKERS)
     assert len({agent.marker for agent in AGENTS.values()}) == len(AGENTS)
-    for name, about in version1.agents().items():
-        assert (AGENTS[name].title, AGENTS[name].colour) == (about["title"], about["colour"])
+    for name, agent in REGISTERED.items():
+        assert (AGENTS[name].title, AGENTS[name].colour) == (agent.title, agent.colour)
 
 
 # Linear RGB as people with no, red-blind and green-blind vision see it (Machado et al. 2009).
@@ -342,8 +343,8 @@ def case(request, tmp_path_factory) -> Study:
     extra, variants, missing = (options.pop(name, ()) for name in ("extra", "variants", "missing"))
     path = fill(tmp_path_factory.mktemp("case"), **options)
     if variants:
-        for agent, seed in itertools.product(sorted(VARIANTS.keys() & version1.agents()), range(2)):
-            own = {**version1.agents()[agent]["defaults"], "meanflow_form": "noise_to_action"}
+        for agent, seed in itertools.product(sorted(VARIANTS), range(2)):
+            own = {**ABOUT[agent]["defaults"], "meanflow_form": "noise_to_action"}
             for settings in ({}, *VARIANTS[agent].values()):
                 put(path, agent, seed=seed, hyperparameters={**own, **settings})
     for document in list((path / "runs").iterdir()) if missing else []:

@@ -30,14 +30,16 @@ _KNOWN = {
     "qcfql": ("^", "QC-FQL"),
     "qcmfql": ("<", "QC-MFQL"),
     "best_of_n": (">", "QC"),
+    "meanflow_best_of_n": ("H", None),
     "dsrl": ("P", "DSRL"),
-    "dsrl_sac": ("*", "DSRL (QAM)"),
+    "dsrl_sac": ("p", "DSRL (QAM)"),
     "fm_lps": ("X", None),
+    "quantile_lps": ("*", None),
     "lps": ("o", "LPS"),
 }
 SUBJECT = "lps"  # the agent that claims are about unless told otherwise
 SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
-SPARE_MARKERS = ["h", "p", "8", "d"]
+SPARE_MARKERS = ["h", "8", "d"]
 
 
 def agents_of(names: Iterable[str], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Agent]:

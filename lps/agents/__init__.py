@@ -12,6 +12,8 @@ AGENTS = Registry(
         "qcfql": "lps.agents.qcfql:QCFQL",
         "qcmfql": "lps.agents.qcmfql:QCMFQL",
         "best_of_n": "lps.agents.best_of_n:BestOfN",
+        "meanflow_best_of_n": "lps.agents.meanflow_best_of_n:MeanFlowBestOfN",
+        "quantile_lps": "lps.agents.quantile_lps:QuantileLPS",
         "cfgrl": "lps.agents.cfgrl:CFGRL",
         "meanflow_bc": "lps.agents.meanflow_bc:MeanFlowBC",
         "flow_bc": "lps.agents.flow_bc:FlowBC",

@@ -211,6 +211,12 @@ def values(critic: Bound, s: Observation, *inputs: Tensor) -> Tensor:
     return critic(s, *inputs).squeeze(-1)
 
 
+def take(a: Tensor, index: Tensor) -> Tensor:
+    """(M, B, d): of N candidates for each observation, a (M, B N, d), the ones at index (M, B), from 0 to N - 1."""
+    candidates = a.view(*index.shape, -1, a.shape[-1])
+    return candidates.gather(2, index[..., None, None].expand(-1, -1, 1, a.shape[-1])).squeeze(2)
+
+
 def steering_loss(q: Tensor) -> Tensor:
     """lambda * (-mean_B Q) with lambda = stopgrad(1 / mean_B |Q|), per member; q (M, B)."""
     scale = 1.0 / q.detach().abs().mean(-1)

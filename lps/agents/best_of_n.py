@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, values
+from lps.agents.base import Agent, Info, Noise, take, values
 from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise
@@ -83,6 +83,4 @@ class BestOfN(Agent):
         e = latent_noise(e.reshape(members, batch * c.num_samples, self.chunk_dim), c.latent_dist)
         a = flow_actions(self.base, observations, e, c.flow_steps)
         q = self.aggregate(values(self.critic, observations, a), c.choice_agg).view(members, batch, c.num_samples)
-        a = a.view(members, batch, c.num_samples, self.chunk_dim)
-        best = q.argmax(-1, keepdim=True)[..., None].expand(-1, -1, -1, self.chunk_dim)
-        return a.gather(2, best).squeeze(2)
+        return take(a, q.argmax(-1))

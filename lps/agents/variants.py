@@ -70,6 +70,8 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
     "qcfql": {"matched": {"critic_agg": "min"}, "pessimistic": _ACTOR, **_LATENTS},
     "qcmfql": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
     "best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE},
+    "meanflow_best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, **_LATENTS, **_FORMS},
+    "quantile_lps": {"matched": {"critic_agg": "min"}, "pessimistic": _TARGET, **_FORMS},
     "cfgrl": {"matched": {}},
     "meanflow_bc": dict(_FORMS),
 }
