@@ -222,7 +222,7 @@ def test_the_latent_actor_of_quantile_lps_learns_where_the_critic_is_high(latent
     def value() -> float:
         normal = Stream(seeds, 0, "look").normal(agent.config.batch_size, 64 * agent.chunk_dim)
         with torch.no_grad():
-            q = agent._valued(where, agent._candidates(agent._latent(where), normal), agent.base, agent.critic)[1]
+            q = agent._valued(where, agent._candidates(agent._latent(where), normal), agent.critic)[1]
         return float(q.mean())
 
     before = value()
