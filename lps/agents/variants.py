@@ -56,7 +56,7 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
     },
     "qcfql": {"matched": {"critic_agg": "min"}, "pessimistic": _ACTOR, **_LATENTS},
     "qcmfql": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
-    "best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE},
+    "best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, "of_4": {"num_samples": 4}},
     "meanflow_best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, **_LATENTS, **_FORMS},
     "quantile_lps": {"matched": {"critic_agg": "min"}, "pessimistic": _TARGET, **_FORMS},
     "cfgrl": {"matched": {}},
