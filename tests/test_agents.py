@@ -26,6 +26,13 @@ REACHES = {
         "noise_critic": {"distill_loss"},
         "latent_actor": {"latent_loss"},
     },
+    "dsrl_sac": {
+        "critic": {"critic_loss"},
+        "base": {"base_loss"},
+        "noise_critic": {"distill_loss"},
+        "latent_actor": {"latent_loss"},
+        "log_temperature": {"temperature_loss"},
+    },
     "qcfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
     "qcmfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
     "best_of_n": {"critic": {"critic_loss"}, "base": {"base_loss"}},

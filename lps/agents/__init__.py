@@ -8,6 +8,7 @@ AGENTS = Registry(
         "lps": "lps.agents.lps:LPS",
         "fm_lps": "lps.agents.fm_lps:FMLPS",
         "dsrl": "lps.agents.dsrl:DSRL",
+        "dsrl_sac": "lps.agents.dsrl_sac:DSRLSAC",
         "qcfql": "lps.agents.qcfql:QCFQL",
         "qcmfql": "lps.agents.qcmfql:QCMFQL",
         "best_of_n": "lps.agents.best_of_n:BestOfN",

@@ -97,12 +97,15 @@ class Agent(ABC):
         self.config, self.members = configs[0], len(configs)
         hints = field_types(self.Config)
         self.largest: dict[str, float] = {}
+        self.shared: dict[str, float] = {}  # those that are the same for all members
         for name in member_scalars(self.Config):
             values = [float(getattr(config, name)) for config in configs]
             exact = any(mark.exact for mark in marks(hints[name], PerMember))
             dtype = torch.float64 if exact else torch.float32
             setattr(self, name, torch.tensor(values, dtype=dtype, device=self.device))
             self.largest[name] = max(values)
+            if min(values) == max(values):
+                self.shared[name] = values[0]
         self.observation, self.action_dim = dict(observation), action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, Network] = self.networks()
@@ -161,7 +164,8 @@ class Agent(ABC):
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
         for target, source in self.targets.items():
-            rate = getattr(self, self.rates.get(target, "tau"))
+            name = self.rates.get(target, "tau")
+            rate = self.shared.get(name, getattr(self, name))
             move_targets(list(self.params[target].values()), list(self.params[source].values()), rate)
         self.adam.step(grads)
         return {name: value.detach() for name, value in (losses | info).items()}

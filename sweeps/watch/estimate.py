@@ -13,6 +13,7 @@ SECONDS_PER_STEP: dict[str, dict[str, float]] = {
         "lps": 0.078,
         "fm_lps": 0.28,
         "dsrl": 0.224,
+        "dsrl_sac": 0.85,  # from dsrl, by the FLOPs of an update: 52.8 against 13.9 billion
         "qcfql": 0.135,
         "qcmfql": 0.078,
         "best_of_n": 3.3,
