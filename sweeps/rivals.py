@@ -4,10 +4,11 @@
     python sweeps/rivals.py --agents quantile_lps lps:pessimistic --groups scene --results s3://bucket/rivals
     python sweeps/rivals.py --dry-run
 
-"pessimistic" is an agent with the ten critics of QAM's release (arXiv 2601.14234). All agents train for as many
-updates. The results keep the FLOPs of an update of each run, and the report has a figure of success against FLOPs. The
-constants of Quantile LPS were chosen on task 1 of cube-single: that task is no comparison. quick is the ring bandit
-with small networks, and is no evidence about robots. Run again, the same command goes on with what is left.
+"pessimistic" is an agent with ten critics as in QAM's release (arXiv 2601.14234), and "qam_critics" has their widths,
+too. dsrl_sac is the DSRL of that release. All agents train for as many updates. The results keep the FLOPs of an update
+of each run, and the report has a figure of success against FLOPs. The constants of Quantile LPS were chosen on task 1
+of cube-single: that task is no comparison. quick is the ring bandit with small networks, and is no evidence about
+robots. Run again, the same command goes on with what is left.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from sweeps.study import scope as scopes
 from sweeps.study.scope import PAPER_SCOPE, RING_SCOPE, Scope
 
 _ALL = [
-    *("quantile_lps", "meanflow_best_of_n", "best_of_n", "lps", "lps:pessimistic"),
-    *("dsrl", "dsrl:pessimistic", "qcfql", "qcfql:pessimistic", "qcmfql"),
+    *("quantile_lps", "meanflow_best_of_n", "best_of_n", "lps", "lps:pessimistic", "lps:qam_critics"),
+    *("dsrl", "dsrl_sac", "qcfql", "qcfql:qam_critics", "qcmfql"),
 ]
 AGENTS_OF = {
     "quick": _ALL,
