@@ -25,6 +25,7 @@ from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
 from analysis.results.study import Study, study  # noqa: E402
 from lps.errors import UserError, guarded, printable, suggest  # noqa: E402
+from lps.files import local_path  # noqa: E402
 
 
 @guarded
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """What the command line does; UserError where the results hold nothing or the report cannot be written."""
     here = read(arguments)
-    out = Path(arguments.out) if arguments.out else default_out(arguments.results)
+    out = local_path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
     print(printable(tables.made(here)["success"].text()), end="\n\n")
     print("written:")
@@ -93,7 +94,7 @@ def write(here: Study, out: Path) -> list[Path]:
 def default_out(results: Sequence[str]) -> Path:
     """RESULTS/report; ./report where the results are not on a local disk, or in several folders."""
     folders = list(dict.fromkeys(results))
-    return Path("report") if len(folders) > 1 or "://" in folders[0] else Path(folders[0]) / "report"
+    return Path("report") if len(folders) > 1 or "://" in folders[0] else local_path(folders[0]) / "report"
 
 
 def _print_gaps(here: Study) -> None:

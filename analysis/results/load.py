@@ -3,6 +3,7 @@
 What cannot be read is passed over and named in `Results.problems`, so that nothing is dropped silently.
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -18,6 +19,7 @@ from analysis.results import version1
 from analysis.results.agents import Agent, agents_of
 from lps.agents.variants import ADDED
 from lps.errors import UserError
+from lps.files import local_path
 from lps.runs.provenance import short_commit
 from lps.runs.scores import measure
 from lps.runs.store import Store
@@ -142,7 +144,7 @@ def join(parts: Sequence[Results]) -> Results:
     return replace(joined, studies=documents, notes=(*joined.notes, *notes))
 
 
-_UNITED = ("data-scaling",)  # studies of version 1 whose documents add up
+_UNITED = ("data-scaling", "flops")  # studies whose documents add up; the first is of version 1
 
 
 def _joined(a: Results, b: Results) -> Results:
@@ -198,12 +200,12 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
 
 
 def _open(path: str) -> Store:
-    if "://" not in path and not (Path(path) / "schema.json").exists():
-        below = sorted(str(found.parent) for found in Path(path).glob("*/schema.json"))
+    folder = local_path(path)
+    if "://" not in path and os.path.isdir(folder) and not (folder / "schema.json").exists():
+        below = sorted(str(found.parent) for found in folder.glob("*/schema.json"))
         if below:
             raise UserError(f"{path} holds several result stores; name one of them: {', '.join(below)}")
-        if Path(path).exists():
-            raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
+        raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
     return Store(path, create=False, warn=False)  # whoever shows the results lists the problems, all together
 
 

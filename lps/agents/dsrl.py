@@ -15,13 +15,13 @@ trains the action critic; `detach_distillation=True` is the method as published.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
@@ -35,7 +35,8 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the latent loss; without effect under Adam
-    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "mean"  # over the target critics: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K, of both kinds of critic
     flow_steps: Count = 10  # Euler steps of the flow
     latent_dist: LatentDist = "sphere"  # "sphere", "normal" or "truncated_normal"
@@ -73,19 +74,20 @@ class DSRL(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
 
+        # One flow for the actions at s', which the target needs, and those of the distillation: half the passes.
+        e_distill = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
-            next_actions = self.act(batch.next_observations)
+            both = {name: torch.cat((batch.next_observations[name], array), 1) for name, array in s.items()}
+            latents = torch.cat((self._latent(batch.next_observations), e_distill), 1)
+            next_actions, a = self._flow(both, latents).chunk(2, 1)
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
-        e = latent_noise(noise["distill_e_normal"], c.latent_dist)
-        with torch.no_grad():
-            a = self._flow(s, e)
         critic = self.critic.frozen if c.detach_distillation else self.critic
         q = values(critic, s, a).mean(1, keepdim=True)
-        distill_loss = (values(self.noise_critic, s, e) - q).square().mean((1, 2))
+        distill_loss = (values(self.noise_critic, s, e_distill) - q).square().mean((1, 2))
 
         z = self._latent(s)
         q_z = values(self.noise_critic.frozen, s, z).mean(1)

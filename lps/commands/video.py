@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lps.commands.policies import add_policy_arguments, task_of
 from lps.errors import at_least
+from lps.files import local_path
 
 HELP = "film the policy of a checkpoint"
 
@@ -14,7 +14,7 @@ HELP = "film the policy of a checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     parser.add_argument("output", metavar="FILE.mp4", help="video file to write")
-    parser.add_argument("--episodes", type=at_least(1), default=1, help="number of episodes (default: 1)")
+    parser.add_argument("--episodes", type=at_least(1, 1000), default=1, help="number of episodes (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
         )
     for row in episodes:
         print(f"episode {row.episode}: {'success' if row.success else 'no success'} after {row.length} steps")
-    print(f"wrote {Path(arguments.output).resolve()}")
+    print(f"wrote {local_path(arguments.output).resolve()}")
     return 0

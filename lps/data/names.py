@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from lps.errors import UserError
+from lps.files import local_path
 
 LONGEST = 200
 """Most bytes of a dataset's name: file systems allow 255, and its files have further letters."""
@@ -11,7 +12,7 @@ LONGEST = 200
 
 def data_dir(path: str | os.PathLike[str] | None = None) -> Path:
     """Return the data folder: `path`, else $LPS_DATA_DIR, else OGBench's own ~/.ogbench/data.  Does not create it."""
-    return Path(path or os.environ.get("LPS_DATA_DIR") or "~/.ogbench/data").expanduser()
+    return local_path(path or os.environ.get("LPS_DATA_DIR") or "~/.ogbench/data")
 
 
 def plain_name(text: str, option: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
-from lps.files import replacing
+from lps.files import local_path, replacing
 from lps.runs.record import Episode
 from lps.tasks.task import Task
 
@@ -47,7 +47,7 @@ def record(
     UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
     whole or not at all.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if path.suffix != ".mp4":
         raise UserError(f"cannot write a video to {path}: the name must end in .mp4")
     if episodes < 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from lps.agents import AGENTS
 from lps.data.scale import ActionScale
 from lps.errors import UserError
-from lps.files import read_file, replacing
+from lps.files import local_path, read_file, replacing
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, check_tensors, checked_scale, checked_spaces
 from lps.runs.run import Run
@@ -52,7 +51,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
         for net, params in policy.params.items()
         for name, value in params.items()
     }
-    file = Path(path).expanduser()
+    file = local_path(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as part:
