@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lps.errors import UserError
 
@@ -92,6 +92,17 @@ def sha256(path: Path) -> str:
 
 class FileError(UserError):
     """A file or folder cannot be read or written. The message names the path, the reason and the remedy."""
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV file. A text that spreadsheets would run as a formula gets an apostrophe in front."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:

@@ -24,6 +24,7 @@ from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.results import settings
+from analysis.results.files import write_csv
 from analysis.results.study import SUCCESS, Series, Study, Unit
 
 COLUMN, PAGE = 3.5, 7.16
@@ -175,7 +176,7 @@ def save(plot: Plot, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
     plot.figure.savefig(paths[0])
     plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
-    plot.data.to_csv(paths[2], index=False)
+    write_csv(plot.data, paths[2])
     return paths
 
 

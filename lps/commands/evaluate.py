@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lps.commands.policies import add_policy_arguments, task_of
 from lps.errors import WORKERS, UserError, at_least
-from lps.files import local_path
+from lps.files import csv_cell, local_path, replacing
 
 if TYPE_CHECKING:
     from lps.policy.policy import Policy
@@ -113,12 +113,10 @@ def _check_writable(path: Path) -> None:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the same columns atomically."""
-    from lps.files import replacing
-
     try:
         with replacing(path) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --out") from None

@@ -21,6 +21,7 @@ from lps.agents.base import Agent
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.members.streams import Stream
+from lps.nets.network import Params
 from lps.runs.run import Run
 from lps.spaces import Space
 
@@ -205,10 +206,25 @@ class _Blank(Stream):
     def uniform(self, *shape: int) -> torch.Tensor:
         self.room -= math.prod(shape)
         if self.room < 0:
-            raise ValueError("its hyperparameters are those of larger networks than it holds")
+            raise ValueError("too large")
         return torch.empty(1, *shape)
 
     normal = uniform
+
+
+def blank_networks(
+    run: Run, observation: Mapping[str, Space], action_dim: int, room: int, acting: bool = False
+) -> tuple[Agent, dict[str, Params]]:
+    """An agent that can do nothing, and parameters (1, *shape) without values of all its networks by name, or of those
+    that acting needs.  ValueError if they have more than `room` numbers or cannot be made from the hyperparameters."""
+    kind = AGENTS[run.agent]
+    try:
+        agent = kind.for_acting(run.config, observation, action_dim, {kind.acting[0]: {"": torch.empty(1)}})
+        names = kind.acting if acting else tuple(agent.nets)
+        blank = _Blank(room)
+        return agent, {name: agent.nets[agent.targets.get(name, name)].init(blank) for name in names}
+    except Exception as problem:  # hyperparameters of another agent fail in many ways
+        raise ValueError(f"its networks cannot be made ({problem})") from problem
 
 
 def check_tensors(
@@ -221,13 +237,7 @@ def check_tensors(
 ) -> None:
     """ValueError unless the parameters, without member axis, are those of the run's networks: all of them where there
     are Adam's moments, else those that acting needs.  room: the most numbers that the file can hold."""
-    agent_type = AGENTS[run.agent]
-    try:
-        agent = agent_type.for_acting(run.config, observation, action_dim, {agent_type.acting[0]: {"": torch.empty(1)}})
-        names = agent_type.acting if moments is None else tuple(agent.nets)
-        shapes = {name: agent.nets[agent.targets.get(name, name)].init(_Blank(room)) for name in names}
-    except Exception as problem:  # hyperparameters of another agent fail in many ways
-        raise ValueError(f"its networks cannot be made ({problem})") from problem
+    agent, shapes = blank_networks(run, observation, action_dim, room, acting=moments is None)
     expected = {f"{net}/{name}": value for net in shapes for name, value in shapes[net].items()}
     _check({f"{net}/{name}": value for net in params for name, value in params[net].items()}, expected, finite=True)
     if moments is not None:

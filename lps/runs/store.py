@@ -354,10 +354,9 @@ class Store:
                 log.warning("passing over %s", line)
 
     def _files(self, folder: str, suffix: str) -> list[str]:
-        selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
         try:
-            infos = self.fs.get_file_info(selector)
-        except NotADirectoryError as error:
+            infos = self.fs.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True))
+        except (NotADirectoryError, StoreError) as error:
             self._problem(folder, error)
             return []
         except OSError as error:

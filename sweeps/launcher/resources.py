@@ -108,7 +108,7 @@ def split(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> tuple[list[list[
     first so that none is left over at the end."""
     share = divide(nodes, limits)
     packs: list[list[Run]] = []
-    for members in range(limits.max_members or MAX_MEMBERS[share.device], 0, -1):
+    for members in range(min(limits.max_members or MAX_MEMBERS[share.device], len(runs)), 0, -1):
         packs = pack(runs, members)
         if len(packs) >= share.at_once:
             break
