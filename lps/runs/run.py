@@ -105,7 +105,7 @@ class Run:
             seed=seed,
             steps=steps,
             hyperparameters=plain(dataclasses.asdict(config)),
-            dataset=plain_name(dataset, "--dataset") if dataset else known.dataset,
+            dataset=known.dataset if dataset is None else plain_name(dataset, "--dataset"),
             eval_interval=eval_interval,
             eval_episodes=eval_episodes,
             options=check_options(known, options or {}),
