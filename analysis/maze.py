@@ -1,7 +1,7 @@
 """Draws policies in a maze: their trajectories over the critic's values, as a figure and as an animation.
 
-    python -m lps trajectories RESULTS FILE.npz
-    python -m analysis maze FILE.npz
+python -m lps trajectories RESULTS FILE.npz
+python -m analysis maze FILE.npz
 """
 
 import argparse
@@ -137,11 +137,9 @@ def _panels(data: Data) -> tuple[Figure, dict[Axes, str]]:
     for axes, agent in zip(grid, agents, strict=True):
         axes.imshow(np.where(walls, np.nan, 1), cmap=_flat(FLOOR), extent=extent, origin="lower", zorder=1)
         if np.isfinite(shown[agent]).any():
-            image = axes.imshow(
-                shown[agent], vmin=low, vmax=high, cmap="YlGn", extent=extent, origin="lower", zorder=2
-            )
+            image = axes.imshow(shown[agent], vmin=low, vmax=high, cmap="YlGn", extent=extent, origin="lower", zorder=2)
         axes.imshow(np.where(walls, 1, np.nan), cmap=_flat(WALL), extent=extent, origin="lower", zorder=3)
-        axes.add_patch(Circle(data["goal"], float(data["goal_radius"]), fc="none", ec=GOAL, lw=1.6, zorder=5))
+        axes.add_patch(Circle(tuple(data["goal"]), float(data["goal_radius"]), fc="none", ec=GOAL, lw=1.6, zorder=5))
         (left, right, low_y, high_y), margin = extent, 0.65 * cell  # of the outer walls, a strip is enough
         axes.set(xlim=(left + margin, right - margin), ylim=(low_y + margin, high_y - margin))
         axes.set(xticks=[], yticks=[], aspect="equal")

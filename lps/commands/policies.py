@@ -34,8 +34,8 @@ def task_of(policy: Policy, name: str | None) -> Task:
 
 
 def checkpoints_of(paths: Sequence[str]) -> list[str]:
-    """Return paths or URIs of checkpoints; a results folder stands for those of its finished runs, in the order in which
-    its sweeps planned them.  UserError for a results folder without a finished run."""
+    """Return paths or URIs of checkpoints.  A results folder stands for those of its finished runs, in the order of its
+    sweeps.  UserError for a results folder without a finished run."""
     from lps.runs.checkpoint import checkpoint_path
     from lps.runs.run import Run
     from lps.runs.store import Store

@@ -25,13 +25,17 @@ def run(arguments: argparse.Namespace) -> int:
     from lps.commands.policies import checkpoints_of
     from lps.evaluation.trajectories import write_trajectories
     from lps.files import read_file
+    from lps.policy.file import policy_of
     from lps.runs.checkpoint import Checkpoint
 
     paths = checkpoints_of(arguments.checkpoints)
     checkpoints = [Checkpoint.from_bytes(read_file(path), path) for path in paths]
     with tqdm(total=len(paths) * arguments.episodes, unit="episode", desc="trajectories") as bar:
         episodes = write_trajectories(
-            checkpoints, arguments.output, episodes=arguments.episodes, progress=lambda _: bar.update()
+            [(policy_of(checkpoint), checkpoint) for checkpoint in checkpoints],
+            arguments.output,
+            episodes=arguments.episodes,
+            progress=lambda _: bar.update(),
         )
     for checkpoint, rows in zip(checkpoints, episodes, strict=True):
         successes = sum(bool(row.success) for row in rows)

@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     for policy in policies[1:]:
         task_of(policy, task.name)
     actors = [
-        Actor(policy, policy.run.seed if arguments.seed is None else arguments.seed, policy.step)
-        for policy in policies
+        Actor(policy, policy.run.seed if arguments.seed is None else arguments.seed, policy.step) for policy in policies
     ]
     longest, count = task.max_episode_steps + 1, len(actors) * arguments.episodes
     with tqdm(total=count * longest, unit="frame", desc="filming") as bar:

@@ -13,9 +13,8 @@ import torch
 from lps.agents import AGENTS
 from lps.agents.base import values
 from lps.errors import UserError
-from lps.evaluation.rollout import evaluate, noise_stream
+from lps.evaluation.rollout import ChunkPolicy, evaluate, noise_stream
 from lps.files import replacing
-from lps.policy.file import policy_of
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.record import Episode
 from lps.tasks.suites import get_suite
@@ -26,13 +25,14 @@ PER_CELL = 8
 
 
 def write_trajectories(
-    checkpoints: Sequence[Checkpoint],
+    policies: Sequence[tuple[ChunkPolicy, Checkpoint]],
     path: str | os.PathLike[str],
     *,
     episodes: int = 10,
     progress: Callable[[Episode], None] | None = None,
 ) -> list[list[Episode]]:
-    """Run `episodes` episodes of every checkpoint, write the npz file `path`, and return the episodes.
+    """Run `episodes` episodes of every policy, given with its checkpoint, write the npz file `path`, and return the
+    episodes.
 
     The seeds of a run's episodes are those of its evaluations after its last update.  The file is for
     `python -m analysis maze`; P policies, E episodes of at most T steps:
@@ -48,14 +48,14 @@ def write_trajectories(
     `progress` is called after each episode.  UserError: checkpoints of several tasks, a task that is not in a maze, or
     a file that cannot be written.
     """
-    path = Path(path).expanduser()
+    path, checkpoints = Path(path).expanduser(), [checkpoint for _, checkpoint in policies]
     task = checkpoints[0].run.resolved_task
     if others := {c.run.task for c in checkpoints if c.run.resolved_task != task}:
         raise UserError(f"checkpoints of several tasks: {', '.join(sorted({task.name, *others}))}. Choose one task")
     maze = _maze(task)
-    played = [_play(checkpoint, task, episodes, progress) for checkpoint in checkpoints]
+    played = [_play(policy, checkpoint, task, episodes, progress) for policy, checkpoint in policies]
     agents = [AGENTS[checkpoint.run.agent] for checkpoint in checkpoints]
-    content = {
+    content: dict[str, Any] = {
         "task": task.title,
         "agents": [agent.title for agent in agents],
         "colours": [agent.colour for agent in agents],
@@ -70,7 +70,7 @@ def write_trajectories(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, open(part, "wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(value) for name, value in content.items()})
+            np.savez_compressed(file, **content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another file") from error
     return [rows for _, rows in played]
@@ -85,7 +85,11 @@ def _maze(task: Task) -> Maze:
 
 
 def _play(
-    checkpoint: Checkpoint, task: Task, episodes: int, progress: Callable[[Episode], None] | None
+    policy: ChunkPolicy,
+    checkpoint: Checkpoint,
+    task: Task,
+    episodes: int,
+    progress: Callable[[Episode], None] | None,
 ) -> tuple[np.ndarray, list[Episode]]:
     """Positions (E, T + 1, 2) and results of the episodes of one policy."""
     positions = np.full((episodes, task.max_episode_steps + 1, 2), np.nan, np.float32)
@@ -95,11 +99,10 @@ def _play(
         positions[episode, length[episode]] = observation["state"][:2]
         length[episode] += 1
 
-    run = checkpoint.run
     rows = evaluate(
-        policy_of(checkpoint),
+        policy,
         task,
-        seed=run.seed,
+        seed=checkpoint.run.seed,
         step=checkpoint.step,
         episodes=episodes,
         progress=progress,

@@ -56,8 +56,8 @@ def record(
     Several actors are the columns of a grid and their episodes its rows; the episodes of one actor make a grid of their
     own.  An episode that is over stands still.  A frame is one environment step (OGBench's manipulation takes 20 in a
     second, so fps=20 is real time); a GIF leaves frames out and keeps the speed.  MuJoCo renders through $MUJOCO_GL
-    where that is set, else through the first of EGL, OSMesa and GLFW that works; without a GPU that takes some tenths of
-    a second per frame.  `progress` is called with the numbers of finished episodes and of frames of the next one.
+    where that is set, else through the first of EGL, OSMesa and GLFW that works; without a GPU that takes a tenth of a
+    second per frame or more.  `progress` is called with the numbers of finished episodes and of frames of the next one.
     Raises UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
     whole or not at all.
     """
