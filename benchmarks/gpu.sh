@@ -73,7 +73,7 @@ throughput() { local out=$1; shift; limited "$PYTHON" benchmarks/throughput.py -
 # Kernels of everything compiled that `rates` times, several at once: timing is alone afterwards, and starts at once.
 compile_all() {
   { for precision in $PRECISIONS; do echo "lps $precision"; done; for agent in $OTHERS; do echo "$agent $PRECISION"; done; } |
-    timeout --kill-after=10 "$LIMIT" xargs -P $((CORES > 8 ? CORES / 4 : 1)) -L 1 sh -c \
+    TORCHINDUCTOR_COMPILE_THREADS=2 limited xargs -P $((CORES > 4 ? CORES / 2 : 1)) -L 1 sh -c \
       '"$0" benchmarks/throughput.py --device "$1" --seconds 0.01 --modes compiled --members $2 --out "$3/$4-$5" --agents "$4" --precision "$5"' \
       "$PYTHON" $DEVICE "$MEMBERS" "$WORK/compiled"
 }
