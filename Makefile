@@ -34,7 +34,7 @@ demo: $(VENV)/.runtime  ## LPS against cloning in a maze: data, training through
 	@echo "[3/5] training: LPS and two kinds of cloning, three seeds each, through Ray Tune and Ray Train"
 	@$(BIN)/python sweeps/ogbench_all.py --preset demo --results $(RESULTS)
 	@echo "[4/5] pictures: the policies in the maze"
-	@$(MAKE) $(RESULTS)/maze.gif
+	@$(MAKE) --silent $(RESULTS)/maze.gif
 	@echo "[5/5] comparison"
 	@set -o pipefail; $(BIN)/python analysis/compare.py $(RESULTS) | sed '/^written:/,$$d'
 	@$(BIN)/python -m analysis report $(RESULTS) > /dev/null

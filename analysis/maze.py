@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -25,8 +26,12 @@ from lps.errors import UserError
 WALL, FLOOR, GOAL = "#3B3F46", "#F4F4F1", "#D1495B"
 SPARE = "#B3541E"
 """Colour of an agent that has none."""
-FRAMES, FPS, DPI = 90, 18, 90
-"""Most frames of an animation, its frames per second, and its dots per inch."""
+DARK = 0.55
+"""Most brightness of a line, from 0 to 1."""
+FRAMES, FPS, DPI = 90, 18, 120
+"""Most frames of an animation before its last picture stands still, its frames per second, and its dots per inch."""
+STANDSTILL = 1.5
+"""Seconds that the last picture of an animation stands still."""
 TRAIL = 12
 """Frames that the trail of a moving point is long."""
 
@@ -90,7 +95,7 @@ def draw(data: Data) -> Figure:
     return figure
 
 
-def animate(data: Data) -> tuple[Figure, Callable[[int], list[Line2D]], range]:
+def animate(data: Data) -> tuple[Figure, Callable[[int], list[Line2D]], list[int]]:
     """The same with points that move: a figure, the function that brings it to an environment step, and the steps.
 
     The animation ends at twice the longest successful episode."""
@@ -116,7 +121,7 @@ def animate(data: Data) -> tuple[Figure, Callable[[int], list[Line2D]], range]:
             _title(axes, data, agent, step + 1)
         return []
 
-    return figure, update, range(0, last + stride, stride)
+    return figure, update, [*range(0, last + stride, stride), *[last] * round(STANDSTILL * FPS)]
 
 
 def _panels(data: Data) -> tuple[Figure, dict[Axes, str]]:
@@ -127,7 +132,7 @@ def _panels(data: Data) -> tuple[Figure, dict[Axes, str]]:
     x, y = (start - cell / 2 for start in data["origin"])
     extent = (x, x + cell * columns, y, y + cell * rows)
     width = min(style.PAGE, 2.6 * len(agents) + 0.7)
-    figure = Figure(figsize=(width, width / len(agents) * rows / columns + 0.15))
+    figure = Figure(figsize=(width, (width - 0.7) / len(agents) * rows / columns + 0.2))
     FigureCanvasAgg(figure)
     grid = figure.subplots(1, len(agents), squeeze=False)[0]
     shown = {agent: _values(data, agent, walls) for agent in agents}
@@ -166,7 +171,9 @@ def _of(data: Data, agent: str) -> np.ndarray:
 
 
 def _colour(data: Data, agent: str) -> str:
-    return str(data["colours"][data["agents"] == agent][0]) or SPARE
+    """The agent's colour, darker where it would vanish on the floor."""
+    colour = np.array(to_rgb(str(data["colours"][data["agents"] == agent][0]) or SPARE))
+    return to_hex(colour * min(1.0, DARK / colour.mean()))
 
 
 def _title(axes: Axes, data: Data, agent: str, steps: int) -> None:
@@ -176,9 +183,7 @@ def _title(axes: Axes, data: Data, agent: str, steps: int) -> None:
     axes.set_title(f"{agent}: {int((success & (lengths <= steps)).sum())} of {success.size} at the goal")
 
 
-def _flat(colour: str) -> Any:
-    from matplotlib.colors import ListedColormap
-
+def _flat(colour: str) -> ListedColormap:
     return ListedColormap([colour])
 
 

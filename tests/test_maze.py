@@ -94,7 +94,7 @@ def test_a_picture_and_an_animation(written: Path, tmp_path: Path, monkeypatch: 
     assert capsys.readouterr().out.count("written:") == 3
     picture, film = Image.open(tmp_path / "pictures" / "p.png"), Image.open(tmp_path / "pictures" / "p.gif")
     assert picture.width > 1000 and len(set(np.asarray(picture.convert("L")).ravel())) > 50
-    assert 2 <= film.n_frames <= 4
+    assert 2 <= getattr(film, "n_frames", 1) <= 4  # pictures that do not differ are one, shown for longer
 
 
 def test_the_titles_count_the_episodes_that_have_arrived(written: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_titles_count_the_episodes_that_have_arrived(written: Path) -> None:
     titles = [axes.get_title() for axes in maze.draw(data).axes[:2]]
     assert titles == ["LPS: 3 of 4 at the goal", "Flow BC: 0 of 2 at the goal"]
     figure, update, steps = maze.animate(data)
-    assert steps[0] == 0 and 29 * 2 <= steps[-1] <= 29 * 2 + steps.step
+    assert steps[0] == 0 and steps[-1] == 29 * 2 + 1
     update(20)
     assert figure.axes[0].get_title() == "LPS: 2 of 4 at the goal"
 
