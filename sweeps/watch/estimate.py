@@ -27,8 +27,8 @@ SECONDS_PER_STEP: dict[str, dict[str, float]] = {
 }
 """Seconds of one update of one member with the paper's networks and batch, by device and agent."""
 MEASURED_ON = {"cpu": "one core of a small cloud machine", "cuda": "nothing yet"}
-SECONDS_PER_ENVIRONMENT_STEP = 0.003
-"""Of evaluation, on one core; an episode is taken to last as long as it may."""
+SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
+"""Of evaluation, on one core; an episode is taken to last as long as it may. A point has next to no physics."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
 OVERHEAD = 0.15
@@ -40,8 +40,11 @@ def hours(runs: Sequence[Run], device: str) -> float | None:
     rate = SECONDS_PER_STEP[device].get(runs[0].agent)
     if rate is None:
         return None
-    length = get_task(runs[0].task).max_episode_steps
-    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * length * SECONDS_PER_ENVIRONMENT_STEP
+    task = get_task(runs[0].task)
+    episode = task.max_episode_steps * (
+        IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
+    )
+    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * episode
     fixed = OVERHEAD / vars(make_config(runs[0].agent, {})).get("num_samples", 1)  # samples are rows, not operations
     updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
     return (SECONDS_PER_PACK + updates * rate + evaluation) / 3600
