@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lps.errors import UserError, at_least
@@ -42,7 +43,7 @@ def checkpoints_of(paths: Sequence[str]) -> list[str]:
 
     found = []
     for path in paths:
-        if path.endswith((".pt", ".safetensors")):
+        if path.endswith((".pt", ".safetensors")) or Path(path).is_file():
             found.append(path)
             continue
         store = Store(path, create=False)
