@@ -199,7 +199,7 @@ def test_the_tables_of_the_readme_say_what_its_results_say(kept):
     study = studied(kept)
     (group,) = study.groups
     assert study.results.problems == [] and (study.runs["state"] == "done").all()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "README.md", EXAMPLE / "README.md"))
     last = study.results.evaluations.sort_values("step").groupby("run_id")["value"].last()
     lead = {claim.theirs: claim.evidence.difference for claim in claims(study)}
     for _, row in summaries.by_group(study).iterrows():

@@ -44,8 +44,8 @@ MEASURED_ON = {
     "cpu": "one core of a small cloud machine",
     "cuda": "an NVIDIA H200 with --compile --precision tf32; without --compile, updates take up to 20 times as long",
 }
-SECONDS_PER_ENVIRONMENT_STEP = 0.003
-"""Of evaluation, on one core; an episode is taken to last as long as it may."""
+SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
+"""Of evaluation, on one core; an episode is taken to last as long as it may. A point has next to no physics."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
 OVERHEAD = 0.15
@@ -68,8 +68,9 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
         training = max(run.steps for run in runs) * of_pack + updates * of_member
     else:
         training = updates * CPU_SECONDS[agent]
-    length = get_task(runs[0].task).max_episode_steps
-    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * length * SECONDS_PER_ENVIRONMENT_STEP
+    task = get_task(runs[0].task)
+    step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
+    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
     busy = max(training, evaluation / evaluators) if evaluators else training + evaluation
     return (SECONDS_PER_PACK + busy) / 3600
 
