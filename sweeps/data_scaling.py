@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--noises", nargs="+", type=float, metavar="X", help="of the oracles' plans, from 0 to 1")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
+    cli.checked(arguments)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")

@@ -510,7 +510,7 @@ def broken(path: Path, how: str) -> list[str]:
         "no runs": "no runs in",
         "no episodes": "no finished run",
         "nothing finished": "--include-unfinished",
-        "foreign documents": "does not say task, seed, steps",
+        "foreign documents": "does not say run.task, run.seed, run.steps",
         "no place to write": "choose another --out",
     }.items(),
 )

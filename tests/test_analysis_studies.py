@@ -182,9 +182,10 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     put(tmp_path, "qcfql")
     assert "importances" not in drawn(studied(tmp_path))
     store = Store(tmp_path)
-    trials = [{"state": "COMPLETE"}] * 9 + [{"state": "PRUNED"}] * 3
+    trials = [{"state": "COMPLETE", "params": {}, "value": 0.5}] * 9 + [{"state": "PRUNED"}] * 3
     for agent, shares in {"lps": {"lr": 0.9, "tau": 0.1}, "qcfql": {"alpha": 0.7, "lr": 0.3}}.items():
-        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": shares, "trials": trials})
+        found = {"agent": agent, "importances": shares, "trials": trials, "held_out": {}}
+        store.write_study(f"tuning-{agent}", found)
     with style.styled():
         plot = PLOTS["importances"](studied(tmp_path))
     assert dict(zip(plot.data["hyperparameter"] + plot.data["agent"], plot.data["importance"], strict=True)) == {
@@ -339,7 +340,7 @@ def tell(path, **groups):
         for run in studied(path).runs.to_dict("records")
         if run["group"] in groups
     }
-    Store(path).write_sweep("mine", {"sweep": "mine", "command": "", "runs": {}, "agents": {}, "tasks": tasks})
+    Store(path).write_sweep("mine", {"command": "", "runs": {}, "usual": {}, "agents": {}, "tasks": tasks})
 
 
 def test_figures_and_tables_follow_the_metric_of_the_tasks(tmp_path):

@@ -51,7 +51,7 @@ def _by_panel(study: Study) -> pd.DataFrame:
             own = ", ".join(f"{k}={word(v)}" for k, v in run["departs"].items() if k != "alpha")
             alpha = run["hyperparameters"].get("alpha")
             method = f"{series.agent.title} ({own})" if own else series.agent.title
-            shown = "" if alpha is None else f"{alpha:g}"
+            shown = f"{alpha:g}" if isinstance(alpha, int | float) else ""
             runs.append({"run_id": run_id, "method": method, "agent": series.agent.name, "alpha": shown})
     return pd.DataFrame(runs).merge(study.results.actions, on="run_id")
 

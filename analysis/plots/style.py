@@ -19,9 +19,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.results import settings
+from analysis.results.files import write_csv
 from analysis.results.study import SUCCESS, Series, Study, Unit
 
 COLUMN, PAGE = 3.5, 7.16
@@ -169,15 +172,30 @@ def note(figure: Figure, text: str) -> None:
 def save(plot: Plot, folder: Path, name: str) -> list[Path]:
     """Writes NAME.png, NAME.pdf and NAME.csv (the numbers in the figure)."""
     folder.mkdir(parents=True, exist_ok=True)
+    _take_literally(plot.figure)
     paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
     plot.figure.savefig(paths[0])
     plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
-    plot.data.to_csv(paths[2], index=False)
+    write_csv(plot.data, paths[2])
     return paths
+
+
+def _take_literally(figure: Figure) -> None:
+    """Show dollar signs in names as they are: only the numbers of logarithmic axes are formulas."""
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = {
+        label
+        for axis in axes
+        if isinstance(axis.get_major_formatter(), LogFormatter)
+        for label in axis.get_ticklabels()
+    }
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in numbers)
 
 
 def svg(plot: Plot) -> bytes:
     """The figure as SVG, its letters as outlines: the same wherever it is opened."""
+    _take_literally(plot.figure)
     buffer = io.BytesIO()
     plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
