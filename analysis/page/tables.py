@@ -52,12 +52,12 @@ def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
     if (data["runs_scored"] < data["runs_planned"]).any():
         notes.append(f"{DAGGER} not all of its runs count: see the list of runs that are missing")
-    notes.append(summaries.interval_note(data))
+    notes += summaries.interval_notes(data)
     known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
     notes += [f"Published: {source}; {protocol}." for source, protocol in summaries.sources(known)]
     if known.empty:
         notes.append("No published number is known for these agents and groups.")
-    return [note for note in notes if note]
+    return notes
 
 
 def published(study: Study) -> Table:
@@ -143,8 +143,8 @@ def differences(study: Study) -> Table:
     notes = [f"{points}. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
     if data.empty:
         notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
-    elif few := summaries.interval_note(data, "n_seeds", "n_seeds_versus"):
-        notes.append(few)
+    else:
+        notes += summaries.interval_notes(data, "n_seeds", "n_seeds_versus")
     header = ["Group", "Difference", "Unpaired [95% CI]", "Paired [95% CI]", "Seeds", "Pairs", "Tasks"]
     return Table("Difference from imitation", header, rows, data, notes)
 
@@ -219,7 +219,7 @@ def tuned(study: Study) -> Table:
             "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, "
             "together. The best setting is that of the trial with the highest score on the tuning seeds, which "
             "flatter it.",
-            *filter(None, [summaries.interval_note(data, "n_seeds_min")]),
+            *summaries.interval_notes(data, "n_seeds_min"),
         ]
     for document in tuning.documents(study.results):
         if document["agent"] in set(data["agent"]):

@@ -1,0 +1,133 @@
+"""The first screen of the page: the best methods in sentences, and one table of methods by groups."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.numbers.claims import Claim
+from analysis.page.table import Table
+from analysis.results import settings
+from analysis.results.agents import AVERAGE
+from analysis.results.study import DAGGER, SUCCESS, Study
+
+MANY = 4  # names beyond which a sentence counts instead
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one group, as texts; `bar` holds the ends of its bar, in percent."""
+
+    value: str
+    interval: str
+    published: str
+    seeds: str
+    marks: str  # letters of the notes
+    best: bool
+    bar: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    dagger: str
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The table of methods (rows, best first) by groups (columns)."""
+
+    columns: list[str]
+    rows: list[Row]
+    seeds: str  # of all cells, where they agree
+    published: bool  # whether a published number is known
+
+    @property
+    def bars(self) -> bool:
+        """Whether there is room for bars: one group, and values in percent."""
+        return len(self.columns) == 1 and all(cell is None or cell.bar for row in self.rows for cell in row.cells)
+
+
+def headline(study: Study, table: Table) -> Headline:
+    """The headline of `table`, which is `tables.success`: of the methods that are compared with each other."""
+    shown = set(settings.shown(study))
+    records = [row | {"texts": texts} for row, texts in zip(table.data.to_dict("records"), table.rows, strict=True)]
+    records = [row for row in records if row["series"] in shown]
+    groups = list(dict.fromkeys(str(row["group"]) for row in records))
+    best = {group: max(row["mean"] for row in records if row["group"] == group) for group in groups}
+    cells = {(row["series"], row["group"]): _cell(study, row, best) for row in records}
+    means = {key: [row["mean"] for row in records if row["series"] == key] for key in shown}
+    last = {row["series"]: row["mean"] for row in records if row["group"] == AVERAGE}
+    order = sorted(
+        {str(row["series"]): None for row in records},
+        key=lambda key: (AVERAGE in groups and key not in last, -last.get(key, np.mean(means[key]))),
+    )
+    short = {row["series"] for row in records if row["runs_scored"] < row["runs_planned"]}
+    rows = [
+        Row(study.series[key].title, DAGGER * (key in short), [cells.get((key, group)) for group in groups])
+        for key in order
+    ]
+    seeds = {cell.seeds for cell in cells.values()}
+    return Headline(
+        groups, rows, seeds.pop() if len(seeds) == 1 else "", any(cell.published for cell in cells.values())
+    )
+
+
+def _cell(study: Study, row: dict[str, Any], best: dict[str, float]) -> Cell:
+    _, _, value, published, seeds, _, _, marks = row["texts"]
+    number, _, interval = value.partition(" ")
+    ends = ("mean", "low", "high", "published_mean")
+    unit = study.unit(*([] if row["group"] == AVERAGE else [row["group"]]))
+    bar = {end: 100 * row[end] for end in ends if np.isfinite(row[end])} if unit == SUCCESS else {}
+    return Cell(number, interval, published, seeds, marks, row["mean"] == best[row["group"]], bar)
+
+
+def lead(study: Study, table: Headline) -> str:
+    """Which method has the highest mean, and where the subject stands: a sentence or two."""
+    averaged = AVERAGE in table.columns
+    if len(table.columns) == 1 or averaged:
+        place = table.columns.index(AVERAGE) if averaged else 0
+        ranked = [(row, cell) for row in table.rows if (cell := row.cells[place])]
+        where = f"over {len(study.comparable)} groups" if averaged else f"on {table.columns[0]}"
+        unit = study.unit(*([] if averaged else table.columns))
+        texts = [f"{row.title} {cell.value} {unit.sign}".strip() + f" {cell.interval}".rstrip() for row, cell in ranked]
+        if len(texts) < 2:
+            return f"{texts[0]} {where}." if texts else ""
+        text = f"The highest mean {where} is that of {texts[0]}"
+        own = [i for i, (row, _) in enumerate(ranked) if row.title == study.subject.title]
+        if not own or own[0] == 0:
+            return f"{text}, followed by {texts[1]}."
+        return f"{text}. {texts[own[0]]} is number {own[0] + 1} of {len(texts)}."
+    wins = [[row.cells[i] is not None and row.cells[i].best for row in table.rows] for i in range(len(table.columns))]
+    counts = {row.title: sum(won[i] for won in wins) for i, row in enumerate(table.rows)}
+    parts = [f"{title} on {count}" for title, count in sorted(counts.items(), key=lambda one: -one[1]) if count]
+    return f"Highest mean: {', '.join(parts)} of {len(table.columns)} groups."
+
+
+def verdict(study: Study, made: Sequence[Claim]) -> list[str]:
+    """What the claims say of the subject, over all groups where these are compared: a sentence per verdict."""
+    if len({claim.ours for claim in made}) != 1:
+        return []
+    whole = [claim for claim in made if claim.group == AVERAGE] or made
+    where = f" over all {len(study.comparable)} groups" if whole is not made else ""
+    subject = study.series[whole[0].ours].title
+    names: dict[str, list[str]] = {}
+    one_group = len({claim.group for claim in whole}) == 1
+    for claim in whole:
+        theirs = study.series[claim.theirs].title
+        names.setdefault(claim.verdict, []).append(theirs if one_group else f"{theirs} on {claim.group}")
+    texts = {
+        "better": f"{subject} is shown to be better than {{}}{where}.",
+        "worse": f"{subject} is shown to be worse than {{}}{where}.",
+        "open": f"The data show no difference between {subject} and {{}}{where}.",
+        "too few": f"Too few runs to compare {subject} with {{}}{where}.",
+    }
+    return [text.format(_names(names[key])) for key, text in texts.items() if key in names]
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) > MANY:
+        return f"{len(names)} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
