@@ -17,6 +17,7 @@ from analysis.plots import compute, data_scaling
 from analysis.plots.ablations import label
 from analysis.plots.landscape import drawn_in_decades
 from analysis.plots.sensitivity import DECADE
+from analysis.plots.success import FEW_RUNS
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
 from analysis.results.study import SUCCESS, Study, Unit, word
@@ -24,11 +25,13 @@ from lps.agents.variants import PANELS
 
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Of Vega-Lite, as vl-convert-python names it."""
-TALL, LOW, ROW = 330, 190, 26
-"""Heights in pixels: lines in a panel of its own, lines in one of several panels, a bar."""
+TALL, LOW, ROW = 380, 230, 26
+"""Heights in pixels: lines in a panel of its own, lines in one of several panels, axes included, a bar."""
 AXES = 46  # pixels that the axis below a panel takes
+VALUES = 56  # pixels to the right of bars for their values
 MANY_POINTS = 25  # beyond it, markers would hide the line
-INK, MUTED, PAPER = "var(--ink)", "var(--muted)", "var(--paper)"
+INK, PAPER = "var(--ink)", "var(--paper)"
+PUBLISHED = ["published_mean", "published_low", "published_high"]
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "v": "triangle-down", "^": "triangle-up", "<": "triangle-left"},
     **{">": "triangle-right", "P": "cross", "X": "M-.7-.9L0-.3 .7-.9 .9-.7 .3 0 .9 .7 .7 .9 0 .3-.7 .9-.9 .7-.3 0-.9-.7Z"},
@@ -44,6 +47,10 @@ class Panel(NamedTuple):
     title: str
     spec: dict[str, Any]
     height: int
+
+
+LEGENDS = {"curves", "tasks", "profiles", "sensitivity", "data_scaling", "budget"}
+"""The figures of lines, whose legend switches series. The rows of bars carry their names."""
 
 
 class Looks(NamedTuple):
@@ -81,7 +88,10 @@ def _success(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     for group, here in data.groupby("group", sort=False):
         unit = study.unit(*([] if group == AVERAGE else [str(group)]))
         told = _told(study, here, unit)
-        told["published"] = 100 * here["published_mean"]
+        told[["published", "their_low", "their_high"]] = 100 * here[PUBLISHED]
+        if group != AVERAGE:
+            scores = [study.cell(key, str(group))["score"] for key in here["series"]]
+            told["runs"] = [list(unit.scale * own) if 1 < len(own) <= FEW_RUNS else [] for own in scores]
         title = "average over groups" if group == AVERAGE else str(group)
         found.append(_bars(title, told, looks, unit, unit.label, bars=bool(unit.sign)))
     return found
@@ -106,8 +116,8 @@ def _aggregates(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         here = data[data["statistic"] == name]
         told = _told(study, here.assign(mean=here["value"]), unit)
         lower = name == "optimality_gap"
-        title += " (lower is better)" if lower else ""
-        found.append(_bars(title, told, looks, unit, unit.label, lower=lower))
+        text = "below 100 % on average (lower is better)" if lower else unit.label
+        found.append(_bars(title, told, looks, unit, text, lower=lower))
     return found
 
 
@@ -116,7 +126,8 @@ def _profiles(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     told = _told(study, data.assign(mean=data["share"]), SUCCESS)
     told = told.assign(x=unit.scale * data["threshold"], above=data["threshold"].map(unit.text))
     tips = {"series": "method", "above": f"{unit.name} above", "value": "share of runs", "interval": "95 % interval"}
-    x, y = alt.X("x:Q", title=unit.label), _score(SUCCESS, "share of runs above it (%)")
+    ticks = alt.Axis(values=list(range(0, 101, 20))) if unit == SUCCESS else alt.Axis(tickCount=5)
+    x, y = alt.X("x:Q", title=unit.label, axis=ticks), _score(SUCCESS, "share of runs above it (%)")
     return [_lines("", told, looks, x, y, tips, TALL, interpolate="step-after")]
 
 
@@ -135,13 +146,14 @@ def _improvement(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     colour = alt.Color("probability:Q", legend=None, scale=alt.Scale(scheme="purpleorange", domain=[1, 0]))
     ink = alt.condition("datum.dark", alt.value("#fafafa"), alt.value("#111111"))
     layers = alt.layer(base.mark_rect().encode(color=colour), base.mark_text(fontSize=12).encode(text="value:N", color=ink))
-    return [Panel("", _spec(layers, alt.Step(34)), 34 * len(order) + 110)]
+    return [Panel("", _spec(layers, 34 * len(order) + 90), 34 * len(order) + 90)]
 
 
 def _ablations(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     unit, agents, found = study.unit(), study.agents(data["agent"]), []
     for name, here in data.groupby("panel", sort=False):
-        told = _told(study, here.assign(seeds=here["n_seeds_min"]), unit, by="agent").assign(published=100 * here["published_mean"])
+        told = _told(study, here.assign(seeds=here["n_seeds_min"]), unit, by="agent")
+        told[["published", "their_low", "their_high"]] = 100 * here[PUBLISHED]
         told["name"] = [label(agents[bar["agent"]].title, bar["variant"], " ") for bar in here.to_dict("records")]
         found.append(_bars(PANELS[str(name)].title, told, looks, unit, unit.label, bars=bool(unit.sign)))
     return found
@@ -157,7 +169,7 @@ def _sensitivity(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         x: alt.X
         if numbers:
             told["x"] = here["value"].astype(float)
-            x = alt.X("x:Q", title=str(name), scale=_x_scale(told["x"]), axis=alt.Axis(values=sorted(set(told["x"])), format="~g", labelOverlap=True))
+            x = alt.X("x:Q", title=str(name), scale=_x_scale(told["x"]), axis=_ticks(told["x"]))
         else:
             told["x"] = told["shown"]
             x = alt.X("x:N", title=str(name), axis=alt.Axis(labelAngle=0))
@@ -172,8 +184,7 @@ def _data_scaling(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]
         told = _told(study, here, unit, by="agent").assign(x=here["value"], shown=here["value"].map("{:g}".format))
         tips = {"series": "method", "shown": what, "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
         scale = alt.Scale(type="log", nice=False) if axis == "episodes" else alt.Scale(zero=False, nice=False)
-        ticks = alt.Axis(values=sorted(set(told["x"])), format="~g", labelOverlap=True)
-        found.append(_lines(str(group), told, looks, alt.X("x:Q", title=what, scale=scale, axis=ticks), _score(unit), tips, LOW))
+        found.append(_lines(str(group), told, looks, alt.X("x:Q", title=what, scale=scale, axis=_ticks(told["x"])), _score(unit), tips, LOW))
     return found
 
 
@@ -223,7 +234,7 @@ def _landscape(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
             tooltip=_tips({"x": x_name, "y": y_name, "value": unit.name}),
         )
         title = f"{study.agents([str(agent)])[str(agent)].title}, {group}"
-        found.append(Panel(title, _spec(points, LOW), LOW + AXES))
+        found.append(Panel(title, _spec(points, LOW), LOW))
     return found
 
 
@@ -276,6 +287,10 @@ def _score(unit: Unit, title: str = "") -> dict[str, Any]:
     return {"title": title or unit.label, "scale": scale, "axis": alt.Axis(tickCount=5)}
 
 
+def _ticks(values: pd.Series) -> alt.Axis:
+    return alt.Axis(values=sorted(set(values)), format="~g", labelOverlap=True)
+
+
 def _x_scale(values: pd.Series) -> alt.Scale:
     wide = values.min() > 0 and values.max() >= DECADE * values.min()
     return alt.Scale(type="log", nice=False) if wide else alt.Scale(zero=False, nice=False, padding=12)
@@ -298,7 +313,7 @@ def _lines(
     data = data[[name for name in ("series", "x", "mean", "low", "high", "common", *tips) if name in data]]
     data = data.loc[:, ~data.columns.duplicated()]
     near = alt.selection_point(nearest=True, on="pointermove", clear="pointerout", fields=["x", "series"], empty=False)
-    base = _switched(alt.Chart(data).encode(x=x, color=looks.colour()))
+    base = alt.Chart(data).encode(x=x, color=looks.colour()).transform_filter("indexof(hidden, datum.series) < 0")
     y, ends = alt.Y("mean:Q", **axis), {"y": alt.Y("low:Q", **axis), "y2": "high:Q"}
     layers: list[alt.Chart] = []
     if data["low"].notna().any():
@@ -314,7 +329,8 @@ def _lines(
     if "common" in data and data["common"].any():
         ring = base.transform_filter("datum.common").mark_point(size=150, strokeWidth=1.2, filled=False)
         layers.append(ring.encode(y=y, color=alt.value(INK)))
-    return Panel(title, _spec(alt.layer(*layers), height), height + AXES)
+    switched = alt.layer(*layers).add_params(alt.param(name="hidden", value=[]))  # set by the legend
+    return Panel(title, _spec(switched, height), height)
 
 
 def _bars(
@@ -331,22 +347,15 @@ def _bars(
     """One row for each name, best first, with its interval and value: a bar from 0, or else a dot. `lower`: low values
     are better. `zero`: a line marks 0. The column `published` is drawn as a diamond."""
     order = list(dict.fromkeys(data.sort_values("mean", ascending=lower, kind="stable")["name"]))
-    data = data.assign(end=data[["mean", "low", "high"]].max(axis=1))
-    kept = ["series", "name", "mean", "low", "high", "end", "value", "interval", "seeds", "published"]
+    theirs = ["published", "their_low", "their_high"]
+    kept = ["series", "name", "mean", "low", "high", "value", "interval", "seeds", *theirs, "runs"]
     data = data[[name for name in kept if name in data and not data[name].isna().all()]]
-    percent = unit.sign and not zero
-    ticks: dict[str, Any] = {"axis": alt.Axis(tickCount=5)}
-    if percent:
-        ticks["axis"], ticks["scale"] = alt.Axis(values=list(range(0, 101, 20))), alt.Scale(domain=[0, 116], nice=False)
-    elif not zero and not bars:
-        ticks["scale"] = alt.Scale(zero=False, padding=40)
-    elif bars:
-        ticks["scale"] = alt.Scale(domain=[0, 1.25 * float(data["end"].max())], nice=False)
-    else:
-        ticks["scale"] = alt.Scale(padding=44)
+    ticks: dict[str, Any] = {"axis": alt.Axis(tickCount=4, grid=True), "scale": alt.Scale(zero=bars or zero)}
+    if unit.sign and not zero:
+        ticks = {"axis": alt.Axis(values=list(range(0, 101, 20)), grid=True), "scale": alt.Scale(domain=[0, 100])}
     tips = {"name": "method", "value": x_title, "interval": "95 % interval", "seeds": "seeds"}
     tips = {name: text for name, text in tips.items() if name in data and (data[name] != "").any()}
-    base = _switched(alt.Chart(data).encode(y=alt.Y("name:N", sort=order, title=None), tooltip=_tips(tips)))
+    base = alt.Chart(data).encode(y=alt.Y("name:N", sort=order, title=None), tooltip=_tips(tips))
     x = alt.X("mean:Q", title=x_title, **ticks)
     layers: list[alt.Chart] = []
     if zero:
@@ -363,27 +372,27 @@ def _bars(
             layers.append(known.mark_rule(strokeWidth=3).encode(color=looks.colour(), **ends))
     if not bars:
         layers.append(base.mark_point(filled=True, size=110, opacity=1).encode(x=x, color=looks.colour(), shape=looks.shape()))
+    if "runs" in data:
+        single = base.transform_flatten(["runs"]).mark_point(size=18, filled=True, fill=PAPER, stroke=INK, strokeWidth=0.8)
+        layers.append(single.encode(x=alt.X("runs:Q", title=x_title, **ticks), yOffset=alt.value(0.76 * ROW)))
     if "published" in data:
-        theirs = base.transform_filter("isValid(datum.published)")
-        diamond = theirs.mark_point(shape="diamond", size=80, filled=True, fill=PAPER, stroke=INK, opacity=1)
-        layers.append(diamond.encode(x=alt.X("published:Q", title=x_title, **ticks), tooltip=_tips({"name": "method", "published": "published"})))
-    text = base.mark_text(align="left", baseline="middle", dx=7, color=INK, fontSize=12)
-    layers.append(text.encode(x=alt.X("end:Q", title=x_title, **ticks), text="value:N"))
-    return Panel(title, _spec(alt.layer(*layers), alt.Step(ROW)), ROW * len(order) + AXES)
-
-
-def _switched(chart: alt.Chart) -> alt.Chart:
-    """The chart without the series that are switched off by the legend."""
-    return chart.transform_filter("indexof(hidden, datum.series) < 0")
+        known = base.transform_filter("isValid(datum.published)").encode(tooltip=_tips({"name": "method", "published": "published"}))
+        if "their_low" in data:
+            ends = {"x": alt.X("their_low:Q", title=x_title, **ticks), "x2": "their_high:Q"}
+            layers.append(known.mark_rule(color=INK).encode(**ends))
+        diamond = known.mark_point(shape="diamond", size=80, filled=True, fill=PAPER, stroke=INK, opacity=1)
+        layers.append(diamond.encode(x=alt.X("published:Q", title=x_title, **ticks)))
+    text = base.mark_text(align="left", baseline="middle", dx=10, color=INK, fontSize=12)
+    layers.append(text.encode(x=alt.value("width"), text="value:N"))
+    height = ROW * len(order) + AXES
+    whole = alt.layer(*layers).properties(padding={"left": 0, "top": 4, "bottom": 0, "right": VALUES})
+    return Panel(title, _spec(whole, height), height)
 
 
 def _tips(columns: Mapping[str, str]) -> Sequence[alt.Tooltip]:
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in columns.items()]
 
 
-def _spec(chart: Any, height: Any) -> dict[str, Any]:
-    """The chart as a specification as wide as its place on the page. `hidden` is set by the legend."""
-    fit = alt.AutoSizeParams(type="fit-x" if isinstance(height, alt.Step) else "fit", contains="padding")
-    whole = chart.properties(width="container", height=height, autosize=fit)
-    whole = whole.add_params(alt.param(name="hidden", value=[]))
-    return dict(whole.to_dict())
+def _spec(chart: Any, height: int) -> dict[str, Any]:
+    """The chart as a specification, as wide as its place on the page."""
+    return dict(chart.properties(width="container", height=height).to_dict())

@@ -1,5 +1,6 @@
 """The first screen of the page: the best methods in sentences, and one table of methods by groups."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,9 @@ class Cell:
     value: str
     interval: str
     published: str
+    published_interval: str
     seeds: str
-    marks: str  # letters of the notes
+    marks: str  # letters of the notes that are not those of all cells
     best: bool
     bar: dict[str, float]
 
@@ -37,12 +39,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Headline:
-    """The table of methods (rows, best first) by groups (columns)."""
+    """The table of methods (rows, best first) by groups (columns, the average over groups first)."""
 
     columns: list[str]
     rows: list[Row]
-    seeds: str  # of all cells, where they agree
+    seeds: str  # per task, of most cells
     published: bool  # whether a published number is known
+    marks: str  # letters of the notes that all cells share
 
     @property
     def bars(self) -> bool:
@@ -55,9 +58,11 @@ def headline(study: Study, table: Table) -> Headline:
     shown = set(settings.shown(study))
     records = [row | {"texts": texts} for row, texts in zip(table.data.to_dict("records"), table.rows, strict=True)]
     records = [row for row in records if row["series"] in shown]
-    groups = list(dict.fromkeys(str(row["group"]) for row in records))
+    groups = sorted(dict.fromkeys(str(row["group"]) for row in records), key=lambda group: group != AVERAGE)
     best = {group: max(row["mean"] for row in records if row["group"] == group) for group in groups}
-    cells = {(row["series"], row["group"]): _cell(study, row, best) for row in records}
+    letters = [row["texts"][-1].split(",") for row in records]
+    common = [letter for letter in letters[0] if all(letter in own for own in letters)] if records else []
+    cells = {(row["series"], row["group"]): _cell(study, row, best, common) for row in records}
     means = {key: [row["mean"] for row in records if row["series"] == key] for key in shown}
     last = {row["series"]: row["mean"] for row in records if row["group"] == AVERAGE}
     order = sorted(
@@ -69,37 +74,40 @@ def headline(study: Study, table: Table) -> Headline:
         Row(study.series[key].title, DAGGER * (key in short), [cells.get((key, group)) for group in groups])
         for key in order
     ]
-    seeds = {cell.seeds for cell in cells.values()}
-    return Headline(
-        groups, rows, seeds.pop() if len(seeds) == 1 else "", any(cell.published for cell in cells.values())
-    )
+    seeds = Counter(cell.seeds for cell in cells.values()).most_common(1)[0][0] if cells else ""
+    return Headline(groups, rows, seeds, any(cell.published for cell in cells.values()), ", ".join(common))
 
 
-def _cell(study: Study, row: dict[str, Any], best: dict[str, float]) -> Cell:
+def _cell(study: Study, row: dict[str, Any], best: dict[str, float], common: Sequence[str]) -> Cell:
     _, _, value, published, seeds, _, _, marks = row["texts"]
     number, _, interval = value.partition(" ")
+    theirs, _, their_interval = published.partition(" ")
+    own = ",".join(sorted(set(marks.split(",")) - set(common)))
     ends = ("mean", "low", "high", "published_mean")
     unit = study.unit(*([] if row["group"] == AVERAGE else [row["group"]]))
     bar = {end: 100 * row[end] for end in ends if np.isfinite(row[end])} if unit == SUCCESS else {}
-    return Cell(number, interval, published, seeds, marks, row["mean"] == best[row["group"]], bar)
+    return Cell(number, interval, theirs, their_interval, seeds, own, row["mean"] == best[row["group"]], bar)
 
 
 def lead(study: Study, table: Headline) -> str:
     """Which method has the highest mean, and where the subject stands: a sentence or two."""
+    if not table.rows:
+        return ""
     averaged = AVERAGE in table.columns
     if len(table.columns) == 1 or averaged:
         place = table.columns.index(AVERAGE) if averaged else 0
         ranked = [(row, cell) for row in table.rows if (cell := row.cells[place])]
         where = f"over {len(study.comparable)} groups" if averaged else f"on {table.columns[0]}"
         unit = study.unit(*([] if averaged else table.columns))
-        texts = [f"{row.title} {cell.value} {unit.sign}".strip() + f" {cell.interval}".rstrip() for row, cell in ranked]
-        if len(texts) < 2:
-            return f"{texts[0]} {where}." if texts else ""
-        text = f"The highest mean {where} is that of {texts[0]}"
-        own = [i for i, (row, _) in enumerate(ranked) if row.title == study.subject.title]
-        if not own or own[0] == 0:
-            return f"{text}, followed by {texts[1]}."
-        return f"{text}. {texts[own[0]]} is number {own[0] + 1} of {len(texts)}."
+        values = [" ".join(filter(None, [cell.value, unit.sign, cell.interval])) for _, cell in ranked]
+        titles = [row.title for row, _ in ranked]
+        if len(ranked) < 2:
+            return f"{titles[0]} reaches {values[0]} {where}." if ranked else ""
+        text = f"{titles[0]} has the highest mean {where}: {values[0]}."
+        own = titles.index(study.subject.title) if study.subject.title in titles else 0
+        if own < 2:
+            return f"{text} {titles[1]} is second with {values[1]}."
+        return f"{text} {titles[own]} is number {own + 1} of {len(titles)} with {values[own]}."
     wins = [[row.cells[i] is not None and row.cells[i].best for row in table.rows] for i in range(len(table.columns))]
     counts = {row.title: sum(won[i] for won in wins) for i, row in enumerate(table.rows)}
     parts = [f"{title} on {count}" for title, count in sorted(counts.items(), key=lambda one: -one[1]) if count]

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 FOLDED = 30  # rows from which on a table is folded away
 FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
 FIRST = "curves"  # the figure of the first screen
-NO_LEGEND = {"improvement"}  # charts whose rows and columns carry the names
+WIDTHS = {"tasks": "13rem", "aggregates": "16rem"}  # least width of a panel, for five or four in a row
 RULES = [
     f"The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
     "evaluation of a run is never reported.",
@@ -137,7 +137,9 @@ def _facts(study: Study) -> list[str]:
     runs = study.runs
     states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
     count = int(runs["scored"].sum())
-    facts = [f"{len(runs)} runs ({states})", f"{count} of them count" if count < len(runs) else "all of them count"]
+    facts = [f"{len(runs)} runs, all of which count"]
+    if count < len(runs):
+        facts = [f"{len(runs)} runs ({states}), {count} of which count"]
     if study.include_unfinished:
         facts.append("Unfinished runs are included, with the last evaluations they have")
     if len(study.results.paths) > 1:
@@ -180,20 +182,23 @@ def _figures(
                 "picture": picture,
                 "wide": plot.figure.get_figwidth() > style.COLUMN,
                 "csv": _csv(plot.data.to_csv(index=False)),
+                "least": WIDTHS.get(name, "20rem"),
                 "panels": list(zip(ids, panels, strict=True)),
-                "legend": _legend(study, plot, looks) if panels and name not in NO_LEGEND else [],
+                "legend": _legend(study, plot) if name in charts.LEGENDS else [],
             }
     return found
 
 
-def _legend(study: Study, plot: style.Plot, looks: Mapping[str, Any]) -> list[str]:
-    """The titles in a figure as its lines end, or else in showing order."""
+def _legend(study: Study, plot: style.Plot) -> list[str]:
+    """The titles in a figure of lines, in the order of their ends. Profiles all end at 0: there, of their means."""
     data = plot.data
-    key = "series" if "series" in data and set(data["series"]) <= study.series.keys() else "agent"
+    key = "agent" if "agent" in data else "series"
     panels = [name for name in ("group", "task", "hyperparameter", "axis") if name in data]
-    keys = style.by_end(data, key, *panels) if "mean" in data and panels else list(dict.fromkeys(data[key]))
-    titled = study.series if key == "series" else study.agents(keys)
-    return [title for title in dict.fromkeys(titled[one].title for one in keys) if title in looks]
+    if "share" in data:
+        data, panels = data.groupby(key, as_index=False)["share"].mean().rename(columns={"share": "mean"}), []
+    keys = style.by_end(data, key, *panels)
+    titled = study.agents(keys) if key == "agent" else study.series
+    return [titled[one].title for one in keys]
 
 
 def _table(name: str, table: Table, notes: _Notes) -> dict[str, Any]:

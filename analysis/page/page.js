@@ -11,7 +11,7 @@ const config = {
   font: "system-ui, sans-serif",
   view: { stroke: null },
   axis: { ...text, domainColor: "var(--line)", gridColor: "var(--line)", ticks: false, labelPadding: 6, titlePadding: 8, labelLimit: 170 },
-  axisX: { labelFlush: false },
+  axisX: { grid: false },
   axisYBand: { labelColor: "var(--ink)", domain: false, grid: false },
   axisYPoint: { labelColor: "var(--ink)" },
   legend: text,
@@ -45,6 +45,7 @@ mark();
   for (const place of places) {
     try {
       const { view } = await vegaEmbed(place, specs[place.id], options);
+      if (!specs[place.id].params?.some((one) => one.name === "hidden")) continue;
       views.push(view);
       if (hidden.size) await view.signal("hidden", [...hidden]).runAsync();
     } catch (error) {

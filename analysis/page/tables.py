@@ -3,8 +3,9 @@ one line in TABLES.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,11 @@ from analysis.results.study import DAGGER, SUCCESS, Study, Unit
 
 def success(study: Study) -> Table:
     """Scores by group: ours, the published number, what stands behind ours, and how the protocols differ."""
-    data = summaries.by_group(study)
-    letters: dict[str, str] = {}
+    data, letters = summaries.by_group(study), _letters(study)
     departures, rows = [], []
     for row in data.to_dict("records"):
         phrases = summaries.protocol_differences(study, row["series"], row["group"])
-        own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases)
+        own = ",".join(letters[phrase] for phrase in phrases)
         departures.append(phrases)
         dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
         seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
@@ -35,6 +35,7 @@ def success(study: Study) -> Table:
         published = interval(row["published_mean"], row["published_low"], row["published_high"])
         title = study.series[row["series"]].title + dagger
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
+    letters = _used(letters, departures)
     notes = _success_notes(data, letters)
     unit = study.unit(*study.groups)
     score = _in_unit(unit.title, unit)
@@ -65,14 +66,15 @@ def published(study: Study) -> Table:
     published number of any method, by group and by task, with what each of them was made with."""
     data, title = summaries.beside_published(study), study.subject.title
     figure = f"{title}'s figure" if study.subject.name == SUBJECT else f"{title} as published"
-    letters: dict[str, str] = {}
+    letters, used = _letters(study), []
     rows = []
     for (group, task), here in data.groupby(["group", "task"], sort=False):
         cells = dict.fromkeys(("ours", "best", "figure", "record"), "")
         for value in here.to_dict("records"):
             what, own = value["what"], value["what"] in ("ours", "best")
-            phrases = value["protocol"].split("; ") if own else [value["protocol"]]
-            marks = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases if phrase)
+            phrases = _phrases(value)
+            used.append(phrases)
+            marks = ",".join(letters[phrase] for phrase in phrases)
             # A value of ours without an interval has a task with a single seed.
             unit = study.unit(str(group)) if own else SUCCESS
             number = interval(value["mean"], value["low"], value["high"], unit, alone=own) + (
@@ -83,7 +85,7 @@ def published(study: Study) -> Table:
             cells[column] = "; ".join(filter(None, [cells[column], by + number]))
         rows.append([group, task or "all", *cells.values()])
         rows[-1][-1] = rows[-1][-1] or "none known"
-    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    notes = [f"({letter}) {phrase}" for phrase, letter in _used(letters, used).items()]
     if data["what"].isin(["record", "second-hand"]).any():
         notes.append(
             "Best published: the highest number of any method on the same tasks, with the same reward and size of "
@@ -321,6 +323,27 @@ def interval(
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"
+
+
+@lru_cache(maxsize=2)
+def _letters(study: Study) -> dict[str, str]:
+    """The letter of every phrase about a protocol: the same in all tables."""
+    cells = summaries.by_group(study)[["series", "group"]].itertuples(index=False, name=None)
+    phrases = [phrase for cell in cells for phrase in summaries.protocol_differences(study, *cell)]
+    phrases += [phrase for row in summaries.beside_published(study).to_dict("records") for phrase in _phrases(row)]
+    return {phrase: _letter(i) for i, phrase in enumerate(dict.fromkeys(phrases))}
+
+
+def _phrases(row: Mapping[Hashable, Any]) -> list[str]:
+    """The phrases about the protocol of a row of `summaries.beside_published`."""
+    own = row["what"] in ("ours", "best")
+    return [phrase for phrase in (row["protocol"].split("; ") if own else [row["protocol"]]) if phrase]
+
+
+def _used(letters: Mapping[str, str], phrases: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The letters of these phrases, in order."""
+    here = {phrase for some in phrases for phrase in some}
+    return {phrase: letter for phrase, letter in letters.items() if phrase in here}
 
 
 def _letter(i: int) -> str:

@@ -15,7 +15,8 @@ def draw(study: Study) -> style.Plot | None:
     if data.empty:
         return None
     field, unit, statistics = comparisons.field(study), study.unit(), comparisons.statistics(study)
-    shown = [study.series[key] for key in field.scores]
+    first = data[data["statistic"] == next(iter(statistics))].sort_values("value", ascending=False, kind="stable")
+    shown = [study.series[key] for key in first["series"]]
     figure = Figure(figsize=(style.PAGE, 0.74 + ROW * len(shown)))
     grid = figure.subplots(1, len(statistics), squeeze=False, sharey=True)
     for axes, (name, (title, _)) in zip(grid.flat, statistics.items(), strict=True):

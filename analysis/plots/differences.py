@@ -17,7 +17,8 @@ def draw(study: Study) -> style.Plot | None:
         return None
     baselines = [key for key in study.series if key in set(data["versus"])]
     groups = list(dict.fromkeys(data["group"]))
-    pairs = list(dict.fromkeys(zip(data["group"], data["series"], strict=True)))
+    largest = data.sort_values("difference", ascending=False, kind="stable").drop_duplicates(["group", "series"])
+    pairs = sorted(zip(largest["group"], largest["series"], strict=True), key=lambda pair: groups.index(pair[0]))
     places = {pair: i + GROUP_GAP * groups.index(pair[0]) for i, pair in enumerate(pairs)}
     depth = max(places.values())
     page = style.COLUMN if len(baselines) == 1 else style.PAGE

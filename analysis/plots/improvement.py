@@ -54,8 +54,8 @@ def draw(study: Study) -> style.Plot | None:
     axes.set_ylim(size - 0.5, -0.5)
     caption = (
         "Probability that a run of the row's agent scores above a run of the column's on the same task, ties counting "
-        f"half, on average over tasks. {field.note(study)} 0.5: neither is ahead. In brackets: 95 % bootstrap "
-        "intervals, seeds resampled independently on both sides; none for a single seed."
+        f"half, on average over tasks. {field.note(study)} 0.5: neither is ahead. Intervals: 95 % bootstrap, "
+        "seeds resampled independently on both sides; none for a single seed."
     )
     notes = [*summaries.small_print(study), *summaries.interval_notes(data, "n_seeds", "n_seeds_versus")]
     return style.Plot(figure, data, "Probability of improvement", caption, notes)
