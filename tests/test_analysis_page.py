@@ -122,9 +122,7 @@ def test_many_claims_without_enough_runs_are_folded_away(tmp_path):
     few = claims(studied(tmp_path))
     assert {claim.verdict for claim in few} == {"too few"} and len(few) == 4
     text = page.render(studied(tmp_path))
-    assert "4 comparisons with too few runs to tell" in text and all(
-        claim.sentence in Page(text).text for claim in few
-    )
+    assert "4 comparisons with too few runs to tell" in text and all(claim.sentence in Page(text).text for claim in few)
 
 
 def test_the_first_screen_is_the_answer(results, written):

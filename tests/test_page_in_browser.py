@@ -101,7 +101,7 @@ def test_nothing_overlaps_is_cut_off_or_scrolls_sideways(chromium, file, width, 
     assert tab.evaluate("document.querySelector('.headline').getBoundingClientRect().top") < 450, "the answer is on top"
     assert not tab.locator(".interactive .picture").first.is_visible()
     tab.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
-    assert tab.evaluate("document.querySelector('nav').getBoundingClientRect().top") == 0, "the contents stay in view"
+    assert abs(tab.evaluate("document.querySelector('nav').getBoundingClientRect().top")) < 1, "the contents stay in view"
     tab.context.close()
 
 
@@ -126,7 +126,10 @@ def test_a_legend_switches_series_and_a_point_tells_its_interval(chromium, file)
     assert count == tab.locator("#figure-curves .legend button").count() or count == 5, "all but the best of 4"
     button.click()
     sync_api.expect(lines).to_have_count(count - 1)
-    assert {one.get_attribute("aria-pressed") for one in tab.locator(f"[data-series='{button.get_attribute('data-series')}']").all()} == {"false"}
+    assert {
+        one.get_attribute("aria-pressed")
+        for one in tab.locator(f"[data-series='{button.get_attribute('data-series')}']").all()
+    } == {"false"}
     button.click()
     sync_api.expect(lines).to_have_count(count)
     points = chart.locator(".mark-symbol path")

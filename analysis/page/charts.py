@@ -1,7 +1,7 @@
 """The figures as interactive charts: Vega-Lite specifications, made with Altair from the numbers of the figures.
 
-Vega was chosen by measurement. Its bundle (vl-convert-python) adds 0.9 MB to the page, needs no network and runs without
-`eval`, in its interpreter mode. The only bundle in Plotly's package has 4.8 MB, and a page has at most 6 MB. Vega's SVG
+Vega was chosen by measurement. Its bundle (vl-convert-python) adds 0.9 MB to the page, needs no network and, in its
+interpreter mode, no `eval`. The only bundle in Plotly's package has 4.8 MB, and a page has at most 6 MB. Vega's SVG
 takes its colours from the page's style sheet, so one drawing fits the light scheme, the dark scheme and paper.
 """
 
@@ -28,13 +28,16 @@ VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 TALL, LOW, ROW = 380, 230, 26
 """Heights in pixels: lines in a panel of its own, lines in one of several panels, axes included, a bar."""
 AXES = 46  # pixels that the axis below a panel takes
-VALUES = 56  # pixels to the right of bars for their values
 MANY_POINTS = 25  # beyond it, markers would hide the line
 INK, PAPER = "var(--ink)", "var(--paper)"
 PUBLISHED = ["published_mean", "published_low", "published_high"]
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "v": "triangle-down", "^": "triangle-up", "<": "triangle-left"},
-    **{">": "triangle-right", "P": "cross", "X": "M-.7-.9L0-.3 .7-.9 .9-.7 .3 0 .9 .7 .7 .9 0 .3-.7 .9-.9 .7-.3 0-.9-.7Z"},
+    **{
+        ">": "triangle-right",
+        "P": "cross",
+        "X": "M-.7-.9L0-.3 .7-.9 .9-.7 .3 0 .9 .7 .7 .9 0 .3-.7 .9-.9 .7-.3 0-.9-.7Z",
+    },
     **{"h": "M0-1L.9-.5 .9 .5 0 1-.9 .5-.9-.5Z", "p": "M0-1L1-.3 .6 .8-.6 .8-1-.3Z", "d": "M0-1L.6 0 0 1-.6 0Z"},
     "*": "M0-1L.2-.3 1-.3 .4 .1 .6 .8 0 .4-.6 .8-.4 .1-1-.3-.2-.3Z",
 }
@@ -78,7 +81,13 @@ def _curves(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     for place, here in panels:
         unit = study.unit(str(place[0]))
         told = _told(study, here, unit).assign(x=here["step"], updates=here["step"].map("{:,}".format))
-        tips = {"series": "method", "updates": "updates", "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
+        tips = {
+            "series": "method",
+            "updates": "updates",
+            "value": unit.name,
+            "interval": "95 % interval",
+            "seeds": "seeds",
+        }
         found.append(_lines(" ".join(map(str, place)), told, looks, x, _score(unit), tips, height))
     return found
 
@@ -105,7 +114,11 @@ def _differences(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         here = here.assign(mean=here["difference"])
         counts = here["n_seeds"].astype(str) + " and " + here["n_seeds_versus"].astype(str)
         told = _told(study, here, unit, signed=True).assign(seeds=counts)
-        title = f"{group}, against {study.series[str(versus)].title}" if several else f"against {study.series[str(versus)].title}"
+        title = (
+            f"{group}, against {study.series[str(versus)].title}"
+            if several
+            else f"against {study.series[str(versus)].title}"
+        )
         found.append(_bars(title, told, looks, unit, f"difference ({unit.points})", zero=True))
     return found
 
@@ -116,7 +129,7 @@ def _aggregates(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         here = data[data["statistic"] == name]
         told = _told(study, here.assign(mean=here["value"]), unit)
         lower = name == "optimality_gap"
-        text = "below 100 % on average (lower is better)" if lower else unit.label
+        text = "lower is better (%)" if lower else unit.label
         found.append(_bars(title, told, looks, unit, text, lower=lower))
     return found
 
@@ -141,11 +154,15 @@ def _improvement(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     base = alt.Chart(told[["series", "versus", "probability", "value", "interval", "dark"]]).encode(
         x=alt.X("versus:N", sort=order, title="above a run of", axis=alt.Axis(orient="top", labelAngle=-35)),
         y=alt.Y("series:N", sort=order, title=None),
-        tooltip=_tips({"series": "a run of", "versus": "above a run of", "value": "probability", "interval": "95 % interval"}),
+        tooltip=_tips(
+            {"series": "a run of", "versus": "above a run of", "value": "probability", "interval": "95 % interval"}
+        ),
     )
     colour = alt.Color("probability:Q", legend=None, scale=alt.Scale(scheme="purpleorange", domain=[1, 0]))
     ink = alt.condition("datum.dark", alt.value("#fafafa"), alt.value("#111111"))
-    layers = alt.layer(base.mark_rect().encode(color=colour), base.mark_text(fontSize=12).encode(text="value:N", color=ink))
+    layers = alt.layer(
+        base.mark_rect().encode(color=colour), base.mark_text(fontSize=12).encode(text="value:N", color=ink)
+    )
     return [Panel("", _spec(layers, 34 * len(order) + 90), 34 * len(order) + 90)]
 
 
@@ -164,7 +181,13 @@ def _sensitivity(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     for name, here in data.groupby("hyperparameter", sort=False):
         told = _told(study, here, unit, by="agent").assign(common=here["common"].astype(bool))
         told["shown"] = here["value"].map(word)
-        tips = {"series": "method", "shown": str(name), "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
+        tips = {
+            "series": "method",
+            "shown": str(name),
+            "value": unit.name,
+            "interval": "95 % interval",
+            "seeds": "seeds",
+        }
         numbers = all(map(settings.is_number, here["value"]))
         x: alt.X
         if numbers:
@@ -184,7 +207,17 @@ def _data_scaling(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]
         told = _told(study, here, unit, by="agent").assign(x=here["value"], shown=here["value"].map("{:g}".format))
         tips = {"series": "method", "shown": what, "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
         scale = alt.Scale(type="log", nice=False) if axis == "episodes" else alt.Scale(zero=False, nice=False)
-        found.append(_lines(str(group), told, looks, alt.X("x:Q", title=what, scale=scale, axis=_ticks(told["x"])), _score(unit), tips, LOW))
+        found.append(
+            _lines(
+                str(group),
+                told,
+                looks,
+                alt.X("x:Q", title=what, scale=scale, axis=_ticks(told["x"])),
+                _score(unit),
+                tips,
+                LOW,
+            )
+        )
     return found
 
 
@@ -194,14 +227,18 @@ def _budget(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         unit = study.unit(str(group))
         told = _told(study, here, unit, by="agent").assign(x=here["k"], tried=here["k"])
         tips = {"series": "method", "tried": "configurations tried", "value": unit.name, "interval": "95 % interval"}
-        found.append(_lines(str(group), told, looks, alt.X("x:Q", title="configurations tried"), _score(unit), tips, LOW))
+        found.append(
+            _lines(str(group), told, looks, alt.X("x:Q", title="configurations tried"), _score(unit), tips, LOW)
+        )
     return found
 
 
 def _importances(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     found = []
     for agent, here in data.groupby("agent", sort=False):
-        told = _told(study, here.assign(mean=here["importance"]), SUCCESS, by="agent").assign(name=here["hyperparameter"])
+        told = _told(study, here.assign(mean=here["importance"]), SUCCESS, by="agent").assign(
+            name=here["hyperparameter"]
+        )
         title = study.agents([str(agent)])[str(agent)].title
         found.append(_bars(title, told, looks, SUCCESS, "share of the variance explained (%)", bars=True))
     return found
@@ -224,7 +261,9 @@ def _landscape(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     for (agent, group), here in data.groupby(["agent", "group"], sort=False):
         x_name, y_name = here.iloc[0][["x_name", "y_name"]]
         told = here[["x", "y"]].assign(score=scores, value=here["score"].map(unit.text))
-        scales = [alt.Scale(type="log") if drawn_in_decades(here[n].to_numpy()) else alt.Scale(zero=False) for n in "xy"]
+        scales = [
+            alt.Scale(type="log") if drawn_in_decades(here[n].to_numpy()) else alt.Scale(zero=False) for n in "xy"
+        ]
         colour = alt.Color("score:Q", title=unit.label, scale=alt.Scale(scheme="cividis", domain=domain))
         points = alt.Chart(told).mark_point(filled=True, size=90, opacity=1, stroke=INK, strokeWidth=0.5)
         points = points.encode(
@@ -371,12 +410,18 @@ def _bars(
         else:
             layers.append(known.mark_rule(strokeWidth=3).encode(color=looks.colour(), **ends))
     if not bars:
-        layers.append(base.mark_point(filled=True, size=110, opacity=1).encode(x=x, color=looks.colour(), shape=looks.shape()))
+        layers.append(
+            base.mark_point(filled=True, size=110, opacity=1).encode(x=x, color=looks.colour(), shape=looks.shape())
+        )
     if "runs" in data:
-        single = base.transform_flatten(["runs"]).mark_point(size=18, filled=True, fill=PAPER, stroke=INK, strokeWidth=0.8)
+        single = base.transform_flatten(["runs"]).mark_point(
+            size=18, filled=True, fill=PAPER, stroke=INK, strokeWidth=0.8
+        )
         layers.append(single.encode(x=alt.X("runs:Q", title=x_title, **ticks), yOffset=alt.value(0.76 * ROW)))
     if "published" in data:
-        known = base.transform_filter("isValid(datum.published)").encode(tooltip=_tips({"name": "method", "published": "published"}))
+        known = base.transform_filter("isValid(datum.published)").encode(
+            tooltip=_tips({"name": "method", "published": "published"})
+        )
         if "their_low" in data:
             ends = {"x": alt.X("their_low:Q", title=x_title, **ticks), "x2": "their_high:Q"}
             layers.append(known.mark_rule(color=INK).encode(**ends))
@@ -385,8 +430,7 @@ def _bars(
     text = base.mark_text(align="left", baseline="middle", dx=10, color=INK, fontSize=12)
     layers.append(text.encode(x=alt.value("width"), text="value:N"))
     height = ROW * len(order) + AXES
-    whole = alt.layer(*layers).properties(padding={"left": 0, "top": 4, "bottom": 0, "right": VALUES})
-    return Panel(title, _spec(whole, height), height)
+    return Panel(title, _spec(alt.layer(*layers), height), height)
 
 
 def _tips(columns: Mapping[str, str]) -> Sequence[alt.Tooltip]:

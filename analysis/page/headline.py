@@ -108,8 +108,7 @@ def lead(study: Study, table: Headline) -> str:
         if own < 2:
             return f"{text} {titles[1]} is second with {values[1]}."
         return f"{text} {titles[own]} is number {own + 1} of {len(titles)} with {values[own]}."
-    wins = [[row.cells[i] is not None and row.cells[i].best for row in table.rows] for i in range(len(table.columns))]
-    counts = {row.title: sum(won[i] for won in wins) for i, row in enumerate(table.rows)}
+    counts = {row.title: sum(cell is not None and cell.best for cell in row.cells) for row in table.rows}
     parts = [f"{title} on {count}" for title, count in sorted(counts.items(), key=lambda one: -one[1]) if count]
     return f"Highest mean: {', '.join(parts)} of {len(table.columns)} groups."
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from analysis.numbers.claims import Claim, claims
 from analysis.numbers.stats import LEVEL, RESAMPLES
@@ -28,7 +27,7 @@ HERE = Path(__file__).parent
 FOLDED = 30  # rows from which on a table is folded away
 FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
 FIRST = "curves"  # the figure of the first screen
-WIDTHS = {"tasks": "13rem", "aggregates": "16rem"}  # least width of a panel, for five or four in a row
+WIDTHS = {"tasks": "13rem", "aggregates": "23rem"}  # least width of a panel, for five or two in a row
 RULES = [
     f"The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
     "evaluation of a run is never reported.",
@@ -101,8 +100,8 @@ def render(study: Study) -> str:
         dark=style.DARK,
         light={light: light for light in style.DARK},
         names={style.INK: "ink", style.MUTED: "muted", style.GRID: "line", style.PAPER: "paper"},
-        specs=Markup(json.dumps(specs, separators=(",", ":")).replace("<", "\\u003c")),
-        script=Markup(script),
+        specs=json.dumps(specs, separators=(",", ":")).replace("<", "\\u003c"),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -205,7 +204,14 @@ def _table(name: str, table: Table, notes: _Notes) -> dict[str, Any]:
     links = {"csv": _csv(table.data.to_csv(index=False)), "tex": _data("text/x-tex", table.latex(name).encode())}
     fresh = notes.once(table.notes)
     earlier = any(note.startswith("(") for note in table.notes if note not in fresh)
-    return {"name": name, "table": table, "notes": fresh, "earlier": earlier, "folded": len(table.rows) >= FOLDED, **links}
+    return {
+        "name": name,
+        "table": table,
+        "notes": fresh,
+        "earlier": earlier,
+        "folded": len(table.rows) >= FOLDED,
+        **links,
+    }
 
 
 def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
