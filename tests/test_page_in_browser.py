@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from test_analysis import fill, put, studied
+from test_analysis_comparisons import one_at_a_time
+from test_analysis_studies import joint, put_bar
 
 from analysis.page import html as page
+from lps.agents.variants import PANELS
+from lps.runs.store import Store
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -65,7 +69,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["one group", "several groups"])
+@pytest.fixture(scope="module", params=["one group", "several groups", "studies"])
 def file(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     results = EXAMPLE / "cube-single-30k"
@@ -73,8 +77,27 @@ def file(request, tmp_path_factory) -> Path:
         agents = ("lps", "dsrl", "qcfql", "flow_bc", "a_method_with_a_long_name")
         results = fill(folder / "results", agents, groups=("cube-single", "cube-double", "puzzle-4x6"), seeds=3)
         put(results, "best_of_n", hyperparameters={"num_samples": 4})
+    elif request.param == "studies":
+        results = studies(folder / "results")
     page.write(studied(results), folder / "page.html")
     return folder / "page.html"
+
+
+def studies(path: Path) -> Path:
+    """Results of a study of every kind, with every figure but those of the ring bandit and of latents."""
+    joint(path, points=8)
+    one_at_a_time(path)
+    for i, bar in enumerate(dict.fromkeys(bar for panel in PANELS.values() for bar in panel.bars)):
+        put_bar(path, bar, 0.1 * (i % 10), group="cube-double")
+    store = Store(path)
+    rows = [
+        {"agent": name, "update_ms": 70.0 * i, "memory_mib": 1234.0, "decision_ms": 0.3 / i}
+        for i, name in enumerate(("lps", "dsrl", "a_method_that_was_only_measured"), 1)
+    ]
+    store.write_study("compute", {"rows": rows, "device": "a machine", "torch": "2", "threads": 1})
+    tuning = {"agent": "lps", "trials": [{"state": "COMPLETE", "hyperparameters": {}}] * 10, "held_out": {}}
+    store.write_study("tuning-lps", {**tuning, "importances": {"lr": 0.7, "alpha": 0.1}})
+    return path
 
 
 def opened(chromium, file: Path, **options):
@@ -101,7 +124,9 @@ def test_nothing_overlaps_is_cut_off_or_scrolls_sideways(chromium, file, width, 
     assert tab.evaluate("document.querySelector('.headline').getBoundingClientRect().top") < 450, "the answer is on top"
     assert not tab.locator(".interactive .picture").first.is_visible()
     tab.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
-    assert abs(tab.evaluate("document.querySelector('nav').getBoundingClientRect().top")) < 1, "the contents stay in view"
+    assert abs(tab.evaluate("document.querySelector('nav').getBoundingClientRect().top")) < 1, (
+        "the contents stay in view"
+    )
     tab.context.close()
 
 

@@ -5,23 +5,22 @@ interpreter mode, no `eval`. The only bundle in Plotly's package has 4.8 MB, and
 takes its colours from the page's style sheet, so one drawing fits the light scheme, the dark scheme and paper.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.numbers import comparisons
+from analysis.numbers import budgets, comparisons
 from analysis.plots import compute, data_scaling
-from analysis.plots.ablations import label
+from analysis.plots.ablations import heading, label
 from analysis.plots.landscape import drawn_in_decades
-from analysis.plots.sensitivity import DECADE
+from analysis.plots.sensitivity import DECADE, published_alphas
 from analysis.plots.success import FEW_RUNS
 from analysis.results import settings
 from analysis.results.agents import AVERAGE
 from analysis.results.study import SUCCESS, Study, Unit, word
-from lps.agents.variants import PANELS
 
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Of Vega-Lite, as vl-convert-python names it."""
@@ -30,6 +29,7 @@ TALL, LOW, ROW = 380, 230, 26
 AXES = 46  # pixels that the axis below a panel takes
 MANY_POINTS = 25  # beyond it, markers would hide the line
 INK, PAPER = "var(--ink)", "var(--paper)"
+SHARE = Unit("share of runs above it", 100, "%")
 PUBLISHED = ["published_mean", "published_low", "published_high"]
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "v": "triangle-down", "^": "triangle-up", "<": "triangle-left"},
@@ -76,19 +76,12 @@ Chart = Callable[[Study, pd.DataFrame, Looks], list[Panel]]
 def _curves(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     x = alt.X("x:Q", title="updates", axis=alt.Axis(format="~s", tickCount=5))
     panels = data.groupby([name for name in ("group", "task") if name in data], sort=False)
-    height = TALL if len(panels) == 1 else LOW
     found = []
     for place, here in panels:
         unit = study.unit(str(place[0]))
-        told = _told(study, here, unit).assign(x=here["step"], updates=here["step"].map("{:,}".format))
-        tips = {
-            "series": "method",
-            "updates": "updates",
-            "value": unit.name,
-            "interval": "95 % interval",
-            "seeds": "seeds",
-        }
-        found.append(_lines(" ".join(map(str, place)), told, looks, x, _score(unit), tips, height))
+        told = _told(study, here, unit).assign(x=here["step"], at=here["step"].map("{:,}".format))
+        title = " ".join(dict.fromkeys(map(str, place)))
+        found.append(_lines(title, told, looks, x, "updates", unit, TALL if len(panels) == 1 else LOW))
     return found
 
 
@@ -136,12 +129,11 @@ def _aggregates(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
 
 def _profiles(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     unit = study.unit()
-    told = _told(study, data.assign(mean=data["share"]), SUCCESS)
-    told = told.assign(x=unit.scale * data["threshold"], above=data["threshold"].map(unit.text))
-    tips = {"series": "method", "above": f"{unit.name} above", "value": "share of runs", "interval": "95 % interval"}
+    told = _told(study, data.assign(mean=data["share"]), SHARE)
+    told = told.assign(x=unit.scale * data["threshold"], at=data["threshold"].map(unit.text))
     ticks = alt.Axis(values=list(range(0, 101, 20))) if unit == SUCCESS else alt.Axis(tickCount=5)
-    x, y = alt.X("x:Q", title=unit.label, axis=ticks), _score(SUCCESS, "share of runs above it (%)")
-    return [_lines("", told, looks, x, y, tips, TALL, interpolate="step-after")]
+    x = alt.X("x:Q", title=unit.label, axis=ticks)
+    return [_lines("", told, looks, x, unit.label, SHARE, TALL, interpolate="step-after")]
 
 
 def _improvement(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
@@ -172,31 +164,34 @@ def _ablations(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         told = _told(study, here.assign(seeds=here["n_seeds_min"]), unit, by="agent")
         told[["published", "their_low", "their_high"]] = 100 * here[PUBLISHED]
         told["name"] = [label(agents[bar["agent"]].title, bar["variant"], " ") for bar in here.to_dict("records")]
-        found.append(_bars(PANELS[str(name)].title, told, looks, unit, unit.label, bars=bool(unit.sign)))
+        found.append(_bars(heading(str(name)), told, looks, unit, unit.label, bars=bool(unit.sign)))
     return found
 
 
 def _sensitivity(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     unit, found = study.unit(), []
     for name, here in data.groupby("hyperparameter", sort=False):
-        told = _told(study, here, unit, by="agent").assign(common=here["common"].astype(bool))
-        told["shown"] = here["value"].map(word)
-        tips = {
-            "series": "method",
-            "shown": str(name),
-            "value": unit.name,
-            "interval": "95 % interval",
-            "seeds": "seeds",
-        }
-        numbers = all(map(settings.is_number, here["value"]))
+        told = _told(study, here, unit, by="agent").assign(
+            common=here["common"].astype(bool), at=here["value"].map(word)
+        )
         x: alt.X
-        if numbers:
+        if numbers := all(map(settings.is_number, here["value"])):
             told["x"] = here["value"].astype(float)
             x = alt.X("x:Q", title=str(name), scale=_x_scale(told["x"]), axis=_ticks(told["x"]))
         else:
-            told["x"] = told["shown"]
+            told["x"] = told["at"]
             x = alt.X("x:N", title=str(name), axis=alt.Axis(labelAngle=0))
-        found.append(_lines("", told, looks, x, _score(unit), tips, LOW, names=not numbers))
+        if name == "alpha":
+            told = pd.concat([told, *_published_alphas(study, here["agent"])], ignore_index=True)
+        found.append(_lines("", told, looks, x, str(name), unit, LOW, names=not numbers))
+    return found
+
+
+def _published_alphas(study: Study, agents: Iterable[str]) -> list[pd.DataFrame]:
+    found = []
+    for agent in study.agents(agents).values():
+        points = published_alphas(study, agent)
+        found.append(pd.DataFrame(points, columns=["x", "mean"]).assign(series=agent.title, kind="published"))
     return found
 
 
@@ -204,32 +199,23 @@ def _data_scaling(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]
     found = []
     for (group, axis), here in data.groupby(["group", "axis"], sort=False):
         unit, what = study.unit(str(group)), data_scaling.AXES[str(axis)]
-        told = _told(study, here, unit, by="agent").assign(x=here["value"], shown=here["value"].map("{:g}".format))
-        tips = {"series": "method", "shown": what, "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
+        told = _told(study, here, unit, by="agent").assign(x=here["value"], at=here["value"].map("{:g}".format))
         scale = alt.Scale(type="log", nice=False) if axis == "episodes" else alt.Scale(zero=False, nice=False)
-        found.append(
-            _lines(
-                str(group),
-                told,
-                looks,
-                alt.X("x:Q", title=what, scale=scale, axis=_ticks(told["x"])),
-                _score(unit),
-                tips,
-                LOW,
-            )
-        )
+        x = alt.X("x:Q", title=what, scale=scale, axis=_ticks(told["x"]))
+        found.append(_lines(str(group), told, looks, x, what, unit, LOW))
     return found
 
 
 def _budget(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
+    untuned = budgets.robustness(study).dropna(subset="default").assign(k=0, kind="alone")
+    untuned["mean"] = untuned["default"]
+    x = alt.X("x:Q", title="configurations tried", axis=alt.Axis(tickMinStep=1, format="d", tickCount=6))
     found = []
     for group, here in data.groupby("group", sort=False):
-        unit = study.unit(str(group))
-        told = _told(study, here, unit, by="agent").assign(x=here["k"], tried=here["k"])
-        tips = {"series": "method", "tried": "configurations tried", "value": unit.name, "interval": "95 % interval"}
-        found.append(
-            _lines(str(group), told, looks, alt.X("x:Q", title="configurations tried"), _score(unit), tips, LOW)
-        )
+        unit, own = study.unit(str(group)), untuned[untuned["group"] == group]
+        here = pd.concat([here, own[own["agent"].isin(set(here["agent"]))]], ignore_index=True)
+        told = _told(study, here, unit, by="agent").assign(x=here["k"], at=here["k"], kind=here["kind"])
+        found.append(_lines(str(group), told, looks, x, "configurations tried", unit, LOW))
     return found
 
 
@@ -268,7 +254,7 @@ def _landscape(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         points = alt.Chart(told).mark_point(filled=True, size=90, opacity=1, stroke=INK, strokeWidth=0.5)
         points = points.encode(
             x=alt.X("x:Q", title=x_name, scale=scales[0], axis=alt.Axis(format="~g", tickCount=4)),
-            y=alt.Y("y:Q", title=y_name, scale=scales[1], axis=alt.Axis(format="~g", tickCount=5)),
+            y=alt.Y("y:Q", title=y_name, scale=scales[1], axis=alt.Axis(format="~g", tickCount=4, grid=False)),
             color=colour,
             tooltip=_tips({"x": x_name, "y": y_name, "value": unit.name}),
         )
@@ -320,12 +306,6 @@ def _ends(data: pd.DataFrame, text: Callable[[float], str]) -> list[str]:
     return [f"{text(low)} to {text(high)}" if np.isfinite(low) else "none: a single seed" for low, high in pairs]
 
 
-def _score(unit: Unit, title: str = "") -> dict[str, Any]:
-    """The y axis of scores."""
-    scale = alt.Scale(domain=[0, 100]) if unit == SUCCESS else alt.Scale(zero=False)
-    return {"title": title or unit.label, "scale": scale, "axis": alt.Axis(tickCount=5)}
-
-
 def _ticks(values: pd.Series) -> alt.Axis:
     return alt.Axis(values=sorted(set(values)), format="~g", labelOverlap=True)
 
@@ -340,33 +320,44 @@ def _lines(
     data: pd.DataFrame,
     looks: Looks,
     x: alt.X,
-    axis: Mapping[str, Any],
-    tips: Mapping[str, str],
+    at: str,
+    unit: Unit,
     height: int,
     *,
     interpolate: Any = "linear",
     names: bool = False,
 ) -> Panel:
-    """Lines with bands, and a point under the pointer that tells `tips`, {column: title}. `names`: x holds names, so
-    that between two points there is nothing. Rows of a column `common` are ringed."""
-    data = data[[name for name in ("series", "x", "mean", "low", "high", "common", *tips) if name in data]]
-    data = data.loc[:, ~data.columns.duplicated()]
+    """Lines with bands, and a point under the pointer that tells where it is (the column `at`, titled so), its value,
+    interval and seeds. `names`: x holds names, so that between two points there is nothing. Rows of a column `common`
+    are ringed. Those whose `kind` is 'alone' are points beside the line, and 'published' ones a dashed line."""
+    tips = {"series": "method", "at": at, "value": unit.name, "interval": "95 % interval", "seeds": "seeds"}
+    tips = {name: text for name, text in tips.items() if (data[name] != "").any()}
+    kept = ["x", "mean", "low", "high", "common", "kind", *tips]
+    data = data[[name for name in kept if name in data and not data[name].isna().all()]]
+    scale = alt.Scale(domain=[0, 100]) if unit in (SUCCESS, SHARE) else alt.Scale(zero=False)
+    axis: dict[str, Any] = {"title": unit.label, "scale": scale, "axis": alt.Axis(tickCount=5)}
+    y = alt.Y("mean:Q", **axis)
     near = alt.selection_point(nearest=True, on="pointermove", clear="pointerout", fields=["x", "series"], empty=False)
     base = alt.Chart(data).encode(x=x, color=looks.colour()).transform_filter("indexof(hidden, datum.series) < 0")
-    y, ends = alt.Y("mean:Q", **axis), {"y": alt.Y("low:Q", **axis), "y2": "high:Q"}
     layers: list[alt.Chart] = []
-    if data["low"].notna().any():
+    if "low" in data:
         known = base.transform_filter("isValid(datum.low)")
         band = known.mark_rule(strokeWidth=1.5) if names else known.mark_area(opacity=0.16, interpolate=interpolate)
-        layers.append(band.encode(**ends))
+        layers.append(band.encode(y=alt.Y("low:Q", **axis), y2="high:Q"))
     if not names:
-        layers.append(base.mark_line(strokeWidth=2, interpolate=interpolate).encode(y=y))
+        line = base.transform_filter("!datum.kind") if "kind" in data else base
+        layers.append(line.mark_line(strokeWidth=2, interpolate=interpolate).encode(y=y))
+    ours = base
+    if "kind" in data and (data["kind"] == "published").any():
+        theirs = base.transform_filter("datum.kind === 'published'")
+        layers.append(theirs.mark_line(strokeWidth=1.3, strokeDash=[4, 3]).encode(y=y))
+        ours = base.transform_filter("datum.kind !== 'published'")
     small = 34 if len(data) <= MANY_POINTS * data["series"].nunique() else 0
     size = alt.condition(near, alt.value(140), alt.value(small))
-    points = base.mark_point(filled=True, opacity=1).encode(y=y, shape=looks.shape(), size=size, tooltip=_tips(tips))
+    points = ours.mark_point(filled=True, opacity=1).encode(y=y, shape=looks.shape(), size=size, tooltip=_tips(tips))
     layers.append(points.add_params(near))
-    if "common" in data and data["common"].any():
-        ring = base.transform_filter("datum.common").mark_point(size=150, strokeWidth=1.2, filled=False)
+    if "common" in data:
+        ring = base.transform_filter("datum.common === true").mark_point(size=150, strokeWidth=1.2, filled=False)
         layers.append(ring.encode(y=y, color=alt.value(INK)))
     switched = alt.layer(*layers).add_params(alt.param(name="hidden", value=[]))  # set by the legend
     return Panel(title, _spec(switched, height), height)

@@ -118,7 +118,7 @@ def verdict(study: Study, made: Sequence[Claim]) -> list[str]:
     if len({claim.ours for claim in made}) != 1:
         return []
     whole = [claim for claim in made if claim.group == AVERAGE] or made
-    where = f" over all {len(study.comparable)} groups" if whole is not made else ""
+    where = f" over {len(study.comparable)} groups" if whole is not made else ""
     subject = study.series[whole[0].ours].title
     names: dict[str, list[str]] = {}
     one_group = len({claim.group for claim in whole}) == 1

@@ -57,9 +57,11 @@ def render(study: Study) -> str:
     found = made(study)
     table = headline(study, found["success"])
     first = notes.once(found["success"].notes)
-    looks = _looks(study)
     specs: dict[str, Any] = {}
-    figures = _figures(study, looks, specs, notes)
+    with style.styled():
+        plots = drawn(study)
+        looks = _looks(study, plots)
+        figures = _figures(study, plots, looks, specs, notes)
     supported = claims(study)
     tables = {name: _table(name, one, notes) for name, one in found.items() if name == "success" or _has(name, one)}
     if set(study.series) == set(settings.shown(study)):
@@ -147,12 +149,12 @@ def _facts(study: Study) -> list[str]:
     return facts
 
 
-def _looks(study: Study) -> dict[str, dict[str, str]]:
+def _looks(study: Study, plots: Mapping[str, style.Plot]) -> dict[str, dict[str, str]]:
     """{title: light, dark, marker} of everything that a chart names: series as they are shown, then agents."""
-    found = {}
     shown = [study.series[key] for key in settings.shown(study)]
     found = {one.title: (style.colour(study, one), one.agent.marker) for one in shown}
-    for agent in study.agents(study.runs["agent"]).values():
+    names = {name for plot in plots.values() for name in plot.data.get("agent", ())}
+    for agent in study.agents(names).values():
         found.setdefault(agent.title, (agent.colour, agent.marker))
     return {
         title: {"light": colour, "dark": style.on_dark(colour), "marker": marker}
@@ -161,30 +163,33 @@ def _looks(study: Study) -> dict[str, dict[str, str]]:
 
 
 def _figures(
-    study: Study, looks: Mapping[str, Mapping[str, str]], specs: dict[str, Any], notes: _Notes
+    study: Study,
+    plots: Mapping[str, style.Plot],
+    looks: Mapping[str, Mapping[str, str]],
+    specs: dict[str, Any],
+    notes: _Notes,
 ) -> dict[str, dict[str, Any]]:
     """The figures by name; puts the specifications of their charts into `specs`, by the ids of their places."""
     found = {}
     markers = charts.Looks({title: look["marker"] for title, look in looks.items()})
     colours = [look["light"] for look in looks.values()]
-    with style.styled():
-        for name, plot in drawn(study).items():
-            picture = _data("image/svg+xml", style.svg(plot, colours).encode())
-            panels = charts.CHARTS[name](study, plot.data, markers) if name in charts.CHARTS else []
-            ids = [f"chart-{name}-{i}" for i in range(len(panels))]
-            specs |= {key: panel.spec for key, panel in zip(ids, panels, strict=True)}
-            found[name] = {
-                "name": name,
-                "title": plot.title,
-                "caption": plot.caption,
-                "notes": notes.once(plot.notes),
-                "picture": picture,
-                "wide": plot.figure.get_figwidth() > style.COLUMN,
-                "csv": _csv(plot.data.to_csv(index=False)),
-                "least": WIDTHS.get(name, "20rem"),
-                "panels": list(zip(ids, panels, strict=True)),
-                "legend": _legend(study, plot) if name in charts.LEGENDS else [],
-            }
+    for name, plot in plots.items():
+        picture = _data("image/svg+xml", style.svg(plot, colours).encode())
+        panels = charts.CHARTS[name](study, plot.data, markers) if name in charts.CHARTS else []
+        ids = [f"chart-{name}-{i}" for i in range(len(panels))]
+        specs |= {key: panel.spec for key, panel in zip(ids, panels, strict=True)}
+        found[name] = {
+            "name": name,
+            "title": plot.title,
+            "caption": plot.caption,
+            "notes": notes.once(plot.notes),
+            "picture": picture,
+            "wide": plot.figure.get_figwidth() > style.COLUMN,
+            "csv": _csv(plot.data.to_csv(index=False)),
+            "least": WIDTHS.get(name, "20rem"),
+            "panels": list(zip(ids, panels, strict=True)),
+            "legend": _legend(study, plot) if name in charts.LEGENDS else [],
+        }
     return found
 
 

@@ -68,8 +68,12 @@ def _panel(axes: Axes, study: Study, name: str, bars: pd.DataFrame) -> None:
     axes.set_xticks(range(len(bars)), labels, fontsize=6.2)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, max(2, len(bars)) - 0.4)
-    letter = f"({name}) " if len(name) == 1 else ""
-    axes.set_title(f"{letter}{PANELS[name].title}", fontsize=7.5, loc="left")
+    axes.set_title(heading(name), fontsize=7.5, loc="left")
+
+
+def heading(name: str) -> str:
+    """The title of a panel, with its letter in LPS's figure where it has one."""
+    return f"({name}) " * (len(name) == 1) + PANELS[name].title
 
 
 def label(title: str, variant: str, between: str) -> str:

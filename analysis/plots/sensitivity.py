@@ -38,7 +38,7 @@ def draw(study: Study) -> style.Plot | None:
                 _points(axes, line.assign(x=line["x"] + 0.1 * (j - (len(present) - 1) / 2)), agent, unit)
             else:
                 _line(axes, line.sort_values("x"), agent, unit)
-            if name == "alpha" and (known := _published(study, agent)):
+            if name == "alpha" and (known := published_alphas(study, agent)):
                 axes.plot(*zip(*known, strict=True), color=agent.colour, ls=(0, (2, 1.5)), lw=0.9, zorder=2)
                 published = True
         style.score_axis(axes, unit, i % columns == 0)
@@ -62,7 +62,7 @@ def draw(study: Study) -> style.Plot | None:
     return style.Plot(figure, data, "Sensitivity to hyperparameters", caption, notes)
 
 
-def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
+def published_alphas(study: Study, agent: Agent) -> list[tuple[float, float]]:
     """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
     if len(study.groups) != 1 or not study.is_ogbench(study.groups[0]):
         return []
