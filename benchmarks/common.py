@@ -31,8 +31,11 @@ def table(rows: Rows, header: bool = True) -> str:
     return "\n".join(lines)
 
 
-def save(rows: Rows, folder: Path, name: str, device: str, draw: Callable[[Any, Rows], None]) -> list[Path]:
-    """Writes NAME-DEVICE.csv, with machine and versions in every row, and its plot where matplotlib is; the paths."""
+def save(
+    rows: Rows, folder: Path, name: str, device: str, draw: Callable[[Any, Rows], None] | None = None
+) -> list[Path]:
+    """Writes NAME-DEVICE.csv, with machine and versions in every row, and its plot by `draw` where matplotlib is; the
+    paths."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     path = folder / f"{name}-{device}.csv"
@@ -40,6 +43,8 @@ def save(rows: Rows, folder: Path, name: str, device: str, draw: Callable[[Any, 
         writer = csv.DictWriter(file, [*rows[0], *about])
         writer.writeheader()
         writer.writerows(row | about for row in rows)
+    if not draw:
+        return [path]
     try:
         from matplotlib.figure import Figure
     except ImportError:  # a bare machine that is there to compute

@@ -51,13 +51,15 @@ def made_up_data(rows: int = 100_100) -> Dataset:
     )
 
 
-def seconds_each(run: Callable[[int], Any], device: str, at_least: float) -> float:
-    """Seconds of one call of `run`: the best of several blocks of calls, which a busy machine disturbs least."""
+def seconds_each(
+    run: Callable[[int], Any], device: str, at_least: float, wait: Callable[[], Any] | None = None
+) -> float:
+    """Seconds of one call of `run`: the best of several blocks of calls, which a busy machine disturbs least.
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    wait: returns when what `run` has started is done (default: torch's wait for the device).
+    """
+    if wait is None:
+        wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     count, step, best, spent = 1, 0, float("inf"), 0.0
     while spent < at_least:
         wait()
@@ -139,6 +141,7 @@ def main() -> int:
                     measure(name, members, mode, arguments.precision, dataset, arguments.device, arguments.seconds)
                 )
                 print(table(rows[-1:], header=len(rows) == 1), flush=True)
+                save(rows, Path(arguments.out), "throughput", arguments.device)  # at once: time may run out
     for path in save(rows, Path(arguments.out), "throughput", arguments.device, _draw):
         print(f"written: {path}")
     return 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates
+from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
 
 from lps.agents import AGENTS
 from lps.agents.base import values
@@ -26,9 +26,18 @@ REACHES = {
         "noise_critic": {"distill_loss"},
         "latent_actor": {"latent_loss"},
     },
+    "dsrl_sac": {
+        "critic": {"critic_loss"},
+        "base": {"base_loss"},
+        "noise_critic": {"distill_loss"},
+        "latent_actor": {"latent_loss"},
+        "log_temperature": {"temperature_loss"},
+    },
     "qcfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
     "qcmfql": {"critic": {"critic_loss"}, "base": {"base_loss"}, "actor": {"actor_loss"}},
     "best_of_n": {"critic": {"critic_loss"}, "base": {"base_loss"}},
+    "meanflow_best_of_n": {"critic": {"critic_loss"}, "base": {"base_loss"}},
+    "quantile_lps": {"critic": {"critic_loss"}, "base": {"base_loss"}, "latent_actor": {"latent_loss"}},
     "cfgrl": {"critic": {"critic_loss"}, "base": {"base_loss"}, "value": {"value_loss"}},
     "meanflow_bc": {"base": {"base_loss"}},
     "flow_bc": {"base": {"base_loss"}},
@@ -142,6 +151,90 @@ def test_best_of_n_takes_the_sample_that_the_critics_like_best():
             torch.testing.assert_close(chosen[member, row], best, atol=1e-5, rtol=1e-4)
 
 
+def test_one_step_best_of_n_takes_the_best_of_as_many_chunks_as_it_is_given_latents():
+    agent = make_agent("meanflow_best_of_n", [0, 1], [{"num_samples": 3, "act_samples": 5}] * 2)
+    stream = Stream(torch.tensor([0, 1]), 1, "noise")
+    assert agent.noise_dim == 5 * agent.chunk_dim
+    assert agent.noise(stream, 4)["next_e_normal"].shape == (2, 4, 3 * agent.chunk_dim)
+    s, e = stream.normal(4, OBSERVATION_DIM), stream.normal(4, 5 * agent.chunk_dim)
+    chosen = agent.act({"state": s}, e)
+    for member in range(2):
+        for row in range(4):
+            samples = []
+            for one in e[:, row : row + 1].split(agent.chunk_dim, -1):
+                observation = {"state": s[:, row : row + 1]}
+                a = meanflow_actions(agent.base, observation, latent_noise(one, "sphere"))
+                samples.append((values(agent.critic, observation, a).mean(1)[member, 0].item(), a[member, 0]))
+            best = max(samples, key=lambda sample: sample[0])[1]
+            torch.testing.assert_close(chosen[member, row], best, atol=1e-5, rtol=1e-4)
+
+
+def quantile_agent(settings: list[dict]):
+    agent = make_agent("quantile_lps", [0] * len(settings), settings)
+    stream = Stream(torch.zeros(len(settings), dtype=torch.int64), 1, "noise")
+    return agent, {"state": stream.normal(4, OBSERVATION_DIM)}, stream
+
+
+def test_the_quantile_of_one_is_the_maximum_and_lies_between_ranks_otherwise():
+    kappas = [0.0, 0.5, 0.8, 0.9, 1.0]
+    agent, _, _ = quantile_agent([{"quantile": kappa} for kappa in kappas])
+    q = torch.tensor([[40.0, 10.0, 20.0, 30.0]]).expand(5, 1, 4)
+    torch.testing.assert_close(agent._quantile(q)[:, 0], torch.tensor([10.0, 25, 40, 40, 40]))
+    many = torch.linspace(0, 1, 9999).expand(5, 1, -1)
+    torch.testing.assert_close(agent._quantile(many)[:, 0], torch.tensor(kappas), atol=1e-3, rtol=0)
+
+
+def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_one():
+    """Best-of-N climbs the critic with N; a quantile of 0.8 stays at the level of best-of-4."""
+    agent, s, stream = quantile_agent([{"quantile": 0.8, "steering": 0.0}, {"quantile": 1.0, "steering": 0.0}])
+    s = {"state": s["state"].repeat(1, 200, 1)}
+    level = {}
+    for count in (4, 16, 64):
+        a = agent.act(s, stream.normal(800, count * agent.chunk_dim))
+        level[count] = values(agent.critic, s, a).mean((1, 2))
+    spread = values(agent.critic, s, agent.act(s, stream.normal(800, agent.chunk_dim))).std()
+    assert (level[64] - level[4]).abs()[0] < 0.15 * spread
+    assert (level[64] - level[4])[1] > 0.4 * spread
+
+
+def test_steering_pulls_the_candidates_from_the_base_policy_to_the_latent_actor():
+    betas = [0.0, 0.5, 1.0]
+    agent, s, stream = quantile_agent([{"steering": beta} for beta in betas])
+    z = agent._latent(s)
+    e = agent._candidates(z, stream.normal(4, 500 * agent.chunk_dim))
+    cosine = (e * z[:, :, None]).mean((1, 2, 3))
+    torch.testing.assert_close(e.square().mean(-1), torch.ones(3, 4, 500), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cosine, torch.tensor(betas), atol=0.06, rtol=0)
+    assert (e[2] - z[2][:, None]).abs().max() < 1e-4, "beta = 1 is the latent actor alone"
+
+
+@pytest.mark.parametrize("latent_loss", ["ranks", "gradient"])
+def test_the_latent_actor_of_quantile_lps_learns_where_the_critic_is_high(latent_loss):
+    """With critic and base fixed, steering makes the values of its candidates rise."""
+    agent, _, _ = quantile_agent([{"latent_loss": latent_loss, "steering": 0.5, "lr": 3e-3}])
+    seeds = torch.zeros(1, dtype=torch.int64)
+    batch = random_batch(agent, seeds, 1)
+    fixed = {net: {k: v.detach().clone() for k, v in agent.params[net].items()} for net in ("base", "critic")}
+    agent.params["target_critic"] = fixed["critic"]
+    agent._bind()
+    where = batch.next_observations if latent_loss == "ranks" else batch.observations
+
+    def value() -> float:
+        normal = Stream(seeds, 0, "look").normal(agent.config.batch_size, 64 * agent.chunk_dim)
+        with torch.no_grad():
+            q = agent._valued(where, agent._candidates(agent._latent(where), normal), agent.critic)[1]
+        return float(q.mean())
+
+    before = value()
+    for step in range(1, 101):
+        agent.update(batch, agent.noise(Stream(seeds, step, "noise"), agent.config.batch_size))
+        with torch.no_grad():
+            for net in ("base", "critic"):
+                for name, tensor in agent.params[net].items():
+                    tensor.copy_(fixed[net][name])
+    assert value() > before + 0.02
+
+
 @pytest.mark.parametrize("form", MEANFLOW_FORMS)
 def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     """The target's derivative, taken by torch along (dz, dt, dr) as the form defines it."""
@@ -190,3 +283,25 @@ def test_latents_and_projected_outputs_share_a_geometry(latent):
         assert e.abs().max() <= 2 and z.abs().max() <= 2
         assert float(e.std()) == pytest.approx(0.8796, abs=0.01), "of the normal distribution within +-2"
     assert abs(float(e.mean())) < 0.05
+
+
+def test_the_three_ways_to_aggregate_critics_with_a_rho_of_each_member():
+    agent = make_agent("lps", [0, 1], [{"rho": 0.0}, {"rho": 2.0}])
+    q = torch.tensor([[[1.0], [2.0], [6.0]], [[1.0], [2.0], [6.0]]])
+    assert agent.aggregate(q, "min").tolist() == [[1], [1]]
+    assert agent.aggregate(q, "mean").tolist() == [[3], [3]]
+    sd = (14 / 3) ** 0.5  # the deviations are -2, -1, 3
+    torch.testing.assert_close(agent.aggregate(q, "pessimistic"), torch.tensor([[3.0], [3 - 2 * sd]]))
+
+
+@pytest.mark.parametrize("agent", ["lps", "fm_lps", "qcfql", "qcmfql", "dsrl", "best_of_n"])
+def test_a_single_pessimistic_critic_is_its_mean(agent):
+    rules = {f: "pessimistic" for f in ("critic_agg", "actor_agg", "choice_agg") if hasattr(small_config(agent), f)}
+    means = dict.fromkeys(rules, "mean")
+    ends = []
+    for settings in (rules, means):
+        subject = make_agent(agent, [0], [{"num_critics": 1, **settings}])
+        run_updates(subject, [0], 1, 3)
+        ends.append(member_params(subject, 0))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name])

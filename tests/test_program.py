@@ -33,7 +33,6 @@ from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import UserError
 from lps.members.streams import Stream
-from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups
@@ -153,33 +152,6 @@ def test_what_is_compiled_holds_nothing_of_the_host(agent, dataset, monkeypatch)
     Program(subject, batches, SEEDS, compiled=True)._update(torch.tensor(1, device="meta"))
     values = [node.meta.get("val") for graph in traced for node in graph.graph.nodes]
     assert {value.device.type for value in values if isinstance(value, torch.Tensor)} == {"meta"}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("agent", AGENTS)
-def test_a_policy_decides_on_a_gpu_as_on_the_cpu(agent):
-    policy = Policy.of_member(
-        make_agent(agent, SEEDS), 0, Run.create(agent, TASK.name, **small_hyperparameters(agent)), 0
-    )
-    observation = np.linspace(-1, 1, OBSERVATION_DIM, dtype=np.float32)
-    np.testing.assert_allclose(policy.to("cuda").act(observation), policy.act(observation), atol=1e-5)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("agent", AGENTS)
-def test_the_captured_update_is_the_plain_one(agent, dataset):
-    results = []
-    for compiled in (False, True):
-        cls, config = AGENTS[agent], make_agent(agent, [0]).config
-        subject = cls([config] * 2, SEEDS, 7, 3, "cuda")
-        program = Program(
-            subject, Batches(dataset, [TASK.name] * 2, [0.99] * 2, config.horizon, "cuda"), SEEDS, compiled
-        )
-        for step in range(1, 21):
-            program.update(step)
-        results.append([tensor.detach().cpu() for tensor in subject.trained_tensors()])
-    for plain, captured in zip(*results, strict=True):
-        torch.testing.assert_close(captured, plain, atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -34,7 +34,8 @@ LPS_FIGURE = "1M updates on OGBench's data, 5 tasks; number of seeds and kind of
 
 
 def published(agent: Agent, group: str) -> Published | None:
-    """The published success of an agent on one of our groups: LPS's main figure, else Q-chunking's released data."""
+    """The published success of an agent on one of our groups: LPS's main figure, else the data that Q-chunking and QAM
+    released."""
     if agent.published is None or group == AVERAGE:
         return None
     name = PUBLISHED_GROUPS.get(group, group)
@@ -67,14 +68,27 @@ class Record:
     protocol: str  # where it stands and how it was made, one line for people
 
 
-FIRST_HAND = ("table text", "README table", "released data file", "computed here from the five task means")
+PAPERS = ("other_papers.csv", "newer_papers.csv")
+FIRST_HAND = (
+    "table text",
+    "README table",
+    "released data file",
+    "computed here from the five task means",
+    "computed from released per-seed arrays",
+    "read from the table picture",
+)
 # What in a published protocol is not what our runs do, by the words that tell of it.
 DEPARTURES = {
     "offline phase": "one evaluation at the end instead of the mean of the last three",
+    "value at 1.0M": "one evaluation at the end instead of the mean of the last three",
+    "stops early": "each run stops at an evaluation that succeeds",
     "2.5M/2.75M/3M": "3M updates instead of 1M",
-    "eval every 20k": "which evaluations count is not said",
+    "offline, 1M updates": "which evaluations count is not said",
     "not stated": "which evaluations count is not said",
 }
+# Protocols whose number is not that of the end of offline training: an earlier point of a curve, a mean of its points,
+# or training that goes on online.
+ELSEWHERE = ("0.9M steps", "mean of 0.9M", "online")
 
 
 def records(group: str, task: str = "") -> list[Record]:
@@ -89,11 +103,12 @@ def records(group: str, task: str = "") -> list[Record]:
     reward = "sparse" if group in PUBLISHED_GROUPS else "dense"
     known = [
         _record(row)
-        for row in _rows("other_papers.csv")
+        for paper in PAPERS
+        for row in _rows(paper)
         if (row["env_group"], row["task"]) == (name, task or "mean of 5 tasks")
         and row["reward"].startswith(reward)
         and row["dataset"].endswith("std")
-        and "0.9M steps" not in row["protocol"]  # a point of a curve whose end is there too
+        and not any(words in row["protocol"] for words in ELSEWHERE)
     ]
     for (method, here), value in _figure().items():
         if here == name and not task:
@@ -124,7 +139,13 @@ def _record(row: dict[str, str]) -> Record:
     differs = next((f"; unlike ours: {how}" for words, how in DEPARTURES.items() if words in row["protocol"]), "")
     protocol = f"{row['source']}, {row['how_obtained']}: {row['protocol']}, {seeds}{bar}{differs}"
     what = "record" if row["how_obtained"] in FIRST_HAND else "second-hand"
-    return Record(what, row["method"], mean, low, high, protocol)
+    return Record(what, _method(row), mean, low, high, protocol)
+
+
+def _method(row: dict[str, str]) -> str:
+    """Name of a method; "DSRL (QAM)" where QAM measured another paper's method with an implementation of its own."""
+    theirs = row["paper"] == "QAM" and not row["method"].startswith("QAM")
+    return f"{row['method']} (QAM)" if theirs else row["method"]
 
 
 # The bars of LPS's ablation figure, by panel and variant (lps.agents.variants.PANELS).
@@ -169,18 +190,23 @@ def published_alphas(agent: Agent, group: str) -> list[tuple[float, float]]:
     return [(float(row["alpha"]), float(row["mean"])) for row in own]
 
 
+# Papers that released their arrays, and how the protocol of a number from the end of offline training begins.
+_ENDS = {"QC": "offline phase, 1.0M steps", "QAM": "value at 1.0M offline updates"}
+
+
 @cache
 def _table() -> dict[tuple[str, str], Published]:
     table: dict[tuple[str, str], Published] = {}
-    for row in _rows("other_papers.csv"):
-        if row["paper"] == "QC" and row["task"] == "mean of 5 tasks" and "1.0M steps" in row["protocol"]:
+    for row in [row for paper in PAPERS for row in _rows(paper)]:
+        ends = row["protocol"].startswith(_ENDS.get(row["paper"], "never"))
+        if ends and row["task"] == "mean of 5 tasks" and row["dataset"] != "noisy":
             low, high = (float(end) / 100 for end in row["err"].strip("[]").split(","))
             size = row["dataset"].removesuffix(" std")
             protocol = (
                 f"1M updates on OGBench's data of {size} transitions, 5 tasks, {row['seeds']} seeds, {row['err_type']}"
             )
             value = Published(float(row["mean"]) / 100, low, high, row["source"], protocol)
-            table[row["method"], row["env_group"]] = value
+            table[_method(row), row["env_group"]] = value
     return table | _figure()
 
 

@@ -1,7 +1,7 @@
 """How agents and groups are shown: titles, colours and order.
 
 Titles and colours come from the results (lps.runs.intent). An agent without a colour gets a spare one. The colours of
-the nine agents and the spare ones are told apart with deuteranopia and protanopia too (tested).
+the agents and the spare ones are told apart with deuteranopia and protanopia too (tested).
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,13 +30,16 @@ _KNOWN = {
     "qcfql": ("^", "QC-FQL"),
     "qcmfql": ("<", "QC-MFQL"),
     "best_of_n": (">", "QC"),
+    "meanflow_best_of_n": ("H", None),
     "dsrl": ("P", "DSRL"),
+    "dsrl_sac": ("p", "DSRL (QAM)"),
     "fm_lps": ("X", None),
+    "quantile_lps": ("*", None),
     "lps": ("o", "LPS"),
 }
 SUBJECT = "lps"  # the agent that claims are about unless told otherwise
 SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
-SPARE_MARKERS = ["h", "p", "*", "d"]
+SPARE_MARKERS = ["h", "8", "d"]
 
 
 def agents_of(names: Iterable[str], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Agent]:

@@ -42,7 +42,9 @@ class Agent(ABC):
     Config: ClassVar[Any]
     """Dataclass of the method's hyperparameters, an AgentConfig with the defaults of the paper."""
     targets: ClassVar[Mapping[str, str]] = {}
-    """Target network -> the network it follows."""
+    """Target network -> the network it follows, at rate `tau`."""
+    rates: ClassVar[Mapping[str, str]] = {}
+    """Target network -> the hyperparameter that is its rate, where that is not `tau`."""
     acting: ClassVar[tuple[str, ...]] = ("base",)
     """The networks that `act` needs: all that a policy carries."""
     acts_with_noise: ClassVar[bool] = True
@@ -95,12 +97,15 @@ class Agent(ABC):
         self.config, self.members = configs[0], len(configs)
         hints = field_types(self.Config)
         self.largest: dict[str, float] = {}
+        self.shared: dict[str, float] = {}  # those that are the same for all members
         for name in member_scalars(self.Config):
             values = [float(getattr(config, name)) for config in configs]
             exact = any(mark.exact for mark in marks(hints[name], PerMember))
             dtype = torch.float64 if exact else torch.float32
             setattr(self, name, torch.tensor(values, dtype=dtype, device=self.device))
             self.largest[name] = max(values)
+            if min(values) == max(values):
+                self.shared[name] = values[0]
         self.observation, self.action_dim = dict(observation), action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, Network] = self.networks()
@@ -159,7 +164,9 @@ class Agent(ABC):
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
         for target, source in self.targets.items():
-            move_targets(list(self.params[target].values()), list(self.params[source].values()), self.tau)
+            name = self.rates.get(target, "tau")
+            rate = self.shared.get(name, getattr(self, name))
+            move_targets(list(self.params[target].values()), list(self.params[source].values()), rate)
         self.adam.step(grads)
         return {name: value.detach() for name, value in (losses | info).items()}
 
@@ -175,14 +182,26 @@ class Agent(ABC):
 
     # --- shared by all methods with a critic ----------------------------------------------------------------------
 
+    def aggregate(self, q: Tensor, rule: str) -> Tensor:
+        """One value (M, B) of K critics' values q (M, K, B).
+
+        rule: "min", "mean", or "pessimistic", mean_k q_k - rho sd_k q_k with the population's sd, over K and not K - 1
+        (QAM, arXiv 2601.14234, with 10 critics and rho 0.5).  Differentiable; K = 1 has sd 0.
+        """
+        if rule == "min":
+            return q.amin(1)
+        if rule == "mean":
+            return q.mean(1)
+        return q.mean(1) - self.rho[:, None] * q.std(1, correction=0)
+
     def td_loss(self, batch: Batch, next_actions: Tensor, critic_agg: str) -> tuple[Tensor, Info]:
         """Chunked TD error: mean (Q_k(s, x) - R - discount^h m AGG_k Qbar_k(s', a'))^2 over batch and critics.
 
-        next_actions: (M, B, d).  critic_agg: "min" or "mean" over the target critics.
+        next_actions: (M, B, d).  critic_agg: rule of `aggregate` for the target critics.
         """
         with torch.no_grad():
             q_bar = values(self.target_critic, batch.next_observations, next_actions)
-            v_next = q_bar.amin(1, keepdim=True) if critic_agg == "min" else q_bar.mean(1, keepdim=True)
+            v_next = self.aggregate(q_bar, critic_agg)[:, None]
         return self.td_loss_towards(batch, v_next)
 
     def td_loss_towards(self, batch: Batch, v_next: Tensor) -> tuple[Tensor, Info]:
@@ -197,6 +216,12 @@ class Agent(ABC):
 def values(critic: Bound, s: Observation, *inputs: Tensor) -> Tensor:
     """(M, K, B) values of observations and inputs, such as actions (M, B, d)."""
     return critic(s, *inputs).squeeze(-1)
+
+
+def take(a: Tensor, index: Tensor) -> Tensor:
+    """(M, B, d): of N candidates for each observation, a (M, B N, d), the ones at index (M, B), from 0 to N - 1."""
+    candidates = a.view(*index.shape, -1, a.shape[-1])
+    return candidates.gather(2, index[..., None, None].expand(-1, -1, 1, a.shape[-1])).squeeze(2)
 
 
 def steering_loss(q: Tensor) -> Tensor:

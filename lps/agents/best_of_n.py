@@ -13,13 +13,13 @@ Networks, batch and rates are those of the other methods here, not the larger on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lps.agents.base import Agent, Info, Noise, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
+from lps.agents.base import Agent, Info, Noise, take, values
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
@@ -32,7 +32,9 @@ class Config(AgentConfig):
     """Defaults of the paper for N and the aggregation, of LPS's release for the rest."""
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
-    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "mean"  # over the target critics: "min", "mean" or "pessimistic"
+    choice_agg: Aggregation = "mean"  # over the critics that choose: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     num_samples: Count = 32  # N, chunks to choose from
     flow_steps: Count = 10  # Euler steps of the flow
@@ -80,7 +82,5 @@ class BestOfN(Agent):
         c, (members, batch, _) = self.config, e.shape
         e = latent_noise(e.reshape(members, batch * c.num_samples, self.chunk_dim), c.latent_dist)
         a = flow_actions(self.base, observations, e, c.flow_steps)
-        q = values(self.critic, observations, a).mean(1).view(members, batch, c.num_samples)
-        a = a.view(members, batch, c.num_samples, self.chunk_dim)
-        best = q.argmax(-1, keepdim=True)[..., None].expand(-1, -1, -1, self.chunk_dim)
-        return a.gather(2, best).squeeze(2)
+        q = self.aggregate(values(self.critic, observations, a), c.choice_agg).view(members, batch, c.num_samples)
+        return take(a, q.argmax(-1))

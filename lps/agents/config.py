@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ PER_MEMBER = PerMember()
 Positive = Annotated[float, Range(0, open_low=True), PER_MEMBER]
 Count = Annotated[int, Range(1)]
 Widths = tuple[Annotated[int, Range(1)], ...]
+Aggregation = Literal["min", "mean", "pessimistic"]
+"""Rule that makes one value of K critics' values; "pessimistic" is mean - rho sd (Agent.aggregate)."""
+Rho = Annotated[float, Range(0), PER_MEMBER]
+"""Type of `rho`, the weight of the standard deviation in the pessimistic rule."""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ trains the action critic; `detach_distillation=True` is the method as published.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
@@ -35,7 +35,8 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the latent loss; without effect under Adam
-    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "mean"  # over the target critics: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K, of both kinds of critic
     flow_steps: Count = 10  # Euler steps of the flow
     latent_dist: LatentDist = "sphere"  # "sphere", "normal" or "truncated_normal"

@@ -16,13 +16,13 @@ alpha changes nothing beyond Adam's epsilon.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, PerMember, Range, Widths
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, PerMember, Range, Rho, Widths
 from lps.agents.flows import MeanFlowForm, meanflow_actions, meanflow_loss
 from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
@@ -36,7 +36,9 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the latent loss; without effect under Adam
-    critic_agg: Literal["min", "mean"] = "min"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "min"  # over the target critics: "min", "mean" or "pessimistic"
+    actor_agg: Aggregation = "mean"  # over the critics that the latent actor climbs: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
     meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
@@ -83,7 +85,7 @@ class LPS(Agent):
 
         z = self._latent(s)
         a = self._steered(s, z, self.base.frozen)
-        q = values(self.critic.frozen, s, a).mean(1)
+        q = self.aggregate(values(self.critic.frozen, s, a), c.actor_agg)
         latent_loss = self.alpha * steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "latent_loss": latent_loss}

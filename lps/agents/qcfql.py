@@ -12,13 +12,13 @@ distillation; alpha weighs the two, and has to be tuned for every group of tasks
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, Range, Widths
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
 from lps.agents.flows import flow_actions, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
@@ -32,7 +32,9 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the distillation loss
-    critic_agg: Literal["min", "mean"] = "mean"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "mean"  # over the target critics: "min", "mean" or "pessimistic"
+    actor_agg: Aggregation = "mean"  # over the critics that the actor climbs: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     flow_steps: Count = 10  # Euler steps of the flow
     latent_dist: LatentDist = "normal"  # "sphere", "normal" or "truncated_normal"
@@ -80,7 +82,7 @@ class QCFQL(Agent):
             cloned = flow_actions(self.base, s, e, c.flow_steps)
         mu = self.actor(s, e)
         distill_loss = (mu - cloned).square().mean((1, 2))
-        q = values(self.critic.frozen, s, mu.clamp(-1.0, 1.0)).mean(1)
+        q = self.aggregate(values(self.critic.frozen, s, mu.clamp(-1.0, 1.0)), c.actor_agg)
         actor_loss = self.alpha * distill_loss + steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "actor_loss": actor_loss}

@@ -11,13 +11,13 @@ Unlike QC-FQL's, the release's actor is not clipped inside Q, and its critic tak
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
-from lps.agents.config import PER_MEMBER, AgentConfig, Count, PerMember, Range, Widths
+from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, PerMember, Range, Rho, Widths
 from lps.agents.flows import MeanFlowForm, meanflow_actions, meanflow_loss
 from lps.agents.latents import LatentDist, latent_noise
 from lps.data.batch import Batch
@@ -32,7 +32,9 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     alpha: Annotated[float, Range(0), PER_MEMBER] = 1.0  # weight of the distillation loss
-    critic_agg: Literal["min", "mean"] = "min"  # over the target critics: "min" or "mean"
+    critic_agg: Aggregation = "min"  # over the target critics: "min", "mean" or "pessimistic"
+    actor_agg: Aggregation = "mean"  # over the critics that the actor climbs: "min", "mean" or "pessimistic"
+    rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
     meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
@@ -83,7 +85,7 @@ class QCMFQL(Agent):
             cloned = meanflow_actions(self.base, s, e, c.meanflow_form)
         mu = self.actor(s, e)
         distill_loss = (mu - cloned).square().mean((1, 2))
-        q = values(self.critic.frozen, s, mu).mean(1)
+        q = self.aggregate(values(self.critic.frozen, s, mu), c.actor_agg)
         actor_loss = self.alpha * distill_loss + steering_loss(q)
 
         losses = {"critic_loss": critic_loss, "base_loss": base_loss, "actor_loss": actor_loss}

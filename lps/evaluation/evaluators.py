@@ -58,7 +58,7 @@ class InlineEvaluator:
 
 
 class PoolEvaluator:
-    """Evaluates in `workers` processes on this machine, which share the episodes of every evaluation.
+    """Evaluates in `workers` processes on this machine, which share the episodes of an evaluation.
 
     Its processes import the main module again, so a script that uses it needs `if __name__ == "__main__":`.
     """
@@ -71,7 +71,10 @@ class PoolEvaluator:
 
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
         pickled = pickle.dumps(policy)  # once, and now: training goes on changing the parameters
-        parts = [range(first, run.eval_episodes, self.workers) for first in range(self.workers)]
+        # One evaluation alone is shared by all workers; of many, such as a pack's, each goes to few, for every part
+        # costs a copy of the policy and an environment's start.
+        shares = max(1, self.workers // (1 + len(self._jobs)))
+        parts = [range(first, run.eval_episodes, shares) for first in range(shares)]
         job = (pickled, run.resolved_task, run.seed, step)
         with self._explained():
             futures = [self._pool.submit(_evaluate_part, *job, part) for part in parts if part]

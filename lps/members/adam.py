@@ -67,6 +67,9 @@ class MemberAdam:
         """One step along `grads`, given in the order of the parameters."""
         if self.schedule.clip_norm:
             grads = clipped(grads, self.schedule.clip_norm)
+        # The kernel takes gradients in the layout of their parameters; compiled ones may be slices of padded tensors.
+        grads = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                 for p, g in zip(self.params, grads, strict=True)]  # fmt: skip
         decay = self.schedule.weight_decay
         for rate, members in self.groups.items():
             params, grads_, first, second = (
@@ -112,7 +115,11 @@ def clipped(grads: Sequence[Tensor], largest: float) -> list[Tensor]:
 
 
 @torch.no_grad()
-def move_targets(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: Tensor) -> None:
-    """target <- (1 - tau) target + tau source, in place, with one rate per member (M,)."""
+def move_targets(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: Tensor | float) -> None:
+    """target <- (1 - tau) target + tau source, in place.  tau: one rate for each member, (M,), or one for all, which
+    is a single kernel on a GPU."""
+    if isinstance(tau, float):
+        torch._foreach_lerp_(list(targets), list(sources), tau)
+        return
     for target, source in zip(targets, sources, strict=True):
         target.lerp_(source, per_member(tau, target))

@@ -21,6 +21,7 @@ def _signed(bits: int) -> int:
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
+_1_BY_GOLDEN = _signed(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 _24_BITS = (1 << 24) - 1
@@ -37,6 +38,11 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
+@torch.compiler.assume_constant_result
+def _word(purpose: str) -> int:
+    return zlib.crc32(purpose.encode())
+
+
 class Stream:
     """The random numbers of one purpose at one step, for M members.
 
@@ -51,14 +57,16 @@ class Stream:
         self.device = seeds.device
         # A plain number is wrapped to 64 bits here and stays one: a tensor would be a copy to the device every time.
         of_step = step * _GOLDEN if isinstance(step, Tensor) else _signed(step * _GOLDEN % (1 << 64))
-        self.key = _mix(_mix(seeds * _GOLDEN + zlib.crc32(purpose.encode())) + of_step)
+        # Position p is mixed from key + p GOLDEN.  It is computed as (key / GOLDEN + p) GOLDEN, the same 64 bits:
+        # torch's compiler takes multiples of an arange for an index, which overflows.
+        self.key = _mix(_mix(seeds * _GOLDEN + _word(purpose)) + of_step) * _1_BY_GOLDEN
         self.position = 0
 
     def bits(self, count: int) -> Tensor:
         """(M, count) int64, uniform over all 64-bit patterns."""
         positions = torch.arange(self.position + 1, self.position + count + 1, device=self.device)
         self.position += count
-        return _mix(self.key[:, None] + positions * _GOLDEN)
+        return _mix((self.key[:, None] + positions) * _GOLDEN)
 
     def uniform(self, *shape: int) -> Tensor:
         """(M, *shape) float32, uniform on [0, 1)."""

@@ -23,6 +23,7 @@ import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,8 +73,11 @@ class Program:
         self.agent, self.batches, self.precision = agent, batches, precision
         self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
         self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
+        self._draw = _draw
         if compiled and _can_compile(on_gpu):
             self._losses = _compiled(self._losses)
+            if on_gpu:  # a CPU rounds a compiled logarithm differently for different numbers of members
+                self._draw = _compiled(_draw)
         self._capture = _Capture() if compiled and on_gpu else None
 
     def update(self, step: int) -> Info:
@@ -82,11 +86,15 @@ class Program:
         return self._capture(self._update, step) if self._capture else self._update(step)
 
     def _update(self, step: int | Tensor) -> Info:
-        size = self.agent.config.batch_size
-        batch = self.batches.sample(Stream(self.seeds, step, "batch"), size)
-        noise = self.agent.noise(Stream(self.seeds, step, "noise"), size)
+        batch, noise = self._draw(self.agent, self.batches, self.seeds, step)
         with _tf32() if self.precision == "tf32" else contextlib.nullcontext():
             return self.agent.update(batch, noise, self._losses)
+
+
+def _draw(agent: Agent, batches: Batches, seeds: Tensor, step: int | Tensor) -> tuple[Batch, Noise]:
+    """The batch and the noise of an update."""
+    size = agent.config.batch_size
+    return batches.sample(Stream(seeds, step, "batch"), size), agent.noise(Stream(seeds, step, "noise"), size)
 
 
 class _Capture:
@@ -129,11 +137,11 @@ def _in_bf16(agent: Agent) -> Losses:
     return losses
 
 
-def _compiled(losses: Losses) -> Losses:
+def _compiled(function: Any) -> Any:
     # Beyond its limit of 8 shapes the compiler silently runs the plain losses. Agents, pack sizes and precisions can
     # make more shapes than that.
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(losses, dynamic=False)
+    return torch.compile(function, dynamic=False)
 
 
 def _can_compile(on_gpu: bool) -> bool:

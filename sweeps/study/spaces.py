@@ -22,8 +22,9 @@ AXES: Mapping[str, Sequence[Any]] = {
     "discount": [0.97, 0.98, 0.99, 0.995, 0.999],
     "flow_ratio": [0.0, 0.1, 0.25, 0.5, 1.0],
     "horizon": [1, 3, 5, 10],
-    "critic_agg": ["min", "mean"],
+    "critic_agg": ["min", "mean", "pessimistic"],
     "num_critics": [1, 2, 4, 10],
+    "noise_scale": [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 2.0],
     "batch_size": [64, 256, 1024],
     "flow_steps": [1, 5, 10, 20],
     "base_hidden": [[128] * 4, [256] * 4, [512] * 4, [1024] * 4],
@@ -39,6 +40,7 @@ RANGES: Mapping[str, FloatDistribution] = {
     "discount": FloatDistribution(0.97, 0.999),
     "flow_ratio": FloatDistribution(0.0, 1.0),
     "alpha": FloatDistribution(0.03, 300.0, log=True),
+    "noise_scale": FloatDistribution(0.1, 3.0, log=True),
     "expectile": FloatDistribution(0.5, 0.99),
     "guidance": FloatDistribution(1.0, 5.0),
 }

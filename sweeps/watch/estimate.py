@@ -13,9 +13,12 @@ SECONDS_PER_STEP: dict[str, dict[str, float]] = {
         "lps": 0.078,
         "fm_lps": 0.28,
         "dsrl": 0.224,
+        "dsrl_sac": 0.85,  # from dsrl, by the FLOPs of an update: 52.8 against 13.9 billion
         "qcfql": 0.135,
         "qcmfql": 0.078,
         "best_of_n": 3.3,
+        "meanflow_best_of_n": 0.091,  # from lps, by the FLOPs of an update: 4.8 against 4.1 billion
+        "quantile_lps": 0.139,  # likewise: 7.2 against 4.1 billion
         "cfgrl": 0.07,
         "meanflow_bc": 0.021,
         "flow_bc": 0.019,
