@@ -148,7 +148,15 @@ def test_several_groups_are_columns_and_the_average_is_the_first(tmp_path):
     assert [row.title for row in table.rows] == ["LPS", "Flow BC", "DSRL"], "what lacks a group comes last"
     dsrl = table.rows[-1].cells
     assert dsrl[:2] == [None, None] and dsrl[2].seeds == "1" and table.seeds == "2"
-    assert lead(study, table).startswith("LPS has the highest mean over 2 groups: ")
+    assert lead(study, table).startswith("LPS has the highest mean success over 2 groups: ")
+
+
+def test_equals_share_the_first_place(tmp_path):
+    for agent, seed in itertools.product(("lps", "dsrl", "flow_bc"), range(2)):
+        put(tmp_path, agent, seed=seed, curve=(0.1 if agent == "flow_bc" else 0.5,) * 4)
+    study = studied(tmp_path)
+    text = lead(study, headline(study, TABLES["success"](study)))
+    assert text == "DSRL and LPS share the highest mean success on cube-single: 50.0 % [50.0, 50.0]."
 
 
 def test_every_note_stands_once(written, results):

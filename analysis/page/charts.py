@@ -291,7 +291,7 @@ def _told(study: Study, data: pd.DataFrame, unit: Unit, *, by: str = "series", s
     told = pd.DataFrame({"series": data[by].map(titles)}, index=data.index)
     told["name"] = told["series"]
     for end in ("mean", "low", "high"):
-        told[end] = unit.scale * data[end] if end in data else np.nan
+        told[end] = (unit.scale * data[end]).map(lambda value: float(f"{value:.5g}")) if end in data else np.nan
     sign = "+" if signed else ""
     after = f" {unit.sign}" if unit.sign and not signed else ""
     told["value"] = [unit.text(value, sign) + after for value in data["mean"]]
@@ -381,7 +381,7 @@ def _bars(
     kept = ["series", "name", "mean", "low", "high", "value", "interval", "seeds", *theirs, "runs"]
     data = data[[name for name in kept if name in data and not data[name].isna().all()]]
     ticks: dict[str, Any] = {"axis": alt.Axis(tickCount=4, grid=True), "scale": alt.Scale(zero=bars or zero)}
-    if unit.sign and not zero:
+    if unit == SUCCESS and not zero:
         ticks = {"axis": alt.Axis(values=list(range(0, 101, 20)), grid=True), "scale": alt.Scale(domain=[0, 100])}
     tips = {"name": "method", "value": x_title, "interval": "95 % interval", "seeds": "seeds"}
     tips = {name: text for name, text in tips.items() if name in data and (data[name] != "").any()}

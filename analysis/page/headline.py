@@ -103,8 +103,12 @@ def lead(study: Study, table: Headline) -> str:
         titles = [row.title for row, _ in ranked]
         if len(ranked) < 2:
             return f"{titles[0]} reaches {values[0]} {where}." if ranked else ""
-        text = f"{titles[0]} has the highest mean {where}: {values[0]}."
+        best = [row.title for row, cell in ranked if cell.best]
+        verb = "has" if len(best) == 1 else "share"
+        text = f"{_names(best)} {verb} the highest mean {unit.name} {where}: {values[0]}."
         own = titles.index(study.subject.title) if study.subject.title in titles else 0
+        if len(best) > 1 and own < len(best):
+            return text
         if own < 2:
             return f"{text} {titles[1]} is second with {values[1]}."
         return f"{text} {titles[own]} is number {own + 1} of {len(titles)} with {values[own]}."

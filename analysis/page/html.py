@@ -138,9 +138,7 @@ def _facts(study: Study) -> list[str]:
     runs = study.runs
     states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
     count = int(runs["scored"].sum())
-    facts = [f"{len(runs)} runs, all of which count"]
-    if count < len(runs):
-        facts = [f"{len(runs)} runs ({states}), {count} of which count"]
+    facts = [f"{len(runs)} runs ({states})", f"{'all' if count == len(runs) else count} of them count"]
     if study.include_unfinished:
         facts.append("Unfinished runs are included, with the last evaluations they have")
     if len(study.results.paths) > 1:

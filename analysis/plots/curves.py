@@ -43,7 +43,7 @@ def lines(study: Study, data: pd.DataFrame, places: list[str], height: float, **
         here, unit = data[(data[places] == list(place)).all(axis=1)], study.unit(place[0])
         for series in reversed(shown):
             line = here[here["series"] == series.key]
-            marker = series.agent.marker if len(line) <= MANY_POINTS else None
+            marker = series.agent.marker if len(line) <= MANY_POINTS and columns <= 3 else None
             style.line(axes, line["step"], line, style.colour(study, series), marker, unit)
         style.score_axis(axes, unit, i % columns == 0 or not shared)
         axes.set_title(" ".join(dict.fromkeys(place)), pad=2)
@@ -54,7 +54,7 @@ def lines(study: Study, data: pd.DataFrame, places: list[str], height: float, **
             axes.set_xlabel("updates")
     handles = [
         Line2D(
-            [], [], color=style.colour(study, s), marker=s.agent.marker, mew=0,
+            [], [], color=style.colour(study, s), marker=s.agent.marker if columns <= 3 else None, mew=0,
             label=summaries.marked_title(study, s, groups),
         )
         for s in shown
