@@ -4,8 +4,8 @@
     ray job submit --entrypoint-num-gpus 1 --working-dir . -- python sweeps/compute.py --results s3://bucket/paper
 
 Runs benchmarks/throughput.py and benchmarks/inference.py with the paper's networks on this machine, keeps what they
-found in the results, and the report of these results (`python -m analysis report`) has a figure of it. Nothing else
-should run on the machine meanwhile.
+found in the results, with the FLOPs of the runs there, and the report of these results (`python -m analysis report`)
+has figures of both. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 from lps.agents import AGENTS
 from lps.errors import UserError, check_known, guarded
 from lps.runs.store import Store
+from sweeps.study import flops
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PRESETS = {"paper": ("3", "500"), "quick": ("0.3", "50")}
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     about = next(iter(updates.values()))
     store.write_study("compute", {"rows": rows, **{key: about[key] for key in ("device", "torch", "threads")}})
+    flops.keep(store)
     print(f"kept in {arguments.results}")
     if store.runs():
         print(f"`python -m analysis report {arguments.results}` shows it beside the runs")

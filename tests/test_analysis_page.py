@@ -38,6 +38,7 @@ OF_STUDIES = {
     "importances",
     "data_scaling",
     "compute",
+    "flops",
     "ring",
 }
 VOID = {"meta", "img", "br", "link"}
