@@ -22,8 +22,8 @@ from analysis.results import settings
 from analysis.results.agents import AVERAGE
 from analysis.results.study import SUCCESS, Study, Unit, word
 
-VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-"""Of Vega-Lite, as vl-convert-python names it."""
+VERSION = "6.1"
+"""Of Vega-Lite, as vl-convert-python names it. Tooltips of nearest points say "undefined" in 6.4."""
 TALL, LOW, ROW = 380, 230, 26
 """Heights in pixels: lines in a panel of its own, lines in one of several panels, axes included, a bar."""
 AXES = 46  # pixels that the axis below a panel takes
@@ -430,4 +430,5 @@ def _tips(columns: Mapping[str, str]) -> Sequence[alt.Tooltip]:
 
 def _spec(chart: Any, height: int) -> dict[str, Any]:
     """The chart as a specification, as wide as its place on the page."""
-    return dict(chart.properties(width="container", height=height).to_dict())
+    spec = chart.properties(width="container", height=height).to_dict()
+    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}  # another version; page.js

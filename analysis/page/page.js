@@ -16,7 +16,7 @@ const config = {
   axisYPoint: { labelColor: "var(--ink)" },
   legend: text,
 };
-const options = { ast: true, actions: false, renderer: "svg", config, tooltip: { disableDefaultStyle: true } };
+const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", config, tooltip: { disableDefaultStyle: true } };
 
 document.documentElement.classList.add("live");
 
