@@ -6,9 +6,9 @@
 
 "pessimistic" is an agent with ten critics as in QAM's release (arXiv 2601.14234), and "qam_critics" has their widths,
 too. dsrl_sac is the DSRL of that release. All agents train for as many updates. The results keep the FLOPs of an update
-of each run, and the report has a figure of success against FLOPs. The constants of Quantile LPS were chosen on task 1
-of cube-single: that task is no comparison. quick is the ring bandit with small networks, and is no evidence about
-robots. Run again, the same command goes on with what is left.
+of each run, and the report has a figure of success against FLOPs. Task 1 of cube-single is where the constants of
+Quantile LPS are chosen, so the preset small is no comparison of it. quick is the ring bandit with small networks, and
+is no evidence about robots. Run again, the same command goes on with what is left.
 """
 
 import argparse

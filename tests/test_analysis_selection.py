@@ -64,7 +64,7 @@ def test_runs_that_are_left_out_are_named_at_every_figure_and_table(results):
     name = f"run {run_id} (LPS, cube-single task"
     with style.styled():
         plots = drawn(here)
-    assert plots and all(name in plot.caption for plot in plots.values())
+    assert plots and all(name in " ".join(plot.notes) for plot in plots.values())
     made = tables.made(here)
     assert made.keys() == tables.TABLES.keys() and all(name in " ".join(table.notes) for table in made.values())
     assert name in page.render(here)

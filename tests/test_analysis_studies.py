@@ -46,7 +46,7 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
     assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
     assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
     titles = {here.series[key].title for key in settings.shown(here)}
-    assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-N", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
+    assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-32", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
     assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < {
         series.title for series in here.series.values()
     }
@@ -329,7 +329,7 @@ def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
     assert axes.loc[axes["common"], "value"].tolist() == [1.0, 1.0, 1e-3, 1e-3], "the usual lr is the scope's"
     points = budgets.configurations(here)
     assert points["agent"].value_counts().to_dict() == {"lps": 4, "qcfql": 4}, "without those of the variant"
-    assert summaries.small_print(here) == "", "the ring's networks are small on purpose"
+    assert summaries.small_print(here) == [], "the ring's networks are small on purpose"
     assert provenance.commands(here)
 
 

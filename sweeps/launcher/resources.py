@@ -65,6 +65,11 @@ class Share:
         return "cuda" if self.gpus else "cpu"
 
     @property
+    def evaluating_cores(self) -> float:
+        """Cores that evaluate a pack's policies at the same time."""
+        return self.eval_tasks * self.eval_cpus
+
+    @property
     def cpus_of_pack(self) -> float:
         """The learner's, and those kept for its evaluations."""
         return self.cpus / (1 - EVALUATION)
