@@ -1,6 +1,7 @@
 """The studies: what each of them runs, and tuning that survives being interrupted."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
-from lps.runs.record import Episode, RunRecord
+from lps.runs.record import Episode, RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import Store
+from lps.tasks.ogbench_data import default_name
 from lps.tasks.ring import RING
+from lps.tasks.suites import get_task
 from lps.training.flops import update_gflop
 from lps.training.options import TrainOptions
 from lps.training.packs import pack
@@ -108,6 +111,15 @@ def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
     assert "2 runs in " in said and "nowhere is not there yet: all of them are to be trained" in said
 
 
+def test_the_demo_trains_on_the_dataset_that_it_collects() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    (maze,) = re.findall(r"^MAZE := (\S+)$", makefile, re.MULTILINE)
+    (episodes,) = re.findall(r"lps collect \$\(MAZE\) --episodes (\d+)", makefile)
+    demo = ogbench_all.PRESETS["demo"]
+    assert demo.dataset == default_name(maze, int(episodes))
+    assert {get_task(task).dataset for task in demo.task_names()} == {f"{maze}-v0"}
+
+
 def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> None:
     for name, panel in PANELS.items():
         for bar in panel.bars:
@@ -158,7 +170,7 @@ def test_the_score_is_the_mean_of_the_last_three_evaluations(tmp_path: Path) -> 
     for step, successes in curve.items():
         store.write_episodes(run.id, step, [Episode(i, 0, bool(s), 0.0, 1) for i, s in enumerate(successes)])
     assert scores(store, [run]) == {}, "not done"
-    store.write_run({"id": run.id, "status": "done"})
+    store.write_run(store.record(run).update(Status.DONE))
     assert scores(store, [run]) == {run.id: 0.5}
     store.delete(f"episodes/{run.id}/{40:09d}.parquet")
     assert scores(store, [run]) == {}, "an evaluation is missing"

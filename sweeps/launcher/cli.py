@@ -8,14 +8,14 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from lps.errors import UserError
+from lps.errors import UserError, at_least
 from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import launch, unfinished
+from sweeps.launcher.launch import NAME, launch, unfinished
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, Share, split
 from sweeps.watch import estimate
@@ -23,18 +23,22 @@ from sweeps.watch import estimate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", help="folder or s3://bucket/folder (default: results/SWEEP)")
-    parser.add_argument("--sweep", help="name of these runs together, in MLflow and in the results")
+    parser.add_argument("--sweep", type=_name, help="name of these runs together, in MLflow and in the results")
     parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
     parser.add_argument(
         "--price",
-        type=float,
+        type=at_least(0.0),
         metavar="PER_HOUR",
         help="with --dry-run: of one device, to say what the updates may cost",
     )
     parser.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=120.0, metavar="S", help="what a lost worker costs (default: 120)"
+        "--checkpoint-seconds",
+        type=at_least(0.0),
+        default=120.0,
+        metavar="S",
+        help="what a lost worker costs (default: 120)",
     )
     parser.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
     parser.add_argument(
@@ -52,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
 
 
+def _name(text: str) -> str:
+    """The name of a sweep."""
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be letters, digits, dots, dashes and underscores, not {text[:40]!r}")
+    return text
+
+
 def results_of(arguments: argparse.Namespace, sweep: str) -> str:
     """The results folder of --results; results/SWEEP by default. `sweep`: the default of --sweep."""
     return arguments.results or f"results/{arguments.sweep or sweep}"
@@ -62,24 +73,13 @@ def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, re
 
     sweep: the default of --sweep. results: another results folder than that of --results.
     """
-    limits = Limits(
-        device=arguments.device,
-        cpus=arguments.cpus_per_pack,
-        gpus=arguments.gpus_per_pack,
-        at_once=arguments.packs_at_once,
-        max_members=arguments.max_members,
-    )
-    check_precision(arguments.precision, arguments.device)
-    if arguments.price is not None and not arguments.dry_run:
-        raise UserError("--price goes with --dry-run: a sweep does not count money")
-    if arguments.price is not None and not arguments.price >= 0:
-        raise UserError(f"--price must be a number of at least 0, not {arguments.price:g}")
+    limits = checked(arguments)
     runs = [one.run for one in planned]
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
-        describe(runs, _nodes(arguments.address), limits, arguments.price)
+        describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
         if len({run.id for run in runs}) == len(runs):  # else they stand for others, as a tuning's trials do
             print(_standing(runs, results))
         return 0
@@ -103,6 +103,21 @@ def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, re
     )
 
 
+def checked(arguments: argparse.Namespace) -> Limits:
+    """The part of the cluster for a pack. UserError for options that no sweep can have; nothing is written before."""
+    limits = Limits(
+        device=arguments.device,
+        cpus=arguments.cpus_per_pack,
+        gpus=arguments.gpus_per_pack,
+        at_once=arguments.packs_at_once,
+        max_members=arguments.max_members,
+    )
+    check_precision(arguments.precision, arguments.device)
+    if arguments.price is not None and not arguments.dry_run:
+        raise UserError("--price goes with --dry-run: a sweep does not count money")
+    return limits
+
+
 def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | None = None) -> None:
     """Prints the runs and packs by agent and group, and an estimate of the time they take; with a price per device
     hour, also of the money."""
@@ -116,7 +131,7 @@ def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | N
     for (agent, group, steps), row in groupby(packs, key=_row):
         of_row = list(row)
         members = [run for pack in of_row for run in pack]
-        times = [estimate.hours(pack, share.device) for pack in of_row]
+        times = [estimate.hours(pack, share.device, share.evaluating_cores if share.gpus else 0) for pack in of_row]
         hours = None if None in times else sum(time for time in times if time is not None)
         total = None if hours is None or total is None else total + hours
         counts = (len({run.task for run in members}), len({run.seed for run in members}), steps)
@@ -168,6 +183,15 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return "unknown"
     return f"{hours:.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _planned_nodes(address: str | None, device: str) -> Nodes:
+    """The machines that there are; for CUDA, where none has a GPU, one that a plan may count on."""
+    nodes = _nodes(address)
+    if device != "cuda" or any(node.get("GPU", 0) for node in nodes):
+        return nodes
+    print("There is no GPU here. The plan is for one machine with 16 CPUs and one GPU.")
+    return [{"CPU": 16.0, "GPU": 1.0}]
 
 
 def _nodes(address: str | None) -> Nodes:

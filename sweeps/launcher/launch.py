@@ -30,6 +30,9 @@ from sweeps.launcher.resources import Limits, Share, split
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
 
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+"""Names of sweeps: parts of file names."""
+
 ATTEMPTS = 3
 """How often Ray is started over when Tune itself breaks, as it does when the system kills a trial for memory."""
 
@@ -60,7 +63,7 @@ def launch(
     runs = list({one.run.id: one.run for one in planned}.values())
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", plan.sweep):
+    if not NAME.fullmatch(plan.sweep):
         raise UserError(
             f"the sweep's name {plan.sweep!r} is not valid: use letters, digits, dots, dashes and underscores"
         )
