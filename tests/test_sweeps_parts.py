@@ -33,7 +33,7 @@ from sweeps.launcher.launch import launch
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, divide, split
 from sweeps.watch import estimate
-from sweeps.watch.console import Console, title
+from sweeps.watch.console import Console, title, titles
 from sweeps.watch.mlflow import Mirror
 
 GROUPS = groups("ogbench")
@@ -266,6 +266,11 @@ def test_titles_say_what_is_in_a_pack() -> None:
     assert title(runs) == "dsrl scene tasks 1-5 seeds 0-2"
     assert title([runs[0]]) == "dsrl scene task 1 seed 0"
     assert title([runs[0], runs[2]]) == "dsrl scene task 1 seeds 0,2"
+    task = "scene-play-singletask-task1-v0"
+    packs = [[Run.create("dsrl", task, seed, lr=lr) for seed in (0, 1)] for lr in (0.1, 0.2)]
+    assert titles([*packs, [runs[0]]]) == [
+        *("dsrl scene task 1 seeds 0-1 lr=0.1", "dsrl scene task 1 seeds 0-1 lr=0.2", "dsrl scene task 1 seed 0")
+    ]
 
 
 def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:

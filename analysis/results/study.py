@@ -92,7 +92,7 @@ class Study:
     include_unfinished: bool = False
     subject: Agent = agents_of([SUBJECT], version1.agents())[SUBJECT]
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """Groups with at least one scored run, in showing order; bandits, which are pictures and no benchmarks, only
         where there is nothing else."""

@@ -27,7 +27,7 @@ from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.plan import Plan, mark_failed
 from sweeps.launcher.resources import Limits, Share, split
-from sweeps.watch.console import Console, title
+from sweeps.watch.console import Console, title, titles
 from sweeps.watch.mlflow import Mirror
 
 ATTEMPTS = 3
@@ -202,7 +202,7 @@ def _tune(
     if mirror:
         mirror.start()  # only now, for Ray sets environment variables when it is imported and when it connects
     try:
-        with Console([title(pack) for pack in packs], out) as console:
+        with Console(titles(packs), out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
             trials = tuner.fit()
     finally:
