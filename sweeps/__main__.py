@@ -15,15 +15,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = "Show the state of a sweep, retry its failed runs, or list the studies."
     parser = argparse.ArgumentParser(prog="python -m sweeps", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("status", help="what is done, running, failed or missing, and why")
-    retry = commands.add_parser("retry", help="put failed runs back into the queue of their sweep's command")
+    show = commands.add_parser("status", help="list finished, running, failed and missing runs, with reasons")
+    retry = commands.add_parser("retry", help="queue failed runs again for the command of their sweep")
     commands.add_parser("list", help="list the studies")
     for command in (show, retry):
         command.add_argument("results", help="folder or s3://bucket/folder")
-    retry.add_argument("--run", nargs="+", default=[], metavar="ID", help="only these (default: all that failed)")
     retry.add_argument(
-        "--from-start", action="store_true", help="delete what they have trained so far, for checkpoints gone bad"
+        "--run", nargs="+", default=[], metavar="ID", help="ids of the runs to retry (default: all failed runs)"
     )
+    retry.add_argument("--from-start", action="store_true", help="delete their checkpoints and results first")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
         for name, subject in STUDIES.items():

@@ -37,6 +37,7 @@ PLACEHOLDERS = {
     "RESULTS": EXAMPLE,
     "results/scene": "docs/example/scene-9k",
     "CHECKPOINT": "results/cube-single/checkpoints/*.pt",
+    " --compile": "",  # tests/test_program.py compiles
     "<run>": "*",  # the checkpoint that an earlier command of the page has written
 }
 """Words of the pages -> their value here."""

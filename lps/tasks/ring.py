@@ -46,7 +46,7 @@ BAND = 0.15
 """An action at most so far from the ring counts as on it."""
 ARC = (math.pi / 4, math.pi / 6)
 """Middle and half width of the rewarded arc, in radians."""
-ACTIONS = 20_000
+NUM_ACTIONS = 20_000
 
 
 def on_ring(actions: np.ndarray) -> np.ndarray:
@@ -81,10 +81,10 @@ class RingBandit(gymnasium.Env):
 
 
 def data() -> np.ndarray:
-    """The actions that were tried, (ACTIONS, 2) float32, the same in every process."""
+    """The actions that were tried, (NUM_ACTIONS, 2) float32, the same in every process."""
     rng = np.random.default_rng(0)
-    angles = rng.uniform(-math.pi, math.pi, ACTIONS)
-    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, ACTIONS)
+    angles = rng.uniform(-math.pi, math.pi, NUM_ACTIONS)
+    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, NUM_ACTIONS)
     return (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
 
 
@@ -99,7 +99,7 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
     if name != RING.dataset:
         raise UserError(f"{RING.name} has no dataset {name}: its data is generated. Remove --dataset")
     tried = data()
-    rows = 2 * ACTIONS
+    rows = 2 * NUM_ACTIONS
     actions, rewards = np.zeros((rows, 2), np.float32), np.zeros((1, rows), np.float32)
     actions[::2], rewards[0, ::2] = tried, reward(tried)
     return Dataset(
