@@ -150,8 +150,8 @@ def main() -> int:
                 for members in arguments.members:
                     rows.append(measure(package, name, members, mode, precision, arguments.seconds))
                     print(table(rows[-1:], header=len(rows) == 1), flush=True)
-    for path in save(rows, Path(arguments.out), "release", device):
-        print(f"written: {path}")
+                    (path,) = save(rows, Path(arguments.out), "release", device)  # at once: time may run out
+    print(f"written: {path}")
     return 0
 
 

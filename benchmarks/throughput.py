@@ -141,6 +141,7 @@ def main() -> int:
                     measure(name, members, mode, arguments.precision, dataset, arguments.device, arguments.seconds)
                 )
                 print(table(rows[-1:], header=len(rows) == 1), flush=True)
+                save(rows, Path(arguments.out), "throughput", arguments.device)  # at once: time may run out
     for path in save(rows, Path(arguments.out), "throughput", arguments.device, _draw):
         print(f"written: {path}")
     return 0

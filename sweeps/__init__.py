@@ -10,6 +10,7 @@ knows the finished runs, so the same command again resumes. A new study is one f
 
 STUDIES = {
     "ogbench_all": "the main comparison: agents x tasks x seeds",
+    "rivals": "LPS, its rivals at their best, and Quantile LPS: on equal updates or FLOPs",
     "ablations": "LPS's ablations, and every method matched to LPS",
     "sensitivity": "one hyperparameter at a time, and all at once",
     "tuning": "Optuna's TPE for each agent, with a comparison on held-out seeds",

@@ -4,7 +4,8 @@
     ray job submit --entrypoint-num-gpus 1 --working-dir . -- python sweeps/compute.py --results s3://bucket/paper
 
 Runs benchmarks/throughput.py and benchmarks/inference.py with the paper's networks on this machine. It stores the
-measurements in the results, and the report (`python -m analysis report`) shows them. Run nothing else on the machine.
+measurements and the FLOPs of the runs in the results, and the report (`python -m analysis report`) shows both. Run
+nothing else on the machine.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 from lps.agents import AGENTS
 from lps.errors import UserError, check_known, guarded
 from lps.runs.store import Store
+from sweeps.study import flops
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PRESETS = {"paper": ("3", "500"), "quick": ("0.3", "50")}
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     about = next(iter(updates.values()))
     store.write_study("compute", {"rows": rows, **{key: about[key] for key in ("device", "torch", "threads")}})
+    flops.keep(store)
     print(f"measurements stored in {arguments.results}")
     if store.runs():
         print(f"`python -m analysis report {arguments.results}` shows them beside the runs")

@@ -197,6 +197,51 @@ def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_o
     assert (level[64] - level[4])[1] > 0.4 * spread
 
 
+@pytest.mark.parametrize("kappa", [0.5, 0.8, 1.0])
+def test_quantile_lps_takes_target_and_action_at_the_rank_of_the_quantile(kappa):
+    """Against plain loops over candidates, on the averaged base policy and the target critics."""
+    settings = {"quantile": kappa, "steering": 0.4, "num_samples": 6, "act_samples": 6, "base_tau": 0.3}
+    agent = make_agent("quantile_lps", [0], [settings])
+    run_updates(agent, [0], 1, 3)
+    batch = random_batch(agent, SEEDS, 9)
+    noise = agent.noise(Stream(SEEDS, 9, "noise"), agent.config.batch_size)
+    losses, _ = agent.losses(batch, noise)
+    s, eps = batch.next_observations, noise["next_e_normal"]
+    chosen = agent.act(s, eps)
+    z, d = project_latent(agent.latent_actor(s), "sphere"), agent.chunk_dim
+    targets = []
+    for row in range(agent.config.batch_size):
+        values_of, chunks = [], []
+        for n in range(6):
+            e = latent_noise(eps[:, row : row + 1, n * d : (n + 1) * d], "sphere")
+            e = project_latent(0.4 * z[:, row : row + 1] + (1 - 0.4**2) ** 0.5 * e, "sphere")
+            one = {"state": s["state"][:, row : row + 1]}
+            chunks.append(meanflow_actions(agent.target_base, one, e)[0, 0])
+            values_of.append(values(agent.target_critic, one, chunks[-1][None, None]).mean().item())
+        order = sorted(range(6), key=values_of.__getitem__)
+        rank = min(kappa * 7, 6) - 1
+        low, share = int(rank), rank - int(rank)
+        lower, upper = values_of[order[low]], values_of[order[min(low + 1, 5)]]
+        targets.append(lower + share * (upper - lower))
+        torch.testing.assert_close(chosen[0, row], chunks[order[round(rank)]], atol=1e-5, rtol=1e-4)
+    expected, _ = agent.td_loss_towards(batch, torch.tensor(targets)[None, None])
+    torch.testing.assert_close(losses["critic_loss"], expected)
+
+
+def test_a_target_network_may_have_a_rate_of_its_own():
+    agent = make_agent("quantile_lps", [0, 0], [{"tau": 0.5, "base_tau": 0.25}, {"tau": 0.5, "base_tau": 1.0}])
+    before = {net: agent.params[net]["kernel_0"].detach().clone() for net in agent.nets}
+    for net in ("base", "critic"):
+        before[net] += 1
+        with torch.no_grad():
+            agent.params[net]["kernel_0"] += 1
+    run_updates(agent, [0, 0], 1, 1)
+    for target, source, rates in (("target_base", "base", (0.25, 1.0)), ("target_critic", "critic", (0.5, 0.5))):
+        for member, rate in enumerate(rates):
+            expected = before[target][member].lerp(before[source][member], rate)
+            torch.testing.assert_close(agent.params[target]["kernel_0"][member], expected)
+
+
 def test_steering_pulls_the_candidates_from_the_base_policy_to_the_latent_actor():
     betas = [0.0, 0.5, 1.0]
     agent, s, stream = quantile_agent([{"steering": beta} for beta in betas])
@@ -222,7 +267,7 @@ def test_the_latent_actor_of_quantile_lps_learns_where_the_critic_is_high(latent
     def value() -> float:
         normal = Stream(seeds, 0, "look").normal(agent.config.batch_size, 64 * agent.chunk_dim)
         with torch.no_grad():
-            q = agent._valued(where, agent._candidates(agent._latent(where), normal), agent.base, agent.critic)[1]
+            q = agent._valued(where, agent._candidates(agent._latent(where), normal), agent.critic)[1]
         return float(q.mean())
 
     before = value()

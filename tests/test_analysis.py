@@ -334,7 +334,18 @@ CASES = {
 
 
 PAIRS = {"differences", "improvement"}  # figures that need two agents
-EMPTY = {"ablations", "sensitivity", "landscape", "latents", "budget", "importances", "data_scaling", "compute", "ring"}
+EMPTY = {
+    "ablations",
+    "sensitivity",
+    "landscape",
+    "latents",
+    "budget",
+    "importances",
+    "data_scaling",
+    "compute",
+    "flops",
+    "ring",
+}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -35,6 +35,7 @@ OF_STUDIES = {
     "importances",
     "data_scaling",
     "compute",
+    "flops",
     "ring",
 }
 VOID = {"meta", "img", "br", "link"}

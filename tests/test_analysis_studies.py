@@ -289,6 +289,23 @@ def test_compute_is_shown_where_it_was_measured(tmp_path):
     assert labels == ["one update (ms)", "one decision (ms)"] and "a machine" in plot.caption
 
 
+def test_success_against_flops_is_the_learning_curve_on_another_axis(tmp_path):
+    known = [put(tmp_path, agent, seed=seed) for agent in ("lps", "best_of_n") for seed in range(2)]
+    put(tmp_path, "dsrl")
+    assert PLOTS["flops"](studied(tmp_path)) is None
+    store = Store(tmp_path)
+    store.write_study("flops", {"gflop": dict(zip(known, [4.0, 4.0, 20.0, 20.0], strict=True))})
+    here = studied(tmp_path)
+    with style.styled():
+        plot = PLOTS["flops"](here)
+    data = plot.data.set_index(["series", "step"])
+    assert set(plot.data["series"]) == {"lps", "best_of_n"}, "the cost of the other is not known"
+    assert data.loc[("lps", 2000), "tflop"] == 8 and data.loc[("best_of_n", 2000), "tflop"] == 40
+    curve = summaries.curves(here).set_index(["series", "step"])
+    assert (data["mean"] == curve.loc[data.index, "mean"]).all()
+    assert plot.figure.get_axes()[0].get_xscale() == "log"
+
+
 def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
     """A sensitivity study on the ring, whose usual setting is far from the agents' defaults."""
     from sweeps import sensitivity

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +68,8 @@ def test_a_folder_without_the_release_is_one_line(scripts, tmp_path, monkeypatch
     assert "has no agents/lps.py" in capsys.readouterr().err
 
 
-def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_dir, monkeypatch):
+def carried(tmp_path, tiny_data_dir, monkeypatch, *options: str) -> tuple[Store, list[Run], Path]:
+    """Results of four runs, and the folder that they were carried into."""
     import carry
 
     settings = {"steps": 4, "eval_interval": 2, "eval_episodes": 1, **small_hyperparameters("lps")}
@@ -77,17 +77,54 @@ def test_what_is_carried_away_acts_and_can_be_read(scripts, tmp_path, tiny_data_
     runs = [Run.create("lps", task, seed, **settings) for task in tasks for seed in (0, 1)]
     store, out = Store(tmp_path / "results"), tmp_path / "out"
     train(runs, store, TrainOptions("cpu", data_dir=str(tiny_data_dir)), evaluator=FakeEvaluator())
-    monkeypatch.setattr(sys, "argv", ["carry.py", str(tmp_path / "results"), str(out)])
+    monkeypatch.setattr(sys, "argv", ["carry.py", "away", str(tmp_path / "results"), str(out), *options])
     assert carry.main() == 0
+    return store, runs, out
 
+
+def brought_back(out: Path, to: Path, monkeypatch) -> int:
+    import carry
+
+    monkeypatch.setattr(sys, "argv", ["carry.py", "back", str(out), str(to)])
+    return carry.main()
+
+
+def test_what_is_carried_away_comes_back_whole(scripts, tmp_path, tiny_data_dir, monkeypatch):
+    import carry
+
+    monkeypatch.setattr(carry, "PART", 50_000)
+    store, runs, out = carried(tmp_path, tiny_data_dir, monkeypatch)
+    assert len(list(out.glob("state.zip.*"))) > 1
     lines = (out / "curves.csv").read_text().splitlines()
     assert lines[0] == "agent,task,step,runs,success" and len(lines) == 1 + 2 * 2
-    assert lines[1].startswith(f"lps,{tasks[0]},2,2,")
-    policy = load_policy(out / "policy-cube-single-task-2.safetensors")
+    assert lines[1].startswith(f"lps,{runs[0].task},2,2,")
+
+    assert brought_back(out, tmp_path / "again", monkeypatch) == 0
+    again = Store(tmp_path / "again", create=False)
+    assert again.read_episodes().num_rows == store.read_episodes().num_rows and len(again.runs()) == 4
+    for run in runs:
+        assert again.read_bytes(checkpoint_path(run)) == store.read_bytes(checkpoint_path(run))
+    policy = load_policy(tmp_path / "again" / "policies" / "lps-cube-single-task-2.safetensors")
     kept = load_policy(tmp_path / "results" / checkpoint_path(runs[2]))
     observation = np.ones(28, np.float32)
     assert (policy.act(observation) == kept.act(observation)).all()
-    with tarfile.open(out / "results.tar.gz") as archive:
-        archive.extractall(tmp_path / "again", filter="data")
-    again = Store(tmp_path / "again", create=False)
-    assert again.read_episodes().num_rows == store.read_episodes().num_rows and len(again.runs()) == 4
+
+
+def test_as_many_checkpoints_are_carried_as_fit(scripts, tmp_path, tiny_data_dir, monkeypatch, capsys):
+    store, runs, out = carried(tmp_path, tiny_data_dir, monkeypatch)
+    of_all = sum(path.stat().st_size for path in out.iterdir())
+    some = (of_all - len(store.read_bytes(checkpoint_path(runs[0]))) // 2) / 2**20
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--mib", str(some), "--skip", "1"])
+    assert importlib.import_module("carry").main() == 0
+    assert sum(path.stat().st_size for path in out.iterdir()) <= some * 2**20
+    said = capsys.readouterr().out
+    assert checkpoint_path(runs[2]) in said and checkpoint_path(runs[0]) not in said  # seed 0 of both tasks comes first
+
+
+def test_parts_of_two_calls_are_one_line(scripts, tmp_path, tiny_data_dir, monkeypatch, capsys):
+    _, _, out = carried(tmp_path, tiny_data_dir, monkeypatch)
+    data = (out / "state.zip.0").read_bytes()
+    (out / "state.zip.0").write_bytes(data[: len(data) // 2])
+    assert brought_back(out, tmp_path / "again", monkeypatch) == 2
+    assert "not one whole archive" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from small import small_hyperparameters
 
 from analysis.plots.landscape import drawn_in_decades
 from lps.agents import AGENTS
@@ -19,16 +20,18 @@ from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
-from lps.runs.record import Episode
+from lps.runs.record import Episode, RunRecord
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import Store
+from lps.tasks.ring import RING
+from lps.training.flops import update_gflop
 from lps.training.options import TrainOptions
 from lps.training.packs import pack
 from lps.training.trainer import train
-from sweeps import STUDIES, ablations, compute, data_scaling, ogbench_all, ring, sensitivity, tuning
+from sweeps import STUDIES, ablations, compute, data_scaling, ogbench_all, ring, rivals, sensitivity, tuning
 from sweeps.__main__ import main as sweeps
-from sweeps.study import halving, spaces
+from sweeps.study import flops, halving, spaces
 from sweeps.study.scope import PAPER_SCOPE, RING_SCOPE, STUDY_SCOPES
 
 MODULES = {name: importlib.import_module(f"sweeps.{name}") for name in STUDIES}
@@ -391,6 +394,31 @@ def test_compute_measures_every_agent_and_keeps_it(tmp_path: Path, capsys: Any) 
     (document,) = Store(tmp_path).studies()
     assert [row["agent"] for row in document["rows"]] == ["lps", "flow_bc"]
     assert all(row["update_ms"] > row["decision_ms"] > 0 for row in document["rows"])
+
+
+def test_rivals_say_what_an_update_takes(capsys: Any) -> None:
+    assert rivals.main("--preset small --dry-run --address local --agents lps best_of_n:of_4".split()) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["lps", "4.07", "40.7"] in rows and ["best_of_n:of_4", "19.90", "199.0"] in rows
+
+
+def test_flops_of_the_runs_of_a_store_are_kept(tmp_path: Path) -> None:
+    store, runs = Store(tmp_path), [Run.create(agent, RING.name, **small_hyperparameters(agent)) for agent in AGENTS]
+    for run in runs:
+        store.write_run(RunRecord.of(run))
+    store.write_run({"id": "f" * 16, "run": {**runs[0].to_dict(), "agent": "not_here"}, "status": "done"})
+    flops.keep(store)
+    (document,) = store.studies()
+    assert set(document["gflop"]) == {run.id for run in runs}
+    cost = {run.agent: document["gflop"][run.id] for run in runs}
+    assert 0 < cost["flow_bc"] < cost["lps"] < cost["best_of_n"]
+
+
+def test_flops_of_an_update_are_those_that_torch_counts() -> None:
+    """Behaviour cloning on the ring, counted by hand: B rows, one pass forward, and the gradients."""
+    run = Run.create("flow_bc", RING.name, batch_size=10, base_hidden=[8])
+    inputs = (1 + 2 + 1) * 8  # observation, action, time
+    assert update_gflop(run) == pytest.approx(2 * 10 * (2 * inputs + 3 * 8 * 2) / 1e9), "no gradient of the inputs"
 
 
 def test_scope_knows_its_tasks() -> None:

@@ -424,6 +424,15 @@ def test_the_command_line_trains_and_evaluates_as_in_training(trained, capsys):
     assert all(str(row["env_seed"]) in shown for row in stored)  # the same episodes as in training
 
 
+def test_an_evaluation_may_act_in_another_way(trained, capsys):
+    command = ["evaluate", str(trained.checkpoint), "--episodes", "1", "--set"]
+    assert main([*command, "latent_dist=sphere"]) == 0
+    assert main([*command, "horizon=1"]) == 2
+    assert "--set horizon=1 does not fit the checkpoint's networks" in capsys.readouterr().err
+    assert main([*command, "latent_dits=sphere"]) == 2
+    assert "did you mean 'latent_dist'" in capsys.readouterr().err
+
+
 def test_an_evaluation_is_kept_as_a_table(trained, tmp_path):
     out = tmp_path / "new" / "rows.csv"
     checkpoint = trained.checkpoint.as_uri()  # a URI is as good as a path

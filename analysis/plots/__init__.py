@@ -14,6 +14,7 @@ from analysis.plots import (
     curves,
     data_scaling,
     differences,
+    flops,
     importances,
     improvement,
     landscape,
@@ -41,5 +42,6 @@ PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "importances": importances.draw,
     "data_scaling": data_scaling.draw,
     "compute": compute.draw,
+    "flops": flops.draw,
     "ring": ring.draw,
 }

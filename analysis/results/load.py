@@ -142,7 +142,7 @@ def join(parts: Sequence[Results]) -> Results:
     return replace(joined, studies=documents, notes=(*joined.notes, *notes))
 
 
-_UNITED = ("data-scaling",)  # studies of version 1 whose documents add up
+_UNITED = ("data-scaling", "flops")  # studies whose documents add up; the first is of version 1
 
 
 def _joined(a: Results, b: Results) -> Results:

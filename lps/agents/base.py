@@ -42,7 +42,9 @@ class Agent(ABC):
     Config: ClassVar[Any]
     """Dataclass of the method's hyperparameters, an AgentConfig with the defaults of the paper."""
     targets: ClassVar[Mapping[str, str]] = {}
-    """Target network -> the network it follows."""
+    """Target network -> the network it follows, at rate `tau`."""
+    rates: ClassVar[Mapping[str, str]] = {}
+    """Target network -> the hyperparameter that is its rate, where that is not `tau`."""
     acting: ClassVar[tuple[str, ...]] = ("base",)
     """The networks that `act` needs: all that a policy carries."""
     acts_with_noise: ClassVar[bool] = True
@@ -162,8 +164,9 @@ class Agent(ABC):
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
         for target, source in self.targets.items():
-            tau = self.shared.get("tau", self.tau)
-            move_targets(list(self.params[target].values()), list(self.params[source].values()), tau)
+            name = self.rates.get(target, "tau")
+            rate = self.shared.get(name, getattr(self, name))
+            move_targets(list(self.params[target].values()), list(self.params[source].values()), rate)
         self.adam.step(grads)
         return {name: value.detach() for name, value in (losses | info).items()}
 

@@ -74,19 +74,20 @@ class DSRL(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
 
+        # One flow for the actions at s', which the target needs, and those of the distillation: half the passes.
+        e_distill = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
-            next_actions = self.act(batch.next_observations)
+            both = {name: torch.cat((batch.next_observations[name], array), 1) for name, array in s.items()}
+            latents = torch.cat((self._latent(batch.next_observations), e_distill), 1)
+            next_actions, a = self._flow(both, latents).chunk(2, 1)
         critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
 
         e = latent_noise(noise["e_normal"], c.latent_dist)
         base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
-        e = latent_noise(noise["distill_e_normal"], c.latent_dist)
-        with torch.no_grad():
-            a = self._flow(s, e)
         critic = self.critic.frozen if c.detach_distillation else self.critic
         q = values(critic, s, a).mean(1, keepdim=True)
-        distill_loss = (values(self.noise_critic, s, e) - q).square().mean((1, 2))
+        distill_loss = (values(self.noise_critic, s, e_distill) - q).square().mean((1, 2))
 
         z = self._latent(s)
         q_z = values(self.noise_critic.frozen, s, z).mean(1)

@@ -49,12 +49,13 @@ _FORMS: Mapping[str, Settings] = {
 _MATCHED_ACTOR = {"critic_agg": "min", "latent_actor_hidden": [256, 256]}
 
 # "pessimistic" is the rule of QAM's release (arXiv 2601.14234): ten critics, and mean - 0.5 sd in the target. Here the
-# actor's objective and the choice among samples follow the same rule. The release's critics have layers of 512.
+# actor's objective and the choice among samples follow the same rule. "qam_critics" has its widths, too.
 _TARGET = {"num_critics": 10, "critic_agg": "pessimistic"}
 _ACTOR, _CHOICE = {**_TARGET, "actor_agg": "pessimistic"}, {**_TARGET, "choice_agg": "pessimistic"}
+_WIDE = {"critic_hidden": [512, 512, 512, 512]}
 
 VARIANTS: Mapping[str, Mapping[str, Settings]] = {
-    "lps": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
+    "lps": {"matched": {}, "pessimistic": _ACTOR, "qam_critics": {**_ACTOR, **_WIDE}, **_LATENTS, **_FORMS},
     "fm_lps": {
         "pessimistic": _ACTOR,
         "one_step": {"flow_steps": 1},
@@ -67,9 +68,19 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
         "pessimistic": {"detach_distillation": True, **_TARGET},
     },
     "dsrl_sac": {"matched": {**_MATCHED_ACTOR, "num_critics": 2, "critic_hidden": [256, 256, 256, 256]}},
-    "qcfql": {"matched": {"critic_agg": "min"}, "pessimistic": _ACTOR, **_LATENTS},
+    "qcfql": {
+        "matched": {"critic_agg": "min"},
+        "pessimistic": _ACTOR,
+        "qam_critics": {**_ACTOR, **_WIDE},
+        **_LATENTS,
+    },
     "qcmfql": {"matched": {}, "pessimistic": _ACTOR, **_LATENTS, **_FORMS},
-    "best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE},
+    "best_of_n": {
+        "matched": {"critic_agg": "min"},
+        "pessimistic": _CHOICE,
+        "qam_critics": {**_CHOICE, **_WIDE},
+        "of_4": {"num_samples": 4},
+    },
     "meanflow_best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, **_LATENTS, **_FORMS},
     "quantile_lps": {"matched": {"critic_agg": "min"}, "pessimistic": _TARGET, **_FORMS},
     "cfgrl": {"matched": {}},

@@ -9,10 +9,13 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lps.commands.policies import add_policy_arguments, task_of
 from lps.errors import UserError, at_least
+
+if TYPE_CHECKING:
+    from lps.policy.policy import Policy
 
 HELP = "evaluate a checkpoint"
 
@@ -21,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     parser.add_argument("--episodes", type=at_least(1), default=50, help="number of episodes (default: 50)")
     parser.add_argument("--workers", type=at_least(0), default=0, help="number of processes (default: 0, this process)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other hyperparameters of acting, such as act_samples=64",
+    )
     parser.add_argument("--out", metavar="FILE.csv", help="CSV file for the episodes")
 
 
@@ -32,6 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     from lps.runs.scores import describe_score
 
     policy = load_policy(arguments.checkpoint)
+    run_id = policy.run.id
+    if arguments.set:
+        policy = _with_settings(policy, arguments.set)
     task = task_of(policy, arguments.task)
     out = Path(arguments.out).expanduser() if arguments.out is not None else None
     if out:
@@ -51,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{score} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
     if out:
         of_run = {
-            "run_id": policy.run.id,
+            "run_id": run_id,
             "agent": policy.run.agent,
             "task": task.name,
             "run_seed": policy.run.seed,
@@ -60,6 +73,27 @@ def run(arguments: argparse.Namespace) -> int:
         _write_csv(out, [of_run | row.row() for row in episodes])
         print(f"wrote {out.resolve()}")
     return 0
+
+
+def _with_settings(policy: Policy, settings: Sequence[str]) -> Policy:
+    """Return the same networks acting with other hyperparameters. UserError if they do not fit the networks."""
+    import dataclasses
+
+    import numpy as np
+
+    from lps.policy.policy import Policy
+    from lps.runs.hyperparameters import make_config, parse_settings, plain
+
+    run = policy.run
+    config = make_config(run.agent, {**run.hyperparameters, **parse_settings(settings)})
+    run = dataclasses.replace(run, hyperparameters=plain(dataclasses.asdict(config)))
+    other = Policy(run, policy.step, policy.observation, policy.scale, policy.params, policy.provenance)
+    try:
+        other.act({name: np.zeros(space.shape, space.dtype) for name, space in policy.observation.items()})
+    except RuntimeError as error:
+        text = " ".join(settings)
+        raise UserError(f"--set {text} does not fit the checkpoint's networks. Set others") from error
+    return other
 
 
 def _check_writable(path: Path) -> None:

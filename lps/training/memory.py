@@ -46,7 +46,7 @@ def members_that_fit(run: Run, device: str, precision: str = "float32", device_s
     if torch.device(device).type != "cuda":
         return None
     line = footprint(run, device, precision)
-    torch.cuda.empty_cache()  # what the measurement used counts as free again
+    torch.cuda.empty_cache()  # the measurement's memory counts as free again
     free, total = torch.cuda.mem_get_info(device)
     room = min(free, device_share * total) * USABLE
     return max(1, int((room - line.fixed) // line.member))
