@@ -1,4 +1,4 @@
-"""Evaluation: what a policy reaches in a task, episode by episode.
+"""Evaluate a policy in a task, episode by episode.
 
 An episode is a pure function of (policy, task, run seed, step, episode): its environment and the policy's noise have
 their own random streams keyed by these three numbers. So the result depends neither on training nor on how many
