@@ -122,7 +122,7 @@ def test_what_is_not_there_is_named_with_what_is(results, capsys, words, message
 def test_an_unknown_run_is_named_with_the_nearest(results, capsys):
     run_id = studied(results).runs.index[0]
     wrong = run_id[:7] + "x"
-    assert f"no run '{wrong}'; the nearest: {run_id}," in error(capsys, results, "--exclude", wrong)
+    assert f"no run '{wrong}'. Nearest ids: {run_id}," in error(capsys, results, "--exclude", wrong)
 
 
 def test_nothing_left_is_an_error(tmp_path, capsys):
