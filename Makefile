@@ -9,9 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
-# The demo collects a real dataset with OGBench's own oracles, small enough for a laptop.
-GROUP := cube-single
-EPISODES ?= 100
+# The demo collects its dataset with OGBench's own oracle.
+MAZE := pointmaze-medium-navigate
 WORKERS ?= 2
 RESULTS ?= results/demo
 
@@ -29,18 +28,26 @@ help:  ## this list
 
 env: $(VENV)/.runtime  ## only the environment, in .venv
 
-demo: $(VENV)/.runtime  ## collect a dataset, train four agents through Ray, compare them, on 2 CPU cores
-	@echo "[2/4] data: $(EPISODES) episodes of $(GROUP) play by OGBench's own oracles"
-	@$(BIN)/python -m lps collect $(GROUP)-play --episodes $(EPISODES) --workers $(WORKERS) --seed 0 --name $(GROUP)-play-demo
-	@echo "[3/4] training: four agents, through Ray Tune and Ray Train, logged to MLflow"
+demo: $(VENV)/.runtime  ## LPS against cloning in a maze: data, training through Ray, table, report, animation (RESULTS=)
+	@echo "[2/5] data: 200 episodes of $(MAZE) by OGBench's own oracle"
+	@$(BIN)/python -m lps collect $(MAZE) --episodes 200 --workers $(WORKERS) --seed 0
+	@echo "[3/5] training: LPS and two kinds of cloning, three seeds each, through Ray Tune and Ray Train"
 	@$(BIN)/python sweeps/ogbench_all.py --preset demo --results $(RESULTS)
-	@echo "[4/4] comparison"
-	@$(BIN)/python analysis/compare.py $(RESULTS)
-	@echo "the same as one page:"
-	@$(BIN)/python -m analysis report $(RESULTS)
-	@echo "every run and curve in MLflow:"
-	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
-	@echo "So few updates of small networks with one seed show that all of it works, not which method is better."
+	@echo "[4/5] pictures: the policies in the maze"
+	@$(MAKE) --silent $(RESULTS)/maze.gif
+	@echo "[5/5] comparison"
+	@set -o pipefail; $(BIN)/python analysis/compare.py $(RESULTS) | sed '/^written:/,$$d'
+	@$(BIN)/python -m analysis report $(RESULTS) > /dev/null
+	@echo "report       $(RESULTS)/report/report.html"
+	@echo "figure       $(RESULTS)/maze.png"
+	@echo "animation    $(RESULTS)/maze.gif"
+	@echo "all curves   $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(RESULTS))/mlflow.db}"
+
+$(RESULTS)/maze.npz: $(wildcard $(RESULTS)/runs/*.json)
+	@$(BIN)/python -m lps trajectories $(RESULTS) $@ --episodes 5
+
+$(RESULTS)/maze.gif: $(RESULTS)/maze.npz
+	@$(BIN)/python -m analysis maze $<
 
 test: $(VENV)/.dev  ## the fast tests, a few minutes: no Ray, no GPU, no download of data
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
@@ -98,7 +105,7 @@ clean:  ## remove the environment and all caches; results and data stay
 # resolving: the lock is complete.
 $(VENV)/.runtime: requirements.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("error: $(PYTHON) is Python %d.%d; needed is 3.11, 3.12 or 3.13 (make PYTHON=python3.12 ...)" % sys.version_info[:2])'
-	@echo "[1/4] environment: $(VENV) from requirements.lock (about 3 minutes)"
+	@echo "[1/5] environment: $(VENV) from requirements.lock (about 3 minutes)"
 	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
 	@rm -f $@
 	@echo "      PyTorch"

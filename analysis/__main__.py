@@ -1,11 +1,11 @@
-"""The command line of the analysis: `python -m analysis report | compare`."""
+"""The command line of the analysis: `python -m analysis report | compare | maze`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import compare
+from analysis import compare, maze
 from analysis.page import html as page
 from lps.errors import UserError, guarded
 
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = commands.add_parser("compare", help="write each figure and table as files, for a paper")
     compare.add_arguments(files)
     files.set_defaults(call=compare.run)
+    picture = commands.add_parser("maze", help="a figure and an animation of policies in a maze")
+    maze.add_arguments(picture)
+    picture.set_defaults(call=maze.run)
     arguments = parser.parse_args(argv)
     return int(arguments.call(arguments))
 

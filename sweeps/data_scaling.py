@@ -24,13 +24,26 @@ from lps.tasks.ogbench_oracles import NOISE
 from lps.tasks.suites import groups
 from sweeps.launcher import cli
 from sweeps.ogbench_all import EVERYONE
-from sweeps.ogbench_all import PRESETS as OGBENCH
 from sweeps.study import scope as scopes
 from sweeps.study.scope import PAPER_SCOPE, Scope
 
 PRESETS = {
     "paper": replace(PAPER_SCOPE, groups=["cube-single", "cube-double"], seeds=[0, 1, 2, 3]),
-    "quick": replace(OGBENCH["demo"], dataset=None, steps=4000, eval_interval=2000),
+    "quick": Scope(
+        groups=["cube-single"],
+        tasks=[1],
+        seeds=[0],
+        steps=4000,
+        eval_interval=2000,
+        eval_episodes=25,
+        hyperparameters={
+            "lr": 1e-3,  # few updates want larger steps
+            "flow_steps": 5,
+            "base_hidden": [512, 512, 512],
+            "critic_hidden": [256, 256],
+            "latent_actor_hidden": [256, 256],
+        },
+    ),
 }
 SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
 """Sizes in episodes of 1001 observations."""

@@ -1,6 +1,7 @@
 """The studies: what each of them runs, and tuning that survives being interrupted."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from lps.runs.record import Episode, RunRecord
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import Store
+from lps.tasks.ogbench_data import default_name
 from lps.tasks.ring import RING
+from lps.tasks.suites import get_task
 from lps.training.flops import update_gflop
 from lps.training.options import TrainOptions
 from lps.training.packs import pack
@@ -106,6 +109,15 @@ def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
     assert ogbench_all.main(command.replace("quick", "demo").split()) == 0
     said = capsys.readouterr().out
     assert "2 runs in " in said and "nowhere does not exist yet: 2 runs to train" in said
+
+
+def test_the_demo_trains_on_the_dataset_that_it_collects() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    (maze,) = re.findall(r"^MAZE := (\S+)$", makefile, re.MULTILINE)
+    (episodes,) = re.findall(r"lps collect \$\(MAZE\) --episodes (\d+)", makefile)
+    demo = ogbench_all.PRESETS["demo"]
+    assert demo.dataset == default_name(maze, int(episodes))
+    assert {get_task(task).dataset for task in demo.task_names()} == {f"{maze}-v0"}
 
 
 def test_panels_are_of_known_variants_and_their_bars_are_different_runs() -> None:

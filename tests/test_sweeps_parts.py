@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from lps.runs.store import Store
 from lps.tasks.suites import get_task, groups
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
+from sweeps.launcher.cli import _planned_nodes
 from sweeps.launcher.launch import launch
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, divide_cluster, plan_packs
@@ -197,10 +199,25 @@ def test_packs_hold_every_run_once_and_give_all_cpus_work(count: int, cpus: int,
     assert [estimate.cost(pack) for pack in packs] == sorted(map(estimate.cost, packs), reverse=True)
 
 
-def test_an_unknown_rate_is_said_to_be_unknown() -> None:
-    assert estimate.hours([a_run()], "cuda") is None or "cuda" in estimate.MEASURED_ON
-    one, two = estimate.hours([a_run()], "cpu"), estimate.hours([a_run(), a_run(seed=1)], "cpu")
-    assert one and two and two > one
+def test_an_unknown_rate_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, rates in (("cpu", estimate.CPU_SECONDS), ("cuda", estimate.GPU_SECONDS)):
+        assert estimate.hours([a_run()], device)
+        monkeypatch.delitem(rates, "lps")
+        assert estimate.hours([a_run()], device) is None
+
+
+def test_a_gpu_trains_a_pack_in_less_than_its_members_alone() -> None:
+    pack = [a_run(seed=seed, steps=1_000_000, eval_interval=1_000_000) for seed in range(40)]
+    alone, packed = (estimate.hours(runs, "cuda", 15) for runs in (pack[:1], pack))
+    assert alone and packed and alone < packed < 10 * alone
+    slowed = estimate.hours([a_run(seed=seed, steps=1_000_000, eval_interval=1_000) for seed in range(40)], "cuda", 1)
+    assert slowed and slowed > packed  # its evaluators do not keep up
+
+
+def test_a_plan_for_gpus_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _planned_nodes(None, "cuda")[0]["GPU"]
+    if not torch.cuda.is_available():
+        assert "no GPU here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -454,9 +454,12 @@ def test_a_table_that_cannot_be_written_is_refused_before_evaluating(out, traine
 @pytest.mark.parametrize("given, seed", [([], 0), (["--seed", "5"], 5)])
 def test_a_video_is_of_the_runs_seed_unless_another_is_asked_for(given, seed, trained, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(
-        "lps.evaluation.video.record", lambda *_, **settings: asked.append((settings["seed"], settings["step"])) or []
-    )
+
+    def record(actors, *_, **__):
+        asked.extend((actor.seed, actor.step) for actor in actors)
+        return [[] for _ in actors]
+
+    monkeypatch.setattr("lps.evaluation.video.record", record)
     load = lps.load_policy
     for own in (0, 7):
 

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.numbers import summaries
 from analysis.plots import style
@@ -26,6 +27,9 @@ def draw(study: Study) -> style.Plot | None:
         style.score_axis(axes, unit, i % grid.shape[1] == 0 or not shared)
         axes.set_title(group, pad=2)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda tflop, _: f"{tflop:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if i >= len(groups) - grid.shape[1]:
             axes.set_xlabel("TFLOP of training")
     handles = [

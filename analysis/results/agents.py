@@ -38,7 +38,7 @@ _KNOWN = {
     "lps": ("o", "LPS"),
 }
 SUBJECT = "lps"  # the agent that claims are about unless told otherwise
-SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#E0523C"]
+SPARE_COLOURS = ["#101830", "#C9B97E", "#8FA3E8", "#0F2200"]
 SPARE_MARKERS = ["h", "8", "d"]
 
 

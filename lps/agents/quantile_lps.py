@@ -64,7 +64,7 @@ class Config(AgentConfig):
 
 class QuantileLPS(Agent):
     title = "Quantile LPS"
-    colour = "#2A2AF5"
+    colour = "#E0523C"
     Config = Config
     targets = {"target_critic": "critic", "target_base": "base"}
     rates = {"target_base": "base_tau"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lps.errors import UserError, at_least
@@ -30,3 +32,26 @@ def task_of(policy: Policy, name: str | None) -> Task:
             f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"
         )
     return task
+
+
+def checkpoints_of(paths: Sequence[str]) -> list[str]:
+    """Return paths or URIs of checkpoints.  A results folder stands for those of its finished runs, in the order of its
+    sweeps.  UserError for a results folder without a finished run."""
+    from lps.runs.checkpoint import checkpoint_path
+    from lps.runs.run import Run
+    from lps.runs.store import Store
+
+    found = []
+    for path in paths:
+        if path.endswith((".pt", ".safetensors")) or Path(path).is_file():
+            found.append(path)
+            continue
+        store = Store(path, create=False)
+        plan = [run_id for sweep in store.sweeps() for run_id in sweep["runs"]]
+        order = {run_id: place for place, run_id in enumerate(plan)}
+        done = [Run.from_dict(document["run"]) for document in store.runs() if document["status"] == "done"]
+        if not done:
+            raise UserError(f"{store.path} has no finished run. Train first, or give a checkpoint")
+        done.sort(key=lambda run: (order.get(run.id, len(order)), run.agent, run.seed))
+        found += [f"{store.path}/{checkpoint_path(run)}" for run in done]
+    return found

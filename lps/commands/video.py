@@ -1,45 +1,50 @@
-"""Film the policy of a checkpoint, one episode after the other, as an MP4 file."""
+"""Film policies: one checkpoint, or several side by side, as an MP4 or GIF file."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lps.commands.policies import add_policy_arguments, task_of
 from lps.errors import at_least
 
-HELP = "film the policy of a checkpoint"
+HELP = "film policies, side by side"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_policy_arguments(parser)
-    parser.add_argument("output", metavar="FILE.mp4", help="video file to write")
-    parser.add_argument("--episodes", type=at_least(1), default=1, help="number of episodes (default: 1)")
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoint, or results folder: all its finished runs"
+    )
+    parser.add_argument("output", metavar="FILE", help="video file to write, .mp4 or .gif")
+    parser.add_argument("--episodes", type=at_least(1), default=1, help="episodes per policy (default: 1)")
+    parser.add_argument("--seed", type=at_least(0), help="evaluation seed (default: the seed of each run)")
+    parser.add_argument("--task", help="another task with the same observations and actions (default: the run's task)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from lps.evaluation.video import record
+    from lps.commands.policies import checkpoints_of, task_of
+    from lps.evaluation.video import Actor, record
     from lps.policy.file import load_policy
 
-    policy = load_policy(arguments.checkpoint)
-    task = task_of(policy, arguments.task)
-    with tqdm(unit="frame", desc="filming") as bar:
+    policies = [load_policy(path) for path in checkpoints_of(arguments.checkpoints)]
+    task = task_of(policies[0], arguments.task)
+    for policy in policies[1:]:
+        task_of(policy, task.name)
+    actors = [
+        Actor(policy, policy.run.seed if arguments.seed is None else arguments.seed, policy.step) for policy in policies
+    ]
+    longest, count = task.max_episode_steps + 1, len(actors) * arguments.episodes
+    with tqdm(total=count * longest, unit="frame", desc="filming") as bar:
 
-        def progress(frames: int) -> None:
-            bar.update(frames - bar.n)
+        def progress(episodes: int, frames: int) -> None:
+            bar.set_postfix_str(f"episode {min(episodes + 1, count)} of {count}", refresh=False)
+            bar.update(episodes * longest + frames - bar.n)
 
-        episodes = record(
-            policy,
-            task,
-            arguments.output,
-            seed=policy.run.seed if arguments.seed is None else arguments.seed,
-            step=policy.step,
-            episodes=arguments.episodes,
-            progress=progress,
-        )
-    for row in episodes:
-        print(f"episode {row.episode}: {'success' if row.success else 'no success'} after {row.length} steps")
-    print(f"wrote {Path(arguments.output).resolve()}")
+        films = record(actors, task, arguments.output, episodes=arguments.episodes, progress=progress)
+    for policy, episodes in zip(policies, films, strict=True):
+        for row in episodes:
+            end = "success" if row.success else "no success"
+            print(f"{policy.run.agent} seed {policy.run.seed} episode {row.episode}: {end} after {row.length} steps")
+    print(f"wrote {Path(arguments.output).expanduser().resolve()}")
     return 0

@@ -64,13 +64,15 @@ def evaluate(
     episodes: Sequence[int] | int = 50,
     progress: Callable[[Episode], None] | None = None,
     frames: Callable[[np.ndarray], None] | None = None,
+    observations: Callable[[int, Mapping[str, np.ndarray]], None] | None = None,
 ) -> list[Episode]:
     """Run the given episodes (a number n stands for 0 .. n-1) and return them in this order.
 
     The policy is queried once per chunk, for up to EPISODES_PER_QUERY episodes at once. All actions of a chunk are
     executed before the next query, unless the episode ends. `progress` is called with every finished episode, `frames`
-    with the picture (height, width, 3) uint8 after the reset and after every step, episode after episode. Raises
-    ValueError if the policy does not return finite (h, action_dim) actions.
+    with the picture (height, width, 3) uint8 after the reset and after every step, episode after episode.
+    `observations` is called at the same moments with the number of the episode and the arrays of its observation by
+    name. Raises ValueError if the policy does not return finite (h, action_dim) actions.
     """
     wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
     waiting = collections.deque(wanted)
@@ -83,7 +85,7 @@ def evaluate(
         free = [stack.enter_context(_environment(task, frames is not None)) for _ in range(together)]
         while waiting or running:
             while waiting and free:
-                running.append(_Rollout(free.pop(), task, seed, step, waiting.popleft(), frames))
+                running.append(_Rollout(free.pop(), task, seed, step, waiting.popleft(), frames, observations))
             for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
                 rollout.play(chunk)
                 if rollout.over:
@@ -119,8 +121,10 @@ class _Rollout:
         step: int,
         episode: int,
         frames: Callable[[np.ndarray], None] | None,
+        observations: Callable[[int, Mapping[str, np.ndarray]], None] | None,
     ):
-        self.env, self.task, self.episode, self.frames = env, task, episode, frames
+        self.env, self.task, self.episode = env, task, episode
+        self.frames, self.observations = frames, observations
         self.env_seed = environment_seed(seed, step, episode)
         self.noise = noise_stream(seed, step, episode)
         self.length, self.return_, self.over = 0, 0.0, False
@@ -156,6 +160,8 @@ class _Rollout:
         self.observation = as_observation(observation, self.task.observation, source)
         if self.frames:
             self.frames(np.asarray(self.env.render()))
+        if self.observations:
+            self.observations(self.episode, self.observation)
 
 
 _env_cache: list[tuple[Any, "gymnasium.Env"]] = []

@@ -4,17 +4,19 @@ The pictures are made in a process of their own: MuJoCo settles for one way to r
 have happened long before anybody asks for a video, and a broken graphics driver takes down only that process.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import math
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,43 +26,55 @@ from lps.files import replacing
 from lps.runs.record import Episode
 from lps.tasks.task import Task
 
-_FRAME = "frame\n"  # what the process that renders prints after each
+_FRAME, _EPISODE = "frame\n", "episode\n"  # what the process that renders prints after each
+_WIDEST = {".mp4": 1920, ".gif": 960}
+"""Most pixels in a row of the video, by the kind of the file."""
+_GIF_FPS = 15
+"""Most frames per second of a GIF, which stores them badly."""
+
+
+class Actor(NamedTuple):
+    """A policy in a video, and the seed and step that its episodes are drawn by (lps.evaluation.rollout)."""
+
+    policy: ChunkPolicy
+    seed: int = 0
+    step: int = 0
 
 
 def record(
-    policy: ChunkPolicy,
+    actors: Sequence[Actor],
     task: Task,
     path: str | os.PathLike[str],
     *,
-    seed: int = 0,
-    step: int = 0,
     episodes: int = 1,
     fps: int = 30,
-    progress: Callable[[int], None] | None = None,
-) -> list[Episode]:
-    """Runs some episodes as `evaluate` does with this seed and step, and writes them one after the other as an MP4 file
-    at `path`.
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Episode]]:
+    """Film `episodes` episodes of every actor, side by side in one MP4 or GIF file at `path`, and return the episodes
+    as `evaluate` does.
 
-    A frame is one environment step (OGBench's manipulation takes 20 in a second, so fps=20 is real time). MuJoCo
-    renders through $MUJOCO_GL where that is set, else through the first of EGL, OSMesa and GLFW that works; without a
-    GPU that takes some tenths of a second per frame. `progress` is called with the number of frames so far. Raises
-    UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
+    Several actors are the columns of a grid and their episodes its rows; the episodes of one actor make a grid of their
+    own.  An episode that is over stands still.  A frame is one environment step (OGBench's manipulation takes 20 in a
+    second, so fps=20 is real time); a GIF leaves frames out and keeps the speed.  MuJoCo renders through $MUJOCO_GL
+    where that is set, else through the first of EGL, OSMesa and GLFW that works; without a GPU that takes a tenth of a
+    second per frame or more.  `progress` is called with the numbers of finished episodes and of frames of the next one.
+    Raises UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
     whole or not at all.
     """
     path = Path(path).expanduser()
-    if path.suffix != ".mp4":
-        raise UserError(f"cannot write a video to {path}: the name must end in .mp4")
+    if path.suffix not in _WIDEST:
+        raise UserError(f"cannot write a video to {path}: the name must end in {' or '.join(_WIDEST)}")
     if episodes < 1:
         raise UserError(f"a video shows at least 1 episode, not {episodes}")
     if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):
         raise UserError("videos need two more packages: pip install imageio imageio-ffmpeg")
-    job = {"policy": policy, "task": task, "seed": seed, "step": step, "episodes": episodes}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
             part.touch()  # an error comes now, and not after the filming
-            film = Path(folder, "film.mp4")  # imageio asks for a name that ends in .mp4
-            filmed = _in_own_process({"path": str(film), "fps": fps, "evaluation": job}, progress)
+            film = Path(folder, f"film{path.suffix}")  # imageio goes by the suffix
+            job = {"film": str(film), "actors": list(actors), "task": task, "episodes": episodes, "fps": fps}
+            filmed = _in_own_process(job, progress)
             shutil.copyfile(film, part)
             return filmed
     except OSError as error:
@@ -76,7 +90,7 @@ def backends() -> list[str]:
     return ["egl", "osmesa", *(["glfw"] if os.environ.get("DISPLAY") else [])]
 
 
-def _in_own_process(job: dict[str, Any], progress: Callable[[int], None] | None) -> list[Episode]:
+def _in_own_process(job: dict[str, Any], progress: Callable[[int, int], None] | None) -> list[list[Episode]]:
     """Films with the first backend that can render."""
     failures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +110,7 @@ def _in_own_process(job: dict[str, Any], progress: Callable[[int], None] | None)
     )
 
 
-def _run_film_job(backend: str, source: Path, result: Path, progress: Callable[[int], None] | None) -> str:
+def _run_film_job(backend: str, source: Path, result: Path, progress: Callable[[int, int], None] | None) -> str:
     """Waits for `_film_job` in a new process, and returns the last line on its stderr."""
     environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("PYOPENGL_PLATFORM", None)  # follows MUJOCO_GL; dm_control may have set it for this process
@@ -107,12 +121,14 @@ def _run_film_job(backend: str, source: Path, result: Path, progress: Callable[[
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
         try:
-            frames = 0
+            episodes = frames = 0
             for line in process.stdout or ():
                 if line == _FRAME:
                     frames += 1
-                    if progress:
-                        progress(frames)
+                elif line == _EPISODE:
+                    episodes, frames = episodes + 1, 0
+                if progress:
+                    progress(episodes, frames)
         except BaseException:
             process.kill()
             raise
@@ -148,12 +164,60 @@ def _try_rendering() -> None:
             raise RuntimeError("the pictures are black")
 
 
-def _film(path: str, fps: int, evaluation: dict[str, Any]) -> list[Episode]:
+def _film(film: str, actors: Sequence[Actor], task: Task, episodes: int, fps: int) -> list[list[Episode]]:
+    """Films every episode into a file of its own, so that memory does not grow with them, and puts the files side by
+    side."""
     imageio: Any = importlib.import_module("imageio.v2")  # untyped
-    with imageio.get_writer(path, fps=fps, quality=8) as writer:
+    suffix = Path(film).suffix
+    columns = len(actors) if len(actors) > 1 else math.ceil(math.sqrt(episodes))
+    scenes, filmed = [], []
+    for number, actor in enumerate(actors):
+        filmed.append(list[Episode]())
+        for episode in range(episodes):
+            scenes.append(str(Path(film).with_name(f"{number}-{episode}.mp4")))
+            with imageio.get_writer(scenes[-1], fps=fps, quality=9, macro_block_size=1) as writer:
 
-        def frame(picture: np.ndarray) -> None:
-            writer.append_data(picture)
-            print(_FRAME, end="", flush=True)
+                def frame(picture: np.ndarray, writer: Any = writer) -> None:
+                    shrink = -(-columns * picture.shape[1] // _WIDEST[suffix])
+                    writer.append_data(_smaller(picture, shrink))
+                    print(_FRAME, end="", flush=True)
 
-        return evaluate(frames=frame, **evaluation)
+                filmed[-1] += evaluate(
+                    actor.policy, task, seed=actor.seed, step=actor.step, episodes=[episode], frames=frame
+                )
+            print(_EPISODE, end="", flush=True)
+    if len(actors) > 1:  # an actor is a column
+        scenes = [scenes[number * episodes + episode] for episode in range(episodes) for number in range(len(actors))]
+    _side_by_side(imageio, scenes, columns, film, fps)
+    return filmed
+
+
+def _side_by_side(imageio: Any, scenes: Sequence[str], columns: int, film: str, fps: int) -> None:
+    """Writes the frames of all scenes, row after row, as one film."""
+    every = -(-fps // _GIF_FPS) if film.endswith(".gif") else 1
+    options = {"loop": 0, "duration": 1000 * every / fps} if film.endswith(".gif") else {"fps": fps, "quality": 8}
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(imageio.get_reader(scene)) for scene in scenes]
+        writer = stack.enter_context(imageio.get_writer(film, **options))
+        takes = [iter(reader) for reader in readers]
+        pictures = [np.asarray(next(take)) for take in takes]
+        blank = [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
+        running, number = True, 0
+        while running:
+            if number % every == 0:
+                tiles = pictures + blank
+                rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
+                writer.append_data(np.vstack(rows))
+            following = [next(take, None) for take in takes]
+            running = any(picture is not None for picture in following)
+            pictures = [old if new is None else np.asarray(new) for old, new in zip(pictures, following, strict=True)]
+            number += 1
+
+
+def _smaller(picture: np.ndarray, factor: int) -> np.ndarray:
+    """The picture with `factor` pixels along each side averaged to one; even sides, as MP4 wants them."""
+    if factor == 1:
+        return picture
+    height, width = (size // factor // 2 * 2 for size in picture.shape[:2])
+    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return blocks.mean((1, 3)).astype(np.uint8)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lps.errors import UserError
 from lps.spaces import Space
-from lps.tasks.task import Task
+from lps.tasks.task import Maze, Task
 
 if TYPE_CHECKING:
     import os
@@ -108,6 +108,13 @@ def set_task(env: gymnasium.Env, task: Task) -> None:
     from lps.tasks import ogbench_env
 
     ogbench_env.set_task(env, task)
+
+
+def maze(task: Task) -> Maze | None:
+    """Return the floor plan of a task in a maze; see lps.tasks.ogbench_env."""
+    from lps.tasks import ogbench_env
+
+    return ogbench_env.maze(task)
 
 
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from lps.errors import UserError
-from lps.tasks.task import Task
+from lps.tasks.task import Maze, Task
 
 
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
@@ -39,6 +39,17 @@ def set_task(env: gymnasium.Env, task: Task) -> None:
     """
     core: Any = env.unwrapped
     core._reward_task_id = task.options["number"]
+
+
+def maze(task: Task) -> Maze | None:
+    """Return the floor plan of a task; None if it is not in a maze.  A state begins with the position (x, y)."""
+    env = make_env(task)
+    core: Any = env.unwrapped
+    if not hasattr(core, "maze_map"):
+        return None
+    env.reset(seed=0)
+    x, y = core.cur_goal_xy
+    return Maze(core.maze_map == 1, core._maze_unit, core.ij_to_xy((0, 0)), (float(x), float(y)), core._goal_tol)
 
 
 class _TaskEnv(gymnasium.Wrapper):

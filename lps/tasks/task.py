@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lps.spaces import Space
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Metric = Literal["success", "return", "both"]
 
@@ -44,3 +47,17 @@ class Task:
     def key(self) -> str:
         """The task's name inside its suite."""
         return self.name.partition(":")[2] or self.name
+
+
+class Maze(NamedTuple):
+    """Floor plan of a task in a maze, in the units of the positions (x, y)."""
+
+    walls: np.ndarray
+    """(rows, columns) bool: the cell is a wall.  Rows go with y, columns with x."""
+    cell: float
+    """Side of a cell."""
+    origin: tuple[float, float]
+    """Centre of the cell in row 0 and column 0."""
+    goal: tuple[float, float]
+    goal_radius: float
+    """The goal is reached at this distance."""

@@ -103,7 +103,7 @@ def launch_or_describe(
         raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
-        describe(runs, _nodes(arguments.address), limits, arguments.price)
+        describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
         if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
@@ -139,7 +139,7 @@ def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | N
     for (agent, group, steps), row in groupby(packs, key=_row):
         of_row = list(row)
         members = [run for pack in of_row for run in pack]
-        times = [estimate.hours(pack, share.device) for pack in of_row]
+        times = [estimate.hours(pack, share.device, share.evaluating_cores if share.gpus else 0) for pack in of_row]
         hours = None if None in times else sum(time for time in times if time is not None)
         total = None if hours is None or total is None else total + hours
         counts = (len({run.task for run in members}), len({run.seed for run in members}), steps)
@@ -189,6 +189,15 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return "unknown"
     return f"{hours:.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _planned_nodes(address: str | None, device: str) -> Nodes:
+    """The machines that there are; for CUDA, where none has a GPU, one that a plan may count on."""
+    nodes = _nodes(address)
+    if device != "cuda" or any(node.get("GPU", 0) for node in nodes):
+        return nodes
+    print("There is no GPU here. The plan is for one machine with 16 CPUs and one GPU.")
+    return [{"CPU": 16.0, "GPU": 1.0}]
 
 
 def _nodes(address: str | None) -> Nodes:

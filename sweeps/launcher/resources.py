@@ -61,6 +61,11 @@ class PackResources:
         return "cuda" if self.gpus else "cpu"
 
     @property
+    def evaluating_cores(self) -> float:
+        """Cores that evaluate a pack's policies at the same time."""
+        return self.eval_tasks * self.eval_cpus
+
+    @property
     def cpus_of_pack(self) -> float:
         """CPUs of the learner and of its evaluations."""
         return self.cpus / (1 - EVALUATION)

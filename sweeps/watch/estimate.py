@@ -8,49 +8,77 @@ from lps.runs.hyperparameters import make_config
 from lps.runs.run import Run
 from lps.tasks.suites import get_task
 
-SECONDS_PER_STEP: dict[str, dict[str, float]] = {
-    "cpu": {
-        "lps": 0.078,
-        "fm_lps": 0.28,
-        "dsrl": 0.224,
-        "dsrl_sac": 0.85,  # from dsrl, by the FLOPs of an update: 52.8 against 13.9 billion
-        "qcfql": 0.135,
-        "qcmfql": 0.078,
-        "best_of_n": 3.3,
-        "meanflow_best_of_n": 0.091,  # from lps, by the FLOPs of an update: 4.8 against 4.1 billion
-        "quantile_lps": 0.139,  # likewise: 7.2 against 4.1 billion
-        "cfgrl": 0.07,
-        "meanflow_bc": 0.021,
-        "flow_bc": 0.019,
-    },
-    "cuda": {},
+CPU_SECONDS: dict[str, float] = {
+    "lps": 0.078,
+    "fm_lps": 0.28,
+    "dsrl": 0.224,
+    "dsrl_sac": 0.85,  # from dsrl, by the FLOPs of an update: 52.8 against 13.9 billion
+    "qcfql": 0.135,
+    "qcmfql": 0.078,
+    "best_of_n": 3.3,
+    "meanflow_best_of_n": 0.091,  # from lps, by the FLOPs of an update: 4.8 against 4.1 billion
+    "quantile_lps": 0.139,  # likewise: 7.2 against 4.1 billion
+    "cfgrl": 0.07,
+    "meanflow_bc": 0.021,
+    "flow_bc": 0.019,
 }
-"""Seconds of one update of one member with the paper's networks and batch, by device and agent."""
-MEASURED_ON = {"cpu": "one core of a small cloud machine", "cuda": "nothing yet"}
-SECONDS_PER_ENVIRONMENT_STEP = 0.003
-"""Of evaluation, on one core; an episode is taken to last as long as it may."""
+"""Seconds of one update of one member on a CPU, with the paper's networks and batch."""
+GPU_SECONDS: dict[str, tuple[float, float]] = {
+    "lps": (0.00055, 6.1e-05),
+    "fm_lps": (0.0017, 0.0002),
+    "dsrl": (0.0011, 0.00015),
+    "dsrl_sac": (0.0015, 0.00065),
+    "qcfql": (0.00082, 9.8e-05),
+    "qcmfql": (0.00056, 7e-05),
+    "best_of_n": (0.00085, 0.0015),
+    "meanflow_best_of_n": (0.0004, 6.3e-05),
+    "quantile_lps": (0.00047, 8.4e-05),
+    "cfgrl": (0.00055, 6.9e-05),
+    "meanflow_bc": (0.00019, 1.8e-05),
+    "flow_bc": (0.00014, 2.7e-05),
+}
+"""The same on a GPU: an update of M members takes the first number, whatever M, and M times the second.
+
+Both come from packs of 1 and 40 (benchmarks/results/cuda). For LPS they give 4 % too much at 8 members."""
+MEASURED_ON = {
+    "cpu": "one core of a small cloud machine",
+    "cuda": "an NVIDIA H200 with --compile --precision tf32; without --compile, updates take up to 20 times as long",
+}
+SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
+"""Of evaluation, on one core; an episode is taken to last as long as it may. A point has next to no physics."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
 OVERHEAD = 0.15
 """The part of an update that does not shrink with networks and batch."""
 
 
-def hours(runs: Sequence[Run], device: str) -> float | None:
-    """Hours that a pack keeps its share of the cluster; None where no rate is known for its agent on this device."""
-    rate = SECONDS_PER_STEP[device].get(runs[0].agent)
-    if rate is None:
+def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | None:
+    """Hours that a pack keeps its share of the cluster; None where no rate is known for its agent on this device.
+
+    Args:
+        evaluators: cores that evaluate beside the updates; 0: evaluations run between the updates.
+    """
+    agent = runs[0].agent
+    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS):
         return None
-    length = get_task(runs[0].task).max_episode_steps
-    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * length * SECONDS_PER_ENVIRONMENT_STEP
-    fixed = OVERHEAD / vars(make_config(runs[0].agent, {})).get("num_samples", 1)  # samples are rows, not operations
+    fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
     updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
-    return (SECONDS_PER_PACK + updates * rate + evaluation) / 3600
+    if device == "cuda":
+        of_pack, of_member = GPU_SECONDS[agent]
+        training = max(run.steps for run in runs) * of_pack + updates * of_member
+    else:
+        training = updates * CPU_SECONDS[agent]
+    task = get_task(runs[0].task)
+    step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
+    evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
+    busy = max(training, evaluation / evaluators) if evaluators else training + evaluation
+    return (SECONDS_PER_PACK + busy) / 3600
 
 
 def cost(runs: Sequence[Run]) -> float:
     """Packs by their work, comparable between packs of one sweep; an agent without a rate counts as the slowest."""
-    known = SECONDS_PER_STEP["cpu"]
-    return sum(run.steps * _size(run) for run in runs) * known.get(runs[0].agent, max(known.values()))
+    rate = CPU_SECONDS.get(runs[0].agent, max(CPU_SECONDS.values()))
+    return sum(run.steps * _size(run) for run in runs) * rate
 
 
 def _size(run: Run) -> float:
