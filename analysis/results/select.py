@@ -24,7 +24,8 @@ def select(
 
     Args:
         exclude: ids, or unique beginnings of ids, of runs to exclude.
-        agents, groups: names of the agents and groups to keep; empty: all.
+        agents: names of the agents to keep; empty: all.
+        groups: names of the groups to keep; empty: all.
 
     Raises:
         UserError: an unknown name or id, folders that disagree about a run, or no remaining run.

@@ -35,9 +35,9 @@ def on_files(files, config):
         if _place(name) not in files.src_uris:
             files.append(_generated(config, name))
         if name.endswith(".md"):
-            paths = {_repository_path(name, target) for target in LINK.findall((ROOT / name).read_text()) if target}
-            linked = {path for path in paths if (ROOT / path).is_file()} - known  # mkdocs reports the others
-            todo += sorted(linked)
+            paths = {_repository_path(name, target) for target in LINK.findall(_text(name)) if target}
+            linked = {path for path in paths if (ROOT / path).is_file() or _is_listing(path)} - known
+            todo += sorted(linked)  # mkdocs reports links to nowhere
             known |= linked
     for folder, modules in _folders().items():
         content = f"# {folder}\n\n" + "".join(f"::: {module}\n\n" for module in modules)
@@ -70,7 +70,20 @@ def _with_links(name, markdown=None):
             return match[0]
         return "](" + posixpath.relpath(_place(_repository_path(name, match[1])), here)
 
-    return LINK.sub(target, (ROOT / name).read_text() if markdown is None else markdown)
+    return LINK.sub(target, _text(name) if markdown is None else markdown)
+
+
+def _is_listing(name):
+    """Whether the page lists the files of a folder that has no README."""
+    return Path(name).name == "README.md" and (ROOT / name).parent.is_dir() and not (ROOT / name).exists()
+
+
+def _text(name):
+    """The Markdown of a file of the repository, or of a listing."""
+    if not _is_listing(name):
+        return (ROOT / name).read_text()
+    files = (file.name for file in sorted((ROOT / name).parent.iterdir()) if file.is_file())
+    return f"# {posixpath.dirname(name)}\n\n" + "\n".join(f"- [{file}]({file})" for file in files)
 
 
 def _repository_path(name, target):
