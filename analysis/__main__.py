@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from analysis import compare, maze
 from analysis.page import html as page
 from lps.errors import UserError, guarded
+from lps.files import local_path
 
 
 @guarded
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     study = compare.read(arguments)
-    out = Path(arguments.out) if arguments.out else compare.default_out(arguments.results)
+    out = local_path(arguments.out) if arguments.out else compare.default_out(arguments.results)
     if out.suffix != ".html":
         out /= "report.html"
     try:

@@ -24,7 +24,8 @@ from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
 from analysis.results.study import Study, study  # noqa: E402
-from lps.errors import UserError, guarded, suggest  # noqa: E402
+from lps.errors import UserError, guarded, printable, suggest  # noqa: E402
+from lps.files import local_path  # noqa: E402
 
 
 @guarded
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report. UserError if the results are empty or the report cannot be written."""
     here = read(arguments)
-    out = Path(arguments.out) if arguments.out else default_out(arguments.results)
+    out = local_path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
-    print(tables.made(here)["success"].text(), end="\n\n")
+    print(printable(tables.made(here)["success"].text()), end="\n\n")
     print("written:")
     for _, (path, *others) in groupby(written, key=lambda path: path.with_suffix("")):
         print(f"  {path}  (and {', '.join(other.suffix for other in others)})")
@@ -93,16 +94,16 @@ def write(here: Study, out: Path) -> list[Path]:
 def default_out(results: Sequence[str]) -> Path:
     """RESULTS/report; ./report where the results are not on a local disk, or in several folders."""
     folders = list(dict.fromkeys(results))
-    return Path("report") if len(folders) > 1 or "://" in folders[0] else Path(folders[0]) / "report"
+    return Path("report") if len(folders) > 1 or "://" in folders[0] else local_path(folders[0]) / "report"
 
 
 def _print_gaps(here: Study) -> None:
     if here.results.problems:
         print(f"{len(here.results.problems)} files could not be read and are left out:")
-        print("".join(f"  {problem}\n" for problem in here.results.problems))
+        print(printable("".join(f"  {problem}\n" for problem in here.results.problems)))
     if len(here.gaps):
         gaps = tables.gaps(here)
-        print(f"{gaps.title}:\n{gaps.text()}\n")
+        print(printable(f"{gaps.title}:\n{gaps.text()}\n"))
 
 
 def _nothing(here: Study) -> str:

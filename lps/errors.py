@@ -5,12 +5,16 @@ import difflib
 import functools
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterable
 from typing import ParamSpec
 
 P = ParamSpec("P")
+
+WORKERS = 1024
+"""Most processes that a command starts."""
 
 
 class UserError(Exception):
@@ -37,17 +41,20 @@ def suggest(name: str, known: Iterable[str], what: str, instead: str = "") -> st
     return message
 
 
-def at_least(least: int | float) -> Callable[[str], int | float]:
-    """A `type` for argparse's numbers: whole ones where `least` is, from `least` on."""
+def at_least(least: int | float, most: int | float | None = None) -> Callable[[str], int | float]:
+    """A `type` for argparse's finite numbers from `least` to `most` (default: 10^12): whole ones where `least` is."""
     kind, what = (int, "a whole number") if isinstance(least, int) else (float, "a number")
+    high = 10**12 if most is None else most
 
     def number(text: str) -> int | float:
+        limits = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
         try:
-            if (value := kind(text)) >= least:  # nan is not
+            if least <= (value := kind(text)) <= high:  # nan is not
                 return value
+            limits = f"at least {least:g} and at most {high:g}" if value > high else limits
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"must be {what} of at least {least:g}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {what} of {limits}, not {text[:40]!r}")
 
     return number
 
@@ -68,6 +75,9 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
         try:
             code = main(*args, **kwargs) or 0
             sys.stdout.flush()
@@ -77,7 +87,12 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
                 raise
             return 141
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
+            print("error: not enough memory. Use fewer episodes, smaller networks or smaller batches", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -97,6 +112,14 @@ def _nobody_reads() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
+
+
+def printable(text: str) -> str:
+    """The text for a terminal: control characters, which could command it, become escapes such as \\x1b; line ends and
+    tabs stay.  File names and stored texts may hold any characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def last_line(text: str) -> str:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lps.errors import UserError
 
@@ -94,10 +94,26 @@ class FileError(UserError):
     """A file or folder cannot be read or written. The message names the path, the reason and the remedy."""
 
 
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV file. A text that spreadsheets would run as a formula gets an apostrophe in front."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A local path with ~ expanded, which shells do not do in --out=~/x."""
+    return Path(os.path.expanduser(path))
+
+
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """Read a file at a local path or at a URI of a filesystem that pyarrow supports. FileError if that fails."""
     if "://" not in os.fspath(path):
-        local = Path(path).expanduser().absolute()
+        local = local_path(path).absolute()
         try:
             return local.read_bytes()
         except OSError as error:
@@ -116,6 +132,10 @@ def open_filesystem(path: str | os.PathLike[str]) -> tuple[str, pafs.FileSystem,
     import pyarrow.fs as pafs
 
     text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FileError(f"cannot open {text!a}: the name is not UTF-8. Rename the folder") from None
     if "://" not in text:
         text = os.path.abspath(os.path.expanduser(text))
         return text, pafs.LocalFileSystem(), text

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,6 +28,14 @@ class WorkerPool(ProcessPoolExecutor):
         spawn = multiprocessing.get_context("spawn")
         watched, self._alive = spawn.Pipe(duplex=False)
         super().__init__(workers, spawn, _start, (watched, setup, arguments))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Like the executor's. The processes that it starts ignore Ctrl-C from their first import on."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """End the workers, in the middle of a task if they have one; drop all tasks that wait."""

@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
+    cli.checked(arguments)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     if arguments.dataset is not None:
         raise UserError("--dataset conflicts with this study, which varies the dataset. Use --sizes and --noises")

@@ -191,14 +191,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
+    cli.checked(arguments)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     agents = scopes.agents_from_arguments(arguments, ["lps", "qcfql"] if arguments.preset == "quick" else EVERYONE)
     scopes.check_settings(scope, agents)
     default_trials, default_at_once = TRIALS[arguments.preset]
     trials = default_trials if arguments.trials is None else arguments.trials
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
-    if trials < 1 or at_once < 1:
-        raise UserError("--trials and --at-once must be at least 1")
+    if not 1 <= trials <= 100_000 or not 1 <= at_once <= 100_000:
+        raise UserError("--trials and --at-once must be from 1 to 100000")
     if arguments.asha is not None and arguments.asha < 2:
         raise UserError("--asha must be at least 2 (one of every ETA trials is promoted)")
     rungs = halving.rungs(scope.steps, scope.eval_interval, arguments.asha) if arguments.asha else []

@@ -372,11 +372,11 @@ def test_every_plot_can_be_drawn(case, name, tmp_path):
     with style.styled():
         plot = PLOTS[name](case)
         if plot is None:
-            assert name in EMPTY | (PAIRS if len(case.series) == 1 else set())
+            assert name in EMPTY | {"tasks"} | (PAIRS if len(case.series) == 1 else set())
             return
         paths = style.save(plot, tmp_path, name)
-    assert [path.suffix for path in paths] == [".png", ".pdf", ".csv"]
-    assert all(path.stat().st_size > 500 or path.suffix == ".csv" for path in paths)
+    assert [path.suffix for path in paths] == [".png", ".pdf", ".csv", ".txt"]
+    assert all(path.stat().st_size > 500 or path.suffix in (".csv", ".txt") for path in paths)
     assert len(pd.read_csv(paths[2])) == len(plot.data) > 0
     assert plot.title and plot.caption
 
@@ -417,7 +417,7 @@ def test_command_writes_everything_and_says_where(finished, tmp_path, capsys):
     assert "LPS" in out and "cube-single" in out and "success.md" in out
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     assert files == {
-        *(f"figures/{name}.{suffix}" for name in PLOTS.keys() - EMPTY for suffix in ("png", "pdf", "csv")),
+        *(f"figures/{name}.{suffix}" for name in PLOTS.keys() - EMPTY for suffix in style.SUFFIXES),
         *(f"tables/{name}.{suffix}" for name in tables.TABLES for suffix in ("md", "tex", "csv")),
     }
     success = (tmp_path / "out" / "tables" / "success.md").read_text(encoding="utf-8")
@@ -450,15 +450,16 @@ def test_every_figure_of_rivals_says_which_hyperparameters_are_not_the_defaults(
         put(tmp_path, "lps", seed=seed, hyperparameters={"lr": 3e-4})
         put(tmp_path, "best_of_n", seed=seed, hyperparameters={"lr": 3e-4, "num_samples": 4})
     here = studied(tmp_path)
-    assert summaries.small_print(here) == "QC best-of-N: num_samples 4 (default: 32)."
+    assert summaries.small_print(here) == ["QC best-of-4: num_samples 4 (default: 32)."]
     found = set()
     with style.styled():
         for name, draw in PLOTS.items():
             plot = draw(here)
             texts = {text.get_text() for text in plot.figure.findobj(Text)} if plot else set()
-            if "QC best-of-N" in texts:
+            if "QC best-of-4" in texts:
                 found.add(name)
-                assert any("num_samples 4 (default: 32)" in text.replace("\n", " ") for text in texts), name
+                assert "QC best-of-4: num_samples 4 (default: 32)." in plot.notes, name
+                assert not any("num_samples" in text for text in texts), "notes belong to the caption"
     assert {"success", "curves", "profiles", "aggregates", "improvement", "differences"} <= found
 
 
@@ -510,7 +511,7 @@ def broken(path: Path, how: str) -> list[str]:
         "no runs": "no runs in",
         "no episodes": "no finished run",
         "nothing finished": "--include-unfinished",
-        "foreign documents": "does not say task, seed, steps",
+        "foreign documents": "does not say run.task, run.seed, run.steps",
         "no place to write": "choose another --out",
     }.items(),
 )

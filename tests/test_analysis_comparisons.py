@@ -2,16 +2,11 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from test_analysis import AGENTS, put, studied
 
 from analysis.numbers import comparisons, stats
 from analysis.plots import PLOTS, style
 from analysis.results import settings
-
-
-def text_of(figure: Figure) -> str:
-    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
 
 
 def one_at_a_time(path, agents=("lps", "dsrl", "qcfql"), values=(1e-4, 3e-4, 1e-3), alphas=(1.0, 30.0)):
@@ -85,7 +80,7 @@ def test_sensitivity_figure_marks_the_default_and_says_what_alpha_is(tmp_path):
         assert {axes.get_xscale() for axes in panels.values()} == {"log"}
         rings = [line for line in panels["lr"].lines if line.get_markerfacecolor() == "none"]
         assert [ring.get_xdata().tolist() for ring in rings] == [[3e-4]] * 3
-        note = text_of(plot.figure)
+        note = " ".join(plot.notes)
         assert "alpha of DSRL, LPS:" in note and "QC-FQL" not in note and "no evidence" in note
         style.save(plot, tmp_path / "out", "sensitivity")
 
@@ -96,13 +91,13 @@ def test_other_figures_show_the_common_setting_alone(tmp_path):
         for name in ("success", "curves", "differences"):
             plot = PLOTS[name](here)
             assert plot is not None and len(set(plot.data["series"])) == 2 - (name == "differences")
-            assert name == "differences" or "6 other settings are in the tables" in plot.caption
+            assert name == "differences" or "6 other settings are in the tables" in " ".join(plot.notes)
 
 
 def test_alpha_is_not_explained_where_it_works(tmp_path):
     with style.styled():
         plot = PLOTS["sensitivity"](one_at_a_time(tmp_path, agents=("qcfql",), values=(3e-4, 1e-4)))
-        assert plot is not None and "alpha of" not in text_of(plot.figure)
+        assert plot is not None and "alpha of" not in " ".join(plot.notes)
 
 
 def test_all_are_compared_on_the_tasks_that_all_have(tmp_path):

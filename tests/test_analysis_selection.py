@@ -64,7 +64,7 @@ def test_runs_that_are_left_out_are_named_at_every_figure_and_table(results):
     name = f"run {run_id} (LPS, cube-single task"
     with style.styled():
         plots = drawn(here)
-    assert plots and all(name in plot.caption for plot in plots.values())
+    assert plots and all(name in " ".join(plot.notes) for plot in plots.values())
     made = tables.made(here)
     assert made.keys() == tables.TABLES.keys() and all(name in " ".join(table.notes) for table in made.values())
     assert name in page.render(here)
@@ -99,8 +99,8 @@ def test_an_agent_brings_its_variants_and_its_studies(tmp_path):
     for agent in ("lps", "dsrl:matched"):
         trials = [{"state": "COMPLETE", "params": {}, "value": 0.5}]
         Store(tmp_path).write_study(f"tuning-{agent}", {"agent": agent, "trials": trials, "held_out": {}})
-    rows = [{"agent": "dsrl", "update_ms": 1.0}]
-    Store(tmp_path).write_study("compute", {"rows": rows, "device": "a machine"})
+    rows = [{"agent": "dsrl", "update_ms": 1.0, "memory_mib": None, "decision_ms": 1.0}]
+    Store(tmp_path).write_study("compute", {"rows": rows, "device": "a machine", "torch": "2", "threads": 1})
     here = shown(tmp_path, "--agents", "lps")
     assert len(here.series) == 2 and [document["study"] for document in here.results.studies] == ["tuning-lps"]
 
@@ -204,7 +204,7 @@ def test_studies_of_several_folders_are_united(tmp_path):
         play = {"group": "cube-single", "episodes": episodes, "noise": 0.1}
         store.write_study("data-scaling", {"datasets": {f"play-{episodes}": play}})
         store.write_study("same", {"rows": []})
-        store.write_study("compute", {"rows": [], "device": name})
+        store.write_study("compute", {"rows": [], "device": name, "torch": "2", "threads": 1})
     results = shown(tmp_path / "a", tmp_path / "b").results
     assert [document["study"] for document in results.studies].count("same") == 1
     assert len(results.studies) == 5

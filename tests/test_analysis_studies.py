@@ -46,7 +46,7 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
     assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
     assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
     titles = {here.series[key].title for key in settings.shown(here)}
-    assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-N", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
+    assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-32", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
     assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < {
         series.title for series in here.series.values()
     }
@@ -182,9 +182,10 @@ def test_importances_are_those_that_the_tuning_study_wrote(tmp_path):
     put(tmp_path, "qcfql")
     assert "importances" not in drawn(studied(tmp_path))
     store = Store(tmp_path)
-    trials = [{"state": "COMPLETE"}] * 9 + [{"state": "PRUNED"}] * 3
+    trials = [{"state": "COMPLETE", "params": {}, "value": 0.5}] * 9 + [{"state": "PRUNED"}] * 3
     for agent, shares in {"lps": {"lr": 0.9, "tau": 0.1}, "qcfql": {"alpha": 0.7, "lr": 0.3}}.items():
-        store.write_study(f"tuning-{agent}", {"agent": agent, "importances": shares, "trials": trials})
+        found = {"agent": agent, "importances": shares, "trials": trials, "held_out": {}}
+        store.write_study(f"tuning-{agent}", found)
     with style.styled():
         plot = PLOTS["importances"](studied(tmp_path))
     assert dict(zip(plot.data["hyperparameter"] + plot.data["agent"], plot.data["importance"], strict=True)) == {
@@ -328,7 +329,7 @@ def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
     assert axes.loc[axes["common"], "value"].tolist() == [1.0, 1.0, 1e-3, 1e-3], "the usual lr is the scope's"
     points = budgets.configurations(here)
     assert points["agent"].value_counts().to_dict() == {"lps": 4, "qcfql": 4}, "without those of the variant"
-    assert summaries.small_print(here) == "", "the ring's networks are small on purpose"
+    assert summaries.small_print(here) == [], "the ring's networks are small on purpose"
     assert provenance.commands(here)
 
 
@@ -339,7 +340,7 @@ def tell(path, **groups):
         for run in studied(path).runs.to_dict("records")
         if run["group"] in groups
     }
-    Store(path).write_sweep("mine", {"sweep": "mine", "command": "", "runs": {}, "agents": {}, "tasks": tasks})
+    Store(path).write_sweep("mine", {"command": "", "runs": {}, "usual": {}, "agents": {}, "tasks": tasks})
 
 
 def test_figures_and_tables_follow_the_metric_of_the_tasks(tmp_path):

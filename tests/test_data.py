@@ -210,6 +210,18 @@ def _no_ends(arrays: dict) -> None:
     arrays["terminals"][:] = False
 
 
+def _far_actions(arrays: dict) -> None:
+    arrays["actions"] *= 50
+
+
+def _words(arrays: dict) -> None:
+    arrays["observations"] = arrays["observations"].astype(str)
+
+
+def _complex(arrays: dict) -> None:
+    arrays["actions"] = arrays["actions"].astype(complex)
+
+
 def _objects(arrays: dict) -> None:
     arrays["observations"] = arrays["observations"].astype(object)
 
@@ -224,6 +236,9 @@ def _objects(arrays: dict) -> None:
         (_no_state, "qpos has NaN or infinity in row 7"),
         (_no_ends, "terminals are never true. Mark"),
         (_objects, "array of objects"),
+        (_far_actions, "an action is .*Rescale them"),
+        (_words, "observations holds <U32 and not real numbers"),
+        (_complex, "actions holds complex128 and not real numbers"),
     ],
 )
 def test_unfit_files(spoil: Callable[[dict], None], message: str, cube_file: Path):

@@ -16,6 +16,7 @@ from test_train import FakeEvaluator
 
 from lps.errors import UserError
 from lps.runs.checkpoint import checkpoint_path
+from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.training.options import TrainOptions
@@ -154,7 +155,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             if too_large(members):
                 raise pack.PackTooLarge("Traceback\nray.exceptions.OutOfMemoryError: the worker was killed")
             for run in members:
-                store.write_run({"id": run.id, "status": "done"})
+                store.write_run(store.record(run).update(Status.DONE))
             return None
 
         monkeypatch.setattr(pack, "_fit", fit)

@@ -23,6 +23,10 @@ def metrics(*rows):
     return [dict(zip(("step", "metric", "value"), row, strict=True)) for row in rows]
 
 
+def document(run_id, status):
+    return {"id": run_id, "status": status, "run": {"agent": "lps", "task": "reach", "seed": 1, "steps": 10}}
+
+
 def files(path):
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
@@ -65,9 +69,9 @@ def test_an_empty_store_reads_as_empty_tables(store):
 
 def test_runs(store):
     assert store.read_run("a") is None and not store.finished("a")
-    store.write_run({"id": "b", "status": "running"})
-    store.write_run({"id": "a", "status": "done", "run": {"seed": 1}})
-    assert store.read_run("a") == {"schema": SCHEMA, "id": "a", "status": "done", "run": {"seed": 1}}
+    store.write_run(document("b", "running"))
+    store.write_run(document("a", "done"))
+    assert store.read_run("a") == {"schema": SCHEMA, **document("a", "done")}
     assert [doc["id"] for doc in store.runs()] == ["a", "b"]
     assert store.finished("a") and not store.finished("b")
 
@@ -107,7 +111,7 @@ def test_damaged_files_are_named_and_passed_over(store, caplog):
     store.write_episodes("a", 1, episodes())
     store.write_episodes("a", 2, episodes())
     store.write_metrics("a", 3, metrics((3, "loss", 1.0)))
-    store.write_run({"id": "a", "status": "done"})
+    store.write_run(document("a", "done"))
     store.write_bytes("episodes/a/000000002.parquet", store.read_bytes("episodes/a/000000002.parquet")[:-20])
     store.write_bytes("episodes/a/000000004.parquet", b"")
     store.write_bytes("episodes/a/000000005.parquet", store.read_bytes("metrics/a/000000003.parquet"))
@@ -124,7 +128,7 @@ def test_damaged_files_are_named_and_passed_over(store, caplog):
 
 def test_what_cannot_be_read_now_is_not_taken_for_missing(store, monkeypatch):
     """Else a run would start anew because the network was away."""
-    store.write_run({"id": "a", "status": "done"})
+    store.write_run(document("a", "done"))
 
     def away(rel):
         raise StoreError("the network is away")
@@ -199,7 +203,7 @@ def test_no_write_permission(store, tmp_path, monkeypatch):
 
 
 def test_a_store_can_be_sent_to_another_process(store):
-    store.write_run({"id": "a", "status": "done"})
+    store.write_run(document("a", "done"))
     assert pickle.loads(pickle.dumps(store)).finished("a")
 
 
@@ -217,7 +221,7 @@ def test_other_filesystems():
     """pyarrow's own in-memory filesystem stands for every one that is not local."""
     remote = Store("mock:///results")
     assert not remote.local
-    remote.write_run({"id": "a", "status": "done"})
+    remote.write_run(document("a", "done"))
     remote.write_episodes("a", 7, episodes())
     remote.write_metrics("a", 0, metrics((0, "loss", 1.0)))
     remote.write_bytes("episodes/a/000000008.parquet", b"PAR1")
@@ -263,10 +267,10 @@ def test_a_record_is_its_document_and_each_change_makes_a_new_one(store):
 
 def test_a_document_of_version_1_is_a_record():
     folder = Path(__file__).parents[1] / "docs" / "example" / "cube-single-30k"
-    for document in Store(folder, create=False).runs():
-        record = RunRecord.from_document(document)
-        assert record.status == Status.DONE and record.run == document["run"]
-        assert document.items() <= {"schema": SCHEMA, **record.to_document()}.items()
+    for stored in Store(folder, create=False).runs():
+        record = RunRecord.from_document(stored)
+        assert record.status == Status.DONE and record.run == stored["run"]
+        assert stored.items() <= {"schema": SCHEMA, **record.to_document()}.items()
 
 
 def test_the_intent_of_a_sweep_holds_roles_defaults_and_titles(store):
@@ -277,15 +281,15 @@ def test_the_intent_of_a_sweep_holds_roles_defaults_and_titles(store):
     point = planned("qcfql", task, 0, {"axis": "lr", "value": 0.1}, {"lr": 0.1}, **settings)
     same = Planned(point.run, {"trial": 3})
     write_intent(store, "test", [matched, point, same])
-    (document,) = store.sweeps()
-    assert document["runs"][matched.run.id]["roles"] == [{"variant": "matched"}]
-    assert document["runs"][point.run.id]["roles"] == [{"axis": "lr", "value": 0.1}, {"trial": 3}]
-    agent = document["agents"]["qcfql"]
-    usual = document["usual"]["qcfql"]["cube-double"]
+    (intent,) = store.sweeps()
+    assert intent["runs"][matched.run.id]["roles"] == [{"variant": "matched"}]
+    assert intent["runs"][point.run.id]["roles"] == [{"axis": "lr", "value": 0.1}, {"trial": 3}]
+    agent = intent["agents"]["qcfql"]
+    usual = intent["usual"]["qcfql"]["cube-double"]
     assert (usual["lr"], usual["critic_agg"], usual["success_timing"]) == (1e-3, "mean", "post")
     assert agent["title"] == "QC-FQL" and agent["tuned"] == {"cube-double": {"horizon": 5, "alpha": 3.0}}
     assert agent["defaults"]["lr"] == 3e-4 and agent["variants"]["matched"] == {"critic_agg": "min"}
-    told = document["tasks"][task]
+    told = intent["tasks"][task]
     assert (told["suite"], told["group"], told["title"]) == ("ogbench", "cube-double", "cube-double task 2")
     assert told["metric"] == "success" and told["dataset"] == "cube-double-play-v0"
     write_intent(store, "test", [matched])

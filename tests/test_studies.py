@@ -21,7 +21,7 @@ from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
-from lps.runs.record import Episode, RunRecord
+from lps.runs.record import Episode, RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import Store
@@ -170,7 +170,7 @@ def test_the_score_is_the_mean_of_the_last_three_evaluations(tmp_path: Path) -> 
     for step, successes in curve.items():
         store.write_episodes(run.id, step, [Episode(i, 0, bool(s), 0.0, 1) for i, s in enumerate(successes)])
     assert scores(store, [run]) == {}, "not done"
-    store.write_run({"id": run.id, "status": "done"})
+    store.write_run(store.record(run).update(Status.DONE))
     assert scores(store, [run]) == {run.id: 0.5}
     store.delete(f"episodes/{run.id}/{40:09d}.parquet")
     assert scores(store, [run]) == {}, "an evaluation is missing"

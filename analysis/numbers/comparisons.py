@@ -47,7 +47,8 @@ class Field:
 
     def note(self, study: Study) -> str:
         """What a caption has to say about who and what is shown."""
-        text = f"On the {len(self.tasks)} task{'s' * (len(self.tasks) != 1)} that all of them have"
+        count = len(self.tasks)
+        text = f"On the {f'{count} tasks' if count != 1 else 'one task'} that all of them have"
         text += f", of {self.tasks_of_all}." if len(self.tasks) < self.tasks_of_all else "."
         if self.left_out:
             names = ", ".join(study.series[key].title for key in self.left_out)

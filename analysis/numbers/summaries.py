@@ -73,30 +73,47 @@ def by_task(study: Study) -> pd.DataFrame:
     return frame.sort_values(["group", "task"], key=lambda c: c.map(order) if c.name == "group" else c, kind="stable")
 
 
+CURVES = ["series", "group", "task", "step", "mean", "low", "high", "n_tasks", "n_runs", "n_seeds_min", "n_seeds_max"]
+
+
 @lru_cache(maxsize=2)
 def curves(study: Study) -> pd.DataFrame:
-    """Success along training, one row per series, group and step. Columns: series, group, step, mean, low, high,
-    n_tasks, n_runs. A step appears where every scored run of the series has been evaluated, so that a curve never
-    changes its company.
+    """Scores along training, one row per series, group and step. Columns: CURVES without `task`; n_seeds_min and
+    n_seeds_max are counts per task. A step appears where every scored run of the series has been evaluated, so that a
+    curve is the mean of the same runs from its beginning to its end.
     """
-    evaluations = study.results.evaluations
+    return _curves(study, whole=True).drop(columns="task")
+
+
+@lru_cache(maxsize=2)
+def task_curves(study: Study) -> pd.DataFrame:
+    """Scores along training, one row per series, group, task and step, as in `curves`. Columns: CURVES."""
+    return _curves(study, whole=False)
+
+
+def _curves(study: Study, whole: bool) -> pd.DataFrame:
     rows = []
     for group in study.groups:
         for key in study.series:
             cell = study.cell(key, group)
-            if cell.empty:
-                continue
-            wide = evaluations[evaluations["run_id"].isin(cell.index)].pivot(
-                index="run_id", columns="step", values="value"
-            )
-            wide = wide.dropna(axis="columns")
-            if wide.empty:
-                continue
-            strata = [wide.loc[runs.index].to_numpy() for _, runs in cell.groupby("short")]
-            for step, mean, low, high in zip(wide.columns, *stats.curve(strata), strict=True):
-                ends = {"mean": mean, "low": low, "high": high, "n_tasks": len(strata), "n_runs": len(cell)}
-                rows.append({"series": key, "group": group, "step": int(step), **ends})
-    return pd.DataFrame(rows, columns=["series", "group", "step", "mean", "low", "high", "n_tasks", "n_runs"])
+            parts = [("", cell)] if whole else list(cell.groupby("short"))
+            for task, part in parts if len(cell) else []:
+                place = {"series": key, "group": group, "task": str(task)}
+                rows += [{**place, **point} for point in _curve(study.results.evaluations, part)]
+    return pd.DataFrame(rows, columns=CURVES)
+
+
+def _curve(evaluations: pd.DataFrame, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The points of the curve of some runs, tasks weighing the same."""
+    here = evaluations[evaluations["run_id"].isin(runs.index)]
+    wide = here.pivot(index="run_id", columns="step", values="value").dropna(axis="columns")
+    if wide.empty:
+        return []
+    strata = [wide.loc[own.index].to_numpy() for _, own in runs.groupby("short")]
+    seeds = [len(stratum) for stratum in strata]
+    counts = {"n_tasks": len(seeds), "n_runs": sum(seeds), "n_seeds_min": min(seeds), "n_seeds_max": max(seeds)}
+    points = zip(wide.columns, *stats.curve(strata), strict=True)
+    return [{"step": int(step), "mean": mean, "low": low, "high": high, **counts} for step, mean, low, high in points]
 
 
 DIFFERENCES = ["series", "versus", "group", "difference", "low", "high", "paired", "paired_low", "paired_high"]
@@ -246,10 +263,10 @@ def shortfall(study: Study) -> str:
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""
 
 
-def small_print(study: Study) -> str:
-    """What a figure of rivals says below it: which of them are short of runs, and which hyperparameters of theirs
-    are not the defaults of their agents; '' if there is nothing to say."""
-    return "\n".join(line for line in (shortfall(study), _settings_of_rivals(study)) if line)
+def small_print(study: Study) -> list[str]:
+    """The notes to a figure of rivals: which of them are short of runs, and which hyperparameters of theirs are not
+    the defaults of their agents."""
+    return [line for line in (shortfall(study), _settings_of_rivals(study)) if line]
 
 
 def _settings_of_rivals(study: Study) -> str:
@@ -273,11 +290,11 @@ def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
     return data[data["series"].isin(settings.shown(study))]
 
 
-def others_note(study: Study) -> str:
-    """Where the series are that a figure does not show, '' if it shows all."""
+def others_note(study: Study) -> list[str]:
+    """The note that tells where the series are that a figure does not show; none if it shows all."""
     count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.shown(study)))
     some = "One other setting is" if count == 1 else f"{count} other settings are"
-    return f"{some} in the tables and the figures of ablations and sensitivity." if count else ""
+    return [f"{some} in the tables and the figures of ablations and sensitivity."] if count else []
 
 
 def sources(known: pd.DataFrame) -> list[tuple[str, str]]:
@@ -285,15 +302,15 @@ def sources(known: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(zip(known["published_source"], known["published_protocol"], strict=True)))
 
 
-def interval_note(data: pd.DataFrame, *counts: str) -> str:
-    """What to keep in mind about the intervals of a table, '' where nothing; `counts` name its columns of seeds."""
+def interval_notes(data: pd.DataFrame, *counts: str) -> list[str]:
+    """Notes to the intervals of a table; `counts` name its columns of seeds."""
     some = data[data["low"].notna()]
     notes = []
     if len(some) and some[list(counts or ("n_seeds_min",))].min(axis=None) < stats.FEW_SEEDS:
         notes.append(f"With fewer than {stats.FEW_SEEDS} seeds per task a bootstrap interval tends to be too narrow.")
     if np.isclose(some["low"], some["high"]).any():
         notes.append("An interval without width says that all seeds scored the same, not that the value is certain.")
-    return " ".join(notes)
+    return notes
 
 
 def _summary(scores: Scores, weights: list[float] | None = None) -> dict[str, Any]:

@@ -1,31 +1,33 @@
-"""The report as one HTML file that needs nothing else: figures, numbers and tables are inside it."""
+"""The report as one HTML file that needs nothing else: figures, numbers, tables and scripts are inside it."""
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.numbers.claims import Claim, claims
 from analysis.numbers.stats import LEVEL, RESAMPLES
-from analysis.page import provenance
+from analysis.page import charts, provenance
 from analysis.page.figures import drawn
+from analysis.page.headline import headline, lead, verdict
 from analysis.page.table import Table
 from analysis.page.tables import made
 from analysis.plots import style
+from analysis.results import settings
 from analysis.results.study import LAST, Study, records
 
-VERDICTS = {
-    "better": "better",
-    "worse": "worse",
-    "open": "not shown",
-    "too few": "too few runs",
-    "not compared": "not compared",
-}
+HERE = Path(__file__).parent
 FOLDED = 30  # rows from which on a table is folded away
 FEW_SHOWN = 3  # claims without enough runs beyond which they are folded away
+FIRST = "curves"  # the figure of the first screen
+WIDTHS = {"tasks": "13rem", "aggregates": "23rem"}  # least width of a panel, for five or two in a row
 RULES = [
     f"The score of a run is the mean over its last {LAST} evaluations (all of them if there are fewer). The best "
     "evaluation of a run is never reported.",
@@ -45,72 +47,179 @@ def write(study: Study, path: Path) -> None:
 def render(study: Study) -> str:
     """The page as text. The same results make the same page."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    tables = {name: _table(name, table) for name, table in made(study).items()}
+    notes = _Notes()
+    found = made(study)
+    table = headline(study, found["success"])
+    first = notes.once(found["success"].notes)
+    specs: dict[str, Any] = {}
+    with style.styled():
+        plots = drawn(study)
+        looks = _looks(study, plots)
+        figures = _figures(study, plots, looks, specs, notes)
     supported = claims(study)
+    tables = {name: _table(name, one, notes) for name, one in found.items() if name == "success" or _has(name, one)}
+    if set(study.series) == set(settings.shown(study)):
+        whole = tables.pop("success")  # the headline says it all
+    else:
+        whole = tables["success"]
+    coverage = [tables.pop(name) for name in ("coverage", "missing_runs") if name in tables]
+    stated = tables.pop("claims", None)
+    script = bundle()
     return environment.get_template("page.html").render(
         title=study.results.name,
-        summary=_summary(study),
-        updated=max(study.runs["updated"], default=""),
-        verdict=_verdict(supported),
+        facts=_facts(study),
+        lead=lead(study, table),
+        verdict=verdict(study, supported),
+        headline=table,
+        unit=study.unit(*study.groups),
+        notes=first,
+        success=whole,
+        first=figures.pop(FIRST, None),
+        looks=looks,
         claims=[(group, *_parted(list(here))) for group, here in groupby(supported, lambda claim: claim.group)],
         few_shown=FEW_SHOWN,
-        claims_table=tables.pop("claims"),
-        coverage=[tables.pop("coverage"), tables.pop("missing_runs")],
-        figures=_figures(study),
+        claims_table=stated,
+        coverage=coverage,
+        figures=list(figures.values()),
         tables=list(tables.values()),
         problems=study.results.problems,
         rules=RULES,
-        protocol=[_table("protocol", provenance.protocol(study)), _table("versions", provenance.versions(study.runs))],
+        protocol=[
+            _table(name, one, notes)
+            for name, one in (("protocol", provenance.protocol(study)), ("versions", provenance.versions(study.runs)))
+        ],
         sweeps=provenance.sweeps(study),
         commands=provenance.commands(study),
         mlflow=provenance.mlflow(study),
         runs=_runs(study),
         score=f"Score {study.unit(*study.groups).sign}".strip(),
+        dark=style.DARK,
+        light={light: light for light in style.DARK},
+        names={style.INK: "ink", style.MUTED: "muted", style.GRID: "line", style.PAPER: "paper"},
+        specs=json.dumps(specs, separators=(",", ":")).replace("<", "\\u003c"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _summary(study: Study) -> str:
+@lru_cache(maxsize=1)
+def bundle() -> str:
+    """Vega, Vega-Lite and page.js as one script without imports."""
+    script = vl_convert.javascript_bundle((HERE / "page.js").read_text(encoding="utf-8"), charts.VERSION)
+    return str(script).replace("\r", "").replace("</script", "<\\/script")
+
+
+class _Notes:
+    """The notes of the page, each of which stands once, where it comes first."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def once(self, notes: Sequence[str]) -> list[str]:
+        fresh = [note for note in notes if note not in self._shown]
+        self._shown.update(fresh)
+        return fresh
+
+
+def _has(name: str, table: Table) -> bool:
+    """Whether a table says something: it has rows or, of what is published, a number."""
+    if name == "published":
+        return bool(table.data["what"].isin(["figure", "record", "second-hand"]).any())
+    return bool(table.rows)
+
+
+def _facts(study: Study) -> list[str]:
     runs = study.runs
     states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items())
-    text = f"{len(runs)} runs ({states}); {int(runs['scored'].sum())} of them count in the scores below."
+    count = int(runs["scored"].sum())
+    facts = [f"{len(runs)} runs ({states})", f"{'all' if count == len(runs) else count} of them count"]
     if study.include_unfinished:
-        text += " Unfinished runs are included, with the last evaluations they have."
+        facts.append("Unfinished runs are included, with the last evaluations they have")
     if len(study.results.paths) > 1:
-        text += f" The runs are those of {study.results.path}."
-    return " ".join([text, *study.results.notes])
+        facts.append(f"from {study.results.path}")
+    facts += [f"last update {updated[:16].replace('T', ' ')}" for updated in [runs["updated"].max()] if updated]
+    return facts
 
 
-def _figures(study: Study) -> list[dict[str, str]]:
-    found = []
-    with style.styled():
-        for name, plot in drawn(study).items():
-            links = {"svg": _data("image/svg+xml", style.svg(plot)), "csv": _csv(plot.data.to_csv(index=False))}
-            found.append({"name": name, "title": plot.title, "caption": plot.caption, **links})
+def _looks(study: Study, plots: Mapping[str, style.Plot]) -> dict[str, dict[str, str]]:
+    """{title: light, dark, marker} of everything that a chart names: series as they are shown, then agents."""
+    shown = [study.series[key] for key in settings.shown(study)]
+    found = {one.title: (style.colour(study, one), one.agent.marker) for one in shown}
+    names = {name for plot in plots.values() for name in plot.data.get("agent", ())}
+    for agent in study.agents(names).values():
+        found.setdefault(agent.title, (agent.colour, agent.marker))
+    return {
+        title: {"light": colour, "dark": style.on_dark(colour), "marker": marker}
+        for title, (colour, marker) in found.items()
+    }
+
+
+def _figures(
+    study: Study,
+    plots: Mapping[str, style.Plot],
+    looks: Mapping[str, Mapping[str, str]],
+    specs: dict[str, Any],
+    notes: _Notes,
+) -> dict[str, dict[str, Any]]:
+    """The figures by name; puts the specifications of their charts into `specs`, by the ids of their places."""
+    found = {}
+    markers = charts.Looks({title: look["marker"] for title, look in looks.items()})
+    colours = [look["light"] for look in looks.values()]
+    for name, plot in plots.items():
+        picture = _data("image/svg+xml", style.svg(plot, colours).encode())
+        panels = charts.CHARTS[name](study, plot.data, markers) if name in charts.CHARTS else []
+        ids = [f"chart-{name}-{i}" for i in range(len(panels))]
+        specs |= {key: panel.spec for key, panel in zip(ids, panels, strict=True)}
+        found[name] = {
+            "name": name,
+            "title": plot.title,
+            "caption": plot.caption,
+            "notes": notes.once(plot.notes),
+            "picture": picture,
+            "wide": plot.figure.get_figwidth() > style.COLUMN,
+            "csv": _csv(plot.data.to_csv(index=False)),
+            "least": WIDTHS.get(name, "20rem"),
+            "panels": list(zip(ids, panels, strict=True)),
+            "legend": _legend(study, plot) if name in charts.LEGENDS else [],
+        }
     return found
 
 
-def _table(name: str, table: Table) -> dict[str, Any]:
+def _legend(study: Study, plot: style.Plot) -> list[str]:
+    """The titles in a figure of lines, in the order of their ends. Profiles all end at 0: there, of their means."""
+    data = plot.data
+    key = "agent" if "agent" in data else "series"
+    panels = [name for name in ("group", "task", "hyperparameter", "axis") if name in data]
+    if "share" in data:
+        data, panels = data.groupby(key, as_index=False)["share"].mean().rename(columns={"share": "mean"}), []
+    keys = style.by_end(data, key, *panels)
+    titled = study.agents(keys) if key == "agent" else study.series
+    return [titled[one].title for one in keys]
+
+
+def _table(name: str, table: Table, notes: _Notes) -> dict[str, Any]:
     links = {"csv": _csv(table.data.to_csv(index=False)), "tex": _data("text/x-tex", table.latex(name).encode())}
-    return {"name": name, "table": table, "folded": len(table.rows) >= FOLDED, **links}
+    fresh = notes.once(table.notes)
+    earlier = any(note.startswith("(") for note in table.notes if note not in fresh)
+    return {
+        "name": name,
+        "table": table,
+        "notes": fresh,
+        "earlier": earlier,
+        "folded": len(table.rows) >= FOLDED,
+        **links,
+    }
 
 
 def _parted(made: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
     """The claims that had enough runs, and those that had not."""
     return [one for one in made if one.verdict != "too few"], [one for one in made if one.verdict == "too few"]
-
-
-def _verdict(made: Sequence[Claim]) -> str:
-    """How often the subject is better, in a sentence; '' where it is compared with nobody."""
-    if len({claim.ours for claim in made}) != 1:
-        return ""
-    counts = {key: sum(claim.verdict == key for claim in made) for key in VERDICTS}
-    return f"{len(made)} comparisons: " + ", ".join(f"{counts[key]} {VERDICTS[key]}" for key in VERDICTS if counts[key])
 
 
 def _runs(study: Study) -> list[Mapping[str, Any]]:

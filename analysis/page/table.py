@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.results.files import write_csv
 from analysis.results.study import DAGGER
 
 DOUBLE_DAGGER = "‡"
@@ -83,9 +84,9 @@ def save(table: Table, folder: Path, name: str) -> list[Path]:
     """Writes NAME.md, NAME.tex and NAME.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("md", "tex", "csv")]
-    paths[0].write_text(f"**{table.title}**\n\n{table.markdown()}", encoding="utf-8")
+    paths[0].write_text(f"**{_markdown(table.title)}**\n\n{table.markdown()}", encoding="utf-8")
     paths[1].write_text(table.latex(name), encoding="utf-8")
-    table.data.to_csv(paths[2], index=False)
+    write_csv(table.data, paths[2])
     return paths
 
 

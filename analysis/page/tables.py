@@ -3,8 +3,9 @@ one line in TABLES.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,11 @@ from analysis.results.study import DAGGER, SUCCESS, Study, Unit
 
 def success(study: Study) -> Table:
     """Scores by group: ours, the published number, what stands behind ours, and how the protocols differ."""
-    data = summaries.by_group(study)
-    letters: dict[str, str] = {}
+    data, letters = summaries.by_group(study), _letters(study)
     departures, rows = [], []
     for row in data.to_dict("records"):
         phrases = summaries.protocol_differences(study, row["series"], row["group"])
-        own = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases)
+        own = ",".join(letters[phrase] for phrase in phrases)
         departures.append(phrases)
         dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
         seeds = _range(row["n_seeds_min"], row["n_seeds_max"])
@@ -35,6 +35,7 @@ def success(study: Study) -> Table:
         published = interval(row["published_mean"], row["published_low"], row["published_high"])
         title = study.series[row["series"]].title + dagger
         rows.append([row["group"], title, value, published, seeds, str(row["n_tasks"]), runs, own])
+    letters = _used(letters, departures)
     notes = _success_notes(data, letters)
     unit = study.unit(*study.groups)
     score = _in_unit(unit.title, unit)
@@ -52,12 +53,12 @@ def _success_notes(data: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
     if (data["runs_scored"] < data["runs_planned"]).any():
         notes.append(f"{DAGGER} not all of its runs count: see the list of runs that are missing")
-    notes.append(summaries.interval_note(data))
+    notes += summaries.interval_notes(data)
     known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
     notes += [f"Published: {source}; {protocol}." for source, protocol in summaries.sources(known)]
     if known.empty:
         notes.append("No published number is known for these agents and groups.")
-    return [note for note in notes if note]
+    return notes
 
 
 def published(study: Study) -> Table:
@@ -65,14 +66,15 @@ def published(study: Study) -> Table:
     published number of any method, by group and by task, with what each of them was made with."""
     data, title = summaries.beside_published(study), study.subject.title
     figure = f"{title}'s figure" if study.subject.name == SUBJECT else f"{title} as published"
-    letters: dict[str, str] = {}
+    letters, used = _letters(study), []
     rows = []
     for (group, task), here in data.groupby(["group", "task"], sort=False):
         cells = dict.fromkeys(("ours", "best", "figure", "record"), "")
         for value in here.to_dict("records"):
             what, own = value["what"], value["what"] in ("ours", "best")
-            phrases = value["protocol"].split("; ") if own else [value["protocol"]]
-            marks = ",".join(letters.setdefault(phrase, _letter(len(letters))) for phrase in phrases if phrase)
+            phrases = _phrases(value)
+            used.append(phrases)
+            marks = ",".join(letters[phrase] for phrase in phrases)
             # A value of ours without an interval has a task with a single seed.
             unit = study.unit(str(group)) if own else SUCCESS
             number = interval(value["mean"], value["low"], value["high"], unit, alone=own) + (
@@ -83,7 +85,7 @@ def published(study: Study) -> Table:
             cells[column] = "; ".join(filter(None, [cells[column], by + number]))
         rows.append([group, task or "all", *cells.values()])
         rows[-1][-1] = rows[-1][-1] or "none known"
-    notes = [f"({letter}) {phrase}" for phrase, letter in letters.items()]
+    notes = [f"({letter}) {phrase}" for phrase, letter in _used(letters, used).items()]
     if data["what"].isin(["record", "second-hand"]).any():
         notes.append(
             "Best published: the highest number of any method on the same tasks, with the same reward and size of "
@@ -143,8 +145,8 @@ def differences(study: Study) -> Table:
     notes = [f"{points}. Unpaired: seeds resampled independently. Paired: over the seeds both have, together."]
     if data.empty:
         notes = ["Nothing to compare: this needs an imitation agent and another one on the same task."]
-    elif few := summaries.interval_note(data, "n_seeds", "n_seeds_versus"):
-        notes.append(few)
+    else:
+        notes += summaries.interval_notes(data, "n_seeds", "n_seeds_versus")
     header = ["Group", "Difference", "Unpaired [95% CI]", "Paired [95% CI]", "Seeds", "Pairs", "Tasks"]
     return Table("Difference from imitation", header, rows, data, notes)
 
@@ -219,7 +221,7 @@ def tuned(study: Study) -> Table:
             "Mean over tasks, on held-out seeds. Difference: best minus default over the seeds that both have, "
             "together. The best setting is that of the trial with the highest score on the tuning seeds, which "
             "flatter it.",
-            *filter(None, [summaries.interval_note(data, "n_seeds_min")]),
+            *summaries.interval_notes(data, "n_seeds_min"),
         ]
     for document in tuning.documents(study.results):
         if document["agent"] in set(data["agent"]):
@@ -321,6 +323,27 @@ def interval(
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"
+
+
+@lru_cache(maxsize=2)
+def _letters(study: Study) -> dict[str, str]:
+    """The letter of every phrase about a protocol: the same in all tables."""
+    cells = summaries.by_group(study)[["series", "group"]].itertuples(index=False, name=None)
+    phrases = [phrase for cell in cells for phrase in summaries.protocol_differences(study, *cell)]
+    phrases += [phrase for row in summaries.beside_published(study).to_dict("records") for phrase in _phrases(row)]
+    return {phrase: _letter(i) for i, phrase in enumerate(dict.fromkeys(phrases))}
+
+
+def _phrases(row: Mapping[Hashable, Any]) -> list[str]:
+    """The phrases about the protocol of a row of `summaries.beside_published`."""
+    own = row["what"] in ("ours", "best")
+    return [phrase for phrase in (row["protocol"].split("; ") if own else [row["protocol"]]) if phrase]
+
+
+def _used(letters: Mapping[str, str], phrases: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The letters of these phrases, in order."""
+    here = {phrase for some in phrases for phrase in some}
+    return {phrase: letter for phrase, letter in letters.items() if phrase in here}
 
 
 def _letter(i: int) -> str:

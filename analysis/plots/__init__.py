@@ -23,6 +23,7 @@ from analysis.plots import (
     ring,
     sensitivity,
     success,
+    tasks,
 )
 from analysis.plots.style import Plot
 from analysis.results.study import Study
@@ -30,6 +31,7 @@ from analysis.results.study import Study
 PLOTS: dict[str, Callable[[Study], Plot | None]] = {
     "success": success.draw,
     "curves": curves.draw,
+    "tasks": tasks.draw,
     "differences": differences.draw,
     "aggregates": aggregates.draw,
     "profiles": profiles.draw,

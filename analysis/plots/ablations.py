@@ -27,8 +27,7 @@ def draw(study: Study) -> style.Plot | None:
         rows[row].append(name)
         room -= size
     across = max(sum(sizes[names.index(name)] for name in here) for here in rows)
-    wide = max(style.COLUMN, style.PAGE * min(1, across / (WIDE * 2)))
-    figure = Figure(figsize=(wide, 0.35 + 2.35 * len(rows)))
+    figure = Figure(figsize=(style.PAGE if across > WIDE else style.COLUMN, 0.35 + 2.35 * len(rows)))
     bands = np.atleast_1d(np.array(figure.subfigures(len(rows), 1), dtype=object))
     for band, here in zip(bands, rows, strict=True):
         ratios = [sizes[names.index(name)] for name in here]
@@ -51,7 +50,7 @@ def draw(study: Study) -> style.Plot | None:
     )
     if published:
         caption += " Diamonds: LPS's ablation figure, whose tasks and seeds its page does not name."
-    return style.Plot(figure, data, "Ablations", f"{caption} {summaries.interval_note(data)}".strip())
+    return style.Plot(figure, data, "Ablations", caption, summaries.interval_notes(data))
 
 
 def _panel(axes: Axes, study: Study, name: str, bars: pd.DataFrame) -> None:
@@ -64,12 +63,19 @@ def _panel(axes: Axes, study: Study, name: str, bars: pd.DataFrame) -> None:
             axes.plot(
                 x + 0.22, scale * bar["published_mean"], marker="D", color=style.INK, mfc="white", ms=3.4, mew=0.8
             )
-    labels = [
-        "\n".join([agents[agent].title, *variant.replace("_meanflow", "").split("_")]).strip()
-        for agent, variant in zip(bars["agent"], bars["variant"], strict=True)
-    ]
+    pairs = zip(bars["agent"], bars["variant"], strict=True)
+    labels = [label(agents[agent].title, variant, "\n") for agent, variant in pairs]
     axes.set_xticks(range(len(bars)), labels, fontsize=6.2)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, max(2, len(bars)) - 0.4)
-    letter = f"({name}) " if len(name) == 1 else ""
-    axes.set_title(f"{letter}{PANELS[name].title}", fontsize=7.5, loc="left")
+    axes.set_title(heading(name), fontsize=7.5, loc="left")
+
+
+def heading(name: str) -> str:
+    """The title of a panel, with its letter in LPS's figure where it has one."""
+    return f"({name}) " * (len(name) == 1) + PANELS[name].title
+
+
+def label(title: str, variant: str, between: str) -> str:
+    """The name of a bar: the agent's title and the words of its variant."""
+    return between.join([title, *variant.replace("_meanflow", "").split("_")]).strip()

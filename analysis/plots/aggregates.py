@@ -15,7 +15,8 @@ def draw(study: Study) -> style.Plot | None:
     if data.empty:
         return None
     field, unit, statistics = comparisons.field(study), study.unit(), comparisons.statistics(study)
-    shown = [study.series[key] for key in field.scores]
+    first = data[data["statistic"] == next(iter(statistics))].sort_values("value", ascending=False, kind="stable")
+    shown = [study.series[key] for key in first["series"]]
     figure = Figure(figsize=(style.PAGE, 0.74 + ROW * len(shown)))
     grid = figure.subplots(1, len(statistics), squeeze=False, sharey=True)
     for axes, (name, (title, _)) in zip(grid.flat, statistics.items(), strict=True):
@@ -34,11 +35,11 @@ def draw(study: Study) -> style.Plot | None:
         axes.set_yticks(range(len(shown)), [summaries.marked_title(study, series, study.groups) for series in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=4)
-    style.note(figure, summaries.small_print(study))
     gap = "; optimality gap: how far runs are below 100 %, on average" if "optimality_gap" in statistics else ""
     caption = (
         f"{unit.title} over all tasks. {field.note(study)} IQM: mean of the middle half of all runs; median: over "
         f"tasks, of the mean over seeds{gap}. Bars: 95 % stratified "
-        f"bootstrap intervals over seeds within tasks. {summaries.interval_note(data)}"
+        f"bootstrap intervals over seeds within tasks."
     )
-    return style.Plot(figure, data, "Aggregates over all tasks", caption.strip())
+    notes = [*summaries.small_print(study), *summaries.interval_notes(data)]
+    return style.Plot(figure, data, "Aggregates over all tasks", caption, notes)

@@ -34,7 +34,8 @@ def draw(study: Study) -> style.Plot | None:
         style.score_axis(axes, unit, group == groups[0] or not shared)
         axes.set_xlabel("configurations tried")
         axes.set_title(group)
-    handles = [Line2D([], [], color=a.colour, marker=a.marker, label=a.title) for a in agents.values()]
+    order = [agents[name] for name in style.by_end(data, "agent", "group")]
+    handles = [Line2D([], [], color=a.colour, marker=a.marker, label=a.title) for a in order]
     style.legend(figure, handles, columns=min(len(handles), 6 if len(groups) > 1 else 3))
     few = data.iloc[0]
     caption = (

@@ -15,16 +15,17 @@ def draw(study: Study) -> style.Plot | None:
         return None
     data = pd.DataFrame(document["rows"])
     agents = study.agents(data["agent"])
-    data = data.set_index("agent").loc[list(agents)].reset_index()
+    data = data.sort_values("update_ms", ascending=False, kind="stable", ignore_index=True)
+    colours, names = ([getattr(agents[name], what) for name in data["agent"]] for what in ("colour", "title"))
     panels = {key: title for key, title in PANELS.items() if data[key].notna().any()}
-    figure = Figure(figsize=(style.PAGE if len(panels) > 2 else 5.0, 0.7 + 0.19 * len(data)))
+    figure = Figure(figsize=(style.PAGE if len(panels) > 1 else style.COLUMN, 0.7 + 0.19 * len(data)))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (key, title) in zip(grid, panels.items(), strict=True):
-        axes.barh(range(len(data)), data[key], 0.7, color=[agent.colour for agent in agents.values()], zorder=2)
+        axes.barh(range(len(data)), data[key], 0.7, color=colours, zorder=2)
         for place, value in enumerate(data[key]):
             label = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             axes.annotate(label, (value, place), (2, 0), textcoords="offset points", va="center", fontsize=6)
-        axes.set_yticks(range(len(data)), [agent.title for agent in agents.values()])
+        axes.set_yticks(range(len(data)), names)
         axes.set_xlabel(title)
         axes.margins(x=0.18)
         axes.grid(axis="y", visible=False)

@@ -39,15 +39,16 @@ def draw(study: Study) -> style.Plot | None:
         style.score_axis(axes, unit, (group, axis) == panels[0] or not shared)
         axes.set_xlabel(AXES[axis])
         axes.set_title(group)
-    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
+    order = [agents[name] for name in style.by_end(data, "agent", "group", "axis")]
+    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in order]
     style.legend(figure, handles, columns=min(len(handles), 6 if len(panels) > 1 else 3))
     unit = study.unit(*groups)
     caption = (
         f"{unit.title} against the size of the dataset, at the noise that most of them have, and against its noise, at "
         "the largest size. Mean over tasks of the mean over seeds; bands: 95 % stratified bootstrap intervals over "
-        f"seeds within tasks. {summaries.interval_note(data)}"
+        "seeds within tasks."
     )
-    return style.Plot(figure, data, f"{unit.title} against the dataset", caption.strip())
+    return style.Plot(figure, data, f"{unit.title} against the dataset", caption, summaries.interval_notes(data))
 
 
 def table(study: Study) -> pd.DataFrame:

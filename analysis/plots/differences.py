@@ -17,7 +17,8 @@ def draw(study: Study) -> style.Plot | None:
         return None
     baselines = [key for key in study.series if key in set(data["versus"])]
     groups = list(dict.fromkeys(data["group"]))
-    pairs = list(dict.fromkeys(zip(data["group"], data["series"], strict=True)))
+    largest = data.sort_values("difference", ascending=False, kind="stable").drop_duplicates(["group", "series"])
+    pairs = sorted(zip(largest["group"], largest["series"], strict=True), key=lambda pair: groups.index(pair[0]))
     places = {pair: i + GROUP_GAP * groups.index(pair[0]) for i, pair in enumerate(pairs)}
     depth = max(places.values())
     page = style.COLUMN if len(baselines) == 1 else style.PAGE
@@ -30,7 +31,7 @@ def draw(study: Study) -> style.Plot | None:
             if np.isfinite(row["low"]):
                 axes.hlines(y, unit.scale * row["low"], unit.scale * row["high"], color=colour, linewidth=2.2, zorder=3)
             axes.plot(
-                unit.scale * row["difference"], y, marker="o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4
+                unit.scale * row["difference"], y, marker="o", color=colour, ms=5.5, mec=style.PAPER, mew=0.7, zorder=4
             )
         axes.set_title(f"against {study.series[versus].title}", pad=4)
         axes.set_xlabel(f"difference ({unit.points})")
@@ -43,9 +44,9 @@ def draw(study: Study) -> style.Plot | None:
         ]
         axes.set_yticks(list(places.values()), names)
         axes.set_ylim(depth + 0.6, -0.6)
-    style.note(figure, summaries.small_print(study))
     caption = (
         f"{unit.title} of an agent minus that of an imitation agent, on the tasks both were run on, in {unit.points}. "
-        "Lines: 95 % bootstrap intervals, seeds resampled independently on both sides; none for a single seed. "
-    ) + summaries.interval_note(data, "n_seeds", "n_seeds_versus")
-    return style.Plot(figure, data, "Difference from imitation", caption.strip())
+        "Lines: 95 % bootstrap intervals, seeds resampled independently on both sides; none for a single seed."
+    )
+    notes = [*summaries.small_print(study), *summaries.interval_notes(data, "n_seeds", "n_seeds_versus")]
+    return style.Plot(figure, data, "Difference from imitation", caption, notes)

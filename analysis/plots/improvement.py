@@ -22,7 +22,7 @@ def draw(study: Study) -> style.Plot | None:
     shown = [study.series[key] for key in field.scores][::-1]  # LPS, the last one, on top
     values = data.set_index(["series", "versus"])
     size = len(shown)
-    wide = max(style.COLUMN, min(style.PAGE, 1.2 + CELL * size))
+    wide = style.PAGE if 1.2 + CELL * size > style.COLUMN else style.COLUMN
     figure = Figure(figsize=(wide, 0.5 + 0.62 * CELL * size + 0.4))
     axes = figure.subplots()
     paint = matplotlib.colormaps[COLOURS]
@@ -34,7 +34,7 @@ def draw(study: Study) -> style.Plot | None:
             cell = values.loc[(row.key, column.key)]
             colour = paint(float(cell["probability"]))
             axes.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, color=colour, linewidth=0, zorder=1)
-            ink = "white" if np.dot(colour[:3], [0.3, 0.6, 0.1]) < 0.5 else style.INK
+            ink = style.ON_DARK if np.dot(colour[:3], [0.3, 0.6, 0.1]) < 0.5 else style.ON_LIGHT
             where: dict[str, Any] = {"ha": "center", "color": ink, "zorder": 2}
             some = np.isfinite(cell["low"])
             axes.text(x, y, f"{cell['probability']:.2f}", va="bottom" if some else "center", fontsize=7.5, **where)
@@ -52,10 +52,10 @@ def draw(study: Study) -> style.Plot | None:
         spine.set_visible(False)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
-    style.note(figure, summaries.small_print(study))
     caption = (
         "Probability that a run of the row's agent scores above a run of the column's on the same task, ties counting "
-        f"half, on average over tasks. {field.note(study)} 0.5: neither is ahead. In brackets: 95 % bootstrap "
-        "intervals, seeds resampled independently on both sides; none for a single seed. "
-    ) + summaries.interval_note(data, "n_seeds", "n_seeds_versus")
-    return style.Plot(figure, data, "Probability of improvement", caption.strip())
+        f"half, on average over tasks. {field.note(study)} 0.5: neither is ahead. Intervals: 95 % bootstrap, "
+        "seeds resampled independently on both sides; none for a single seed."
+    )
+    notes = [*summaries.small_print(study), *summaries.interval_notes(data, "n_seeds", "n_seeds_versus")]
+    return style.Plot(figure, data, "Probability of improvement", caption, notes)

@@ -34,7 +34,8 @@ def draw(study: Study) -> style.Plot | None:
     axes.xaxis.set_major_formatter(FuncFormatter(updates))
     axes.set_xlabel("updates")
     axes.set_ylabel("mean square of the latent")
-    style.legend(figure, axes.get_legend_handles_labels()[0], columns=3)
+    lines = dict(zip(data["variant"].drop_duplicates(), axes.get_legend_handles_labels()[0], strict=True))
+    style.legend(figure, [lines[variant] for variant in style.by_end(data, "variant", "agent")], columns=3)
     caption = (
         "Panel (c) of LPS's ablations: the mean square of the components of the latent that LPS's actor chooses, along "
         "training, for the latents of panel (b); 1 is what the base policy was trained on (0.77 where truncated). "
@@ -43,5 +44,4 @@ def draw(study: Study) -> style.Plot | None:
     )
     if all(map(study.is_ogbench, study.groups)):
         caption += f" {reference.published_latent_sizes()}"
-    caption += f" {summaries.interval_note(data)}"
-    return style.Plot(figure, data, "Size of the latent", caption.strip())
+    return style.Plot(figure, data, "Size of the latent", caption, summaries.interval_notes(data))

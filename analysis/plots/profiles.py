@@ -19,6 +19,8 @@ def draw(study: Study) -> style.Plot | None:
     shown = [study.series[key] for key in field.scores]
     figure = Figure(figsize=(style.COLUMN, 2.6 + 0.15 * (len(shown) // 3)))
     axes = figure.subplots()
+    area = data.groupby("series")["share"].mean()
+    shown.sort(key=lambda series: -area[series.key])  # every line ends at 0, so by what lies under it
     for i, series in enumerate(shown):
         line = data[data["series"] == series.key]
         colour, at = style.colour(study, series), unit.scale * line["threshold"]
@@ -42,11 +44,11 @@ def draw(study: Study) -> style.Plot | None:
         for s in shown
     ]  # fmt: skip
     style.legend(figure, handles, columns=min(len(shown), 3))
-    style.note(figure, summaries.small_print(study))
     what = unit.label.partition(" (")[0]
     caption = (
         f"Share of runs whose score is above a {what}. {field.note(study)} Every task weighs the same. Bands: "
         "pointwise 95 % stratified bootstrap intervals over seeds within tasks; a series with a single seed on a task "
-        f"has none. {summaries.interval_note(data)}"
+        "has none."
     )
-    return style.Plot(figure, data, "Performance profiles", caption.strip())
+    notes = [*summaries.small_print(study), *summaries.interval_notes(data)]
+    return style.Plot(figure, data, "Performance profiles", caption, notes)

@@ -38,8 +38,7 @@ def draw(study: Study) -> style.Plot | None:
         if axes is grid[methods.index(method), 1]:
             axes.set_ylabel(method, labelpad=4)
     invariance = _invariance(study, set(actions["agent"]))
-    style.note(figure, invariance)
-    return style.Plot(figure, pd.DataFrame(rows), "The ring bandit", _caption(actions, invariance))
+    return style.Plot(figure, pd.DataFrame(rows), "The ring bandit", _caption(actions), [invariance] * bool(invariance))
 
 
 def _by_panel(study: Study) -> pd.DataFrame:
@@ -51,7 +50,7 @@ def _by_panel(study: Study) -> pd.DataFrame:
             own = ", ".join(f"{k}={word(v)}" for k, v in run["departs"].items() if k != "alpha")
             alpha = run["hyperparameters"].get("alpha")
             method = f"{series.agent.title} ({own})" if own else series.agent.title
-            shown = "" if alpha is None else f"{alpha:g}"
+            shown = f"{alpha:g}" if isinstance(alpha, int | float) else ""
             runs.append({"run_id": run_id, "method": method, "agent": series.agent.name, "alpha": shown})
     return pd.DataFrame(runs).merge(study.results.actions, on="run_id")
 
@@ -96,12 +95,11 @@ def _invariance(study: Study, agents: set[str]) -> str:
     )
 
 
-def _caption(actions: pd.DataFrame, invariance: str) -> str:
+def _caption(actions: pd.DataFrame) -> str:
     counts = sorted(set(actions.groupby("run_id").size()))
-    text = (
+    return (
         f"Actions in the plane, from -1 to 1: {' to '.join(f'{count:,}' for count in counts)} of every policy after "
         "its last update, darker where there are more (square root scale, each panel on its own); a dot is a policy "
         "that takes one action only. Between the circles: on the ring, where all data are. Orange: worth 1, everything "
-        f"else 0. Success: the share of these actions that are worth 1. {invariance}"
+        "else 0. Success: the share of these actions that are worth 1."
     )
-    return text.strip()

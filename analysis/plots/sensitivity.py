@@ -38,30 +38,31 @@ def draw(study: Study) -> style.Plot | None:
                 _points(axes, line.assign(x=line["x"] + 0.1 * (j - (len(present) - 1) / 2)), agent, unit)
             else:
                 _line(axes, line.sort_values("x"), agent, unit)
-            if name == "alpha" and (known := _published(study, agent)):
+            if name == "alpha" and (known := published_alphas(study, agent)):
                 axes.plot(*zip(*known, strict=True), color=agent.colour, ls=(0, (2, 1.5)), lw=0.9, zorder=2)
                 published = True
         style.score_axis(axes, unit, i % columns == 0)
         axes.set_xlabel(name)
-    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in agents.values()]
+    order = [agents[name] for name in style.by_end(data, "agent", "hyperparameter")]
+    handles = [Line2D([], [], color=a.colour, marker=a.marker, mew=0, label=a.title) for a in order]
     handles.append(Line2D([], [], color="none", marker="o", mfc="none", mec=style.INK, ms=7, label="common setting"))
     if published:
         handles.append(Line2D([], [], color=style.INK, ls=(0, (2, 1.5)), lw=0.9, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if columns > 1 else 3))
     invariance = _invariance(study, data)
-    style.note(figure, invariance)
     caption = (
         f"{unit.title} against one hyperparameter at a time, the others at the setting that most runs of the agent "
         "share: mean over the tasks that all values of an agent have, of the mean over seeds. Rings: the common "
         "setting. Bands and bars: 95 % stratified bootstrap intervals over seeds within tasks; none with a single "
-        f"seed. {summaries.interval_note(data)} {invariance}"
+        "seed."
     )
     if published:
         caption += " Dashed: LPS's alpha figure, single tasks that its page does not name, about 3 seeds."
-    return style.Plot(figure, data, "Sensitivity to hyperparameters", " ".join(caption.split()))
+    notes = [*summaries.interval_notes(data), *[invariance] * bool(invariance)]
+    return style.Plot(figure, data, "Sensitivity to hyperparameters", caption, notes)
 
 
-def _published(study: Study, agent: Agent) -> list[tuple[float, float]]:
+def published_alphas(study: Study, agent: Agent) -> list[tuple[float, float]]:
     """(alpha, success in %) of LPS's alpha figure, where the study is about one group of it."""
     if len(study.groups) != 1 or not study.is_ogbench(study.groups[0]):
         return []

@@ -1,12 +1,13 @@
 """How all figures look, and how they are saved: one place, so that they belong together.
 
 Figures are made without pyplot, so that no display, backend or global state is involved. Widths are those of a
-two-column paper page, in inches. A plot returns a `Plot`; `save` writes it as PNG, PDF and CSV.
+two-column paper page, in inches: a figure is saved at exactly that width, so that a paper need not scale it. A plot
+returns a `Plot`; `save` writes it as PNG, PDF, CSV and, for the caption, text.
 """
 
 import io
 import math
-import textwrap
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +20,24 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from analysis.results import settings
+from analysis.results.files import write_csv
 from analysis.results.study import SUCCESS, Series, Study, Unit
 
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
-SUFFIXES = ("png", "pdf", "csv")
+SUFFIXES = ("png", "pdf", "csv", "txt")
 """Of the files of a figure."""
 LETTER, LINE = 0.058, 0.145  # inches that a letter and a line of a legend take
-INK, MUTED, GRID = "#1A1A1A", "#5C5C5C", "#E4E4E4"
+INK, MUTED, GRID, PAPER = "#1A1A1A", "#5C5C5C", "#E4E4E4", "#FFFFFF"
+ON_LIGHT, ON_DARK = "#111111", "#FAFAFA"
+"""Letters on a coloured field: the same in both schemes of the page."""
+DARK = {INK: "#E9EAEC", MUTED: "#A3A8B0", GRID: "#31363F", PAPER: "#15181D"}
+"""The colours above in the dark scheme of the page."""
+CONTRAST = 4.0  # that a colour must have to the dark paper: more than 3, which WCAG 2 asks of graphics
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
@@ -62,8 +70,6 @@ _RC: dict[Any, Any] = {
     "ps.fonttype": 42,
     "svg.hashsalt": "lps",  # the same data make the same bytes
     "savefig.dpi": DPI,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.06,
     "figure.constrained_layout.use": True,
 }
 
@@ -75,13 +81,16 @@ class Plot:
     figure: Figure
     data: pd.DataFrame
     title: str
-    caption: str  # what is shown, how it was computed, what differs: one paragraph
+    caption: str  # what is shown and how it was computed: one paragraph
+    notes: Sequence[str] = ()  # what to keep in mind, a paragraph each
 
 
-def panels(count: int, head: float, height: float, *, sharey: bool = False, **figure: Any) -> tuple[Figure, Any]:
-    """A figure with `count` panels, at most three in a row, and their axes (rows, columns). `head` is the height above
-    the panels and `height` that of a row, in inches; further arguments are matplotlib's."""
-    columns = min(3, count)
+def panels(
+    count: int, head: float, height: float, *, across: int = 3, sharey: bool = False, **figure: Any
+) -> tuple[Figure, Any]:
+    """A figure with `count` panels, at most `across` in a row, and their axes (rows, columns). `head` is the height
+    above the panels and `height` that of a row, in inches; further arguments are matplotlib's."""
+    columns = min(across, count)
     rows = math.ceil(count / columns)
     made = Figure(figsize=(COLUMN if columns == 1 else PAGE, head + height * rows), **figure)
     grid = made.subplots(rows, columns, squeeze=False, sharey=sharey)
@@ -142,10 +151,17 @@ def success_axis(axes: Axes, label: str = "success rate (%)") -> None:
 def whisker(axes: Axes, x: float, low: float, high: float, *, caps: float = 2.0, zorder: float) -> None:
     """A thin dark error bar with a light rim, so that it is seen on a dark bar too; `caps` in points."""
     middle, half = (low + high) / 2, (high - low) / 2
-    for ink, width in (("white", 2.1), (INK, 0.9)):
+    for ink, width in ((PAPER, 2.1), (INK, 0.9)):
         axes.errorbar(
             x, middle, half, ecolor=ink, elinewidth=width, capthick=width, capsize=caps, fmt="none", zorder=zorder
         )
+
+
+def by_end(data: pd.DataFrame, key: str, *panels: str) -> list[str]:
+    """The values of the column `key` as their lines end, the highest first: by the mean over the panels of the last
+    `mean` of each. `panels` are the columns that make a panel."""
+    ends = data.groupby([key, *panels], sort=False)["mean"].last().groupby(level=0, sort=False).mean()
+    return list(ends.sort_values(ascending=False, kind="stable").index)
 
 
 def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
@@ -157,27 +173,65 @@ def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=1.3, columnspacing=1.4)
 
 
-def note(figure: Figure, text: str) -> None:
-    """Small print below a figure, wrapped to its width."""
-    if text:
-        wide = int(figure.get_figwidth() * 20.5)  # characters of this size on a line
-        lines = "\n".join(textwrap.fill(line, wide) for line in text.splitlines())
-        below = figure.transFigure + ScaledTranslation(0, -7 / 72, figure.dpi_scale_trans)
-        figure.text(0, 0, lines, transform=below, va="top", fontsize=6.3, color=MUTED, linespacing=1.35)
-
-
 def save(plot: Plot, folder: Path, name: str) -> list[Path]:
-    """Writes NAME.png, NAME.pdf and NAME.csv (the numbers in the figure)."""
+    """Writes NAME.png, NAME.pdf, NAME.csv (the numbers in the figure) and NAME.txt (its title, caption and notes)."""
     folder.mkdir(parents=True, exist_ok=True)
+    _take_literally(plot.figure)
     paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
     plot.figure.savefig(paths[0])
     plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
-    plot.data.to_csv(paths[2], index=False)
+    write_csv(plot.data, paths[2])
+    paths[3].write_text("\n\n".join([plot.title, plot.caption, *plot.notes]) + "\n", encoding="utf-8")
     return paths
 
 
-def svg(plot: Plot) -> bytes:
-    """The figure as SVG, its letters as outlines: the same wherever it is opened."""
-    buffer = io.BytesIO()
+def _take_literally(figure: Figure) -> None:
+    """Show dollar signs in names as they are: only the numbers of logarithmic axes are formulas."""
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = {
+        label
+        for axis in axes
+        if isinstance(axis.get_major_formatter(), LogFormatter)
+        for label in axis.get_ticklabels()
+    }
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in numbers)
+
+
+def svg(plot: Plot, colours: Sequence[str]) -> str:
+    """The figure as SVG, its letters as outlines: the same wherever it is opened. In a browser's dark scheme it is
+    light on dark, and the given colours are those of `on_dark`."""
+    _take_literally(plot.figure)
+    buffer = io.StringIO()
     plot.figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    dark = {light.lower(): own for light, own in {**DARK, **{colour: on_dark(colour) for colour in colours}}.items()}
+    names = {light: f"--c{light[1:]}" for light in dark}
+
+    def variable(found: re.Match[str]) -> str:
+        return f"var({names[found[0]]})" if found[0] in names else found[0]
+
+    text = re.sub(r"#[0-9a-f]{6}\b", variable, buffer.getvalue())
+    # A page holds many figures. Nobody sees a tenth of a point, and nothing refers to a group.
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), text)
+    for waste, instead in ((r"<!--.*?-->", ""), (r'<g id="[^"]*"', "<g"), (r">\s+<", "><")):
+        text = re.sub(waste, instead, text)
+    schemes = [{names[light]: light for light in dark}, {names[light]: own for light, own in dark.items()}]
+    light_rule, dark_rule = (":root{" + ";".join(f"{k}:{v}" for k, v in scheme.items()) + "}" for scheme in schemes)
+    rules = f"<style>{light_rule}@media (prefers-color-scheme:dark){{{dark_rule}}}</style>"
+    return text.replace("<defs>", f"{rules}<defs>", 1)
+
+
+def on_dark(colour: str) -> str:
+    """The colour for dark paper: mixed with as little white as gives it CONTRAST."""
+    paper = _luminance(DARK[PAPER])
+    for mix in range(0, 100, 2):
+        found = lighter(colour, mix / 100)
+        if (_luminance(found) + 0.05) / (paper + 0.05) >= CONTRAST:
+            return found
+    return PAPER
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2), 0 for black to 1 for white."""
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]

@@ -58,12 +58,12 @@ def draw(study: Study) -> style.Plot | None:
     if data["published_mean"].notna().any():
         handles.append(Line2D([], [], color=style.INK, lw=0.8, marker="D", mfc="white", ms=4, label="published"))
     style.legend(figure, handles, columns=min(len(handles), 6 if wide else 3))
-    style.note(figure, "\n".join(_notes(study, data)))
     return style.Plot(
         figure,
         data,
         f"{study.unit(*study.groups).title} by group",
-        f"{_caption(data)} {summaries.others_note(study)}".strip(),
+        _caption(data),
+        [*_notes(study, data), *summaries.interval_notes(data), *summaries.others_note(study)],
     )
 
 
@@ -80,7 +80,7 @@ def _bar(
     if np.isfinite(theirs):
         if np.isfinite(their_low):
             style.whisker(axes, beside, their_low, their_high, caps=0, zorder=5)
-        axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor="white", ms=3.4, mew=0.8, zorder=6)
+        axes.plot(beside, theirs, marker="D", color=style.INK, markerfacecolor=style.PAPER, ms=3.4, mew=0.8, zorder=6)
     number = (f"{mean:.0f}" if unit.sign or abs(mean) >= 100 else f"{mean:.3g}") if labelled else ""
     dagger = DAGGER if row["runs_scored"] < row["runs_planned"] else ""
     alone = "\nn=1" if row["n_seeds_min"] == 1 else ""
@@ -100,11 +100,11 @@ def _runs(axes: Axes, x: float, width: float, row: Mapping[Hashable, Any], study
         return
     runs = study.unit(row["group"]).scale * study.cell(row["series"], row["group"])["score"].sort_values()
     across = x + np.linspace(-0.36, -0.14, len(runs)) * width
-    axes.scatter(across, runs, s=7, color="white", edgecolors=style.INK, linewidths=0.5, zorder=3, clip_on=False)
+    axes.scatter(across, runs, s=7, color=style.PAPER, edgecolors=style.INK, linewidths=0.5, zorder=3, clip_on=False)
 
 
 def _notes(study: Study, data: pd.DataFrame) -> list[str]:
-    lines = [summaries.small_print(study)]
+    lines = summaries.small_print(study)
     if (data["n_seeds_min"] == 1).any():
         lines.append("n=1: a task with a single seed, so there is no interval.")
     known = data[data["published_mean"].notna() & (data["group"] != AVERAGE)]
@@ -113,7 +113,7 @@ def _notes(study: Study, data: pd.DataFrame) -> list[str]:
         cells = zip(known["series"], known["group"], strict=True)
         ours = dict.fromkeys(text for cell in cells for text in summaries.protocol_differences(study, *cell))
         lines.append(f"Published: {theirs}." + (f" Ours differ: {'; '.join(ours)}." if ours else ""))
-    return [line for line in lines if line]
+    return lines
 
 
 def _caption(data: pd.DataFrame) -> str:
@@ -121,7 +121,6 @@ def _caption(data: pd.DataFrame) -> str:
         "Mean over tasks of the mean over seeds; the score of a run is the mean of its last three evaluations. Error "
         "bars: 95 % stratified bootstrap intervals over seeds within tasks. Dots: single runs, where there are few."
     )
-    text += f" {summaries.interval_note(data)}".rstrip()
     if data["published_mean"].notna().any():
         text += " Hollow diamonds: published means with their published error bars, where there is one."
     return text

@@ -3,6 +3,7 @@
 What cannot be read is passed over and named in `Results.problems`, so that nothing is dropped silently.
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -18,12 +19,14 @@ from analysis.results import version1
 from analysis.results.agents import Agent, agents_of
 from lps.agents.variants import ADDED
 from lps.errors import UserError
+from lps.files import local_path
 from lps.runs.provenance import short_commit
 from lps.runs.scores import measure
-from lps.runs.store import SCHEMA, Store
+from lps.runs.store import Store
 
-# What a run's document must say to be placed; everything else is optional.
-_REQUIRED = ("agent", "task", "seed", "steps")
+MANY = 20
+"""Problems that an error lists."""
+_IDENTITY = ("agent", "task", "seed", "steps")
 # Protocol fields of a run, with what they were when a document does not say.
 _PROTOCOL = {
     "dataset": "",
@@ -103,20 +106,19 @@ def load(path: str) -> Results:
         UserError: no result store there, one of another schema version, or one without a single readable run.
     """
     store = _open(path)
-    problems: list[str] = []
     sweeps, studies = store.sweeps(), store.studies()
     known = [sweep for sweep in sweeps if "tasks" in sweep]  # not those of version 1
     about = {**version1.agents(), **{name: own for sweep in known for name, own in sweep["agents"].items()}}
     tasks = {name: task for sweep in known for name, task in sweep["tasks"].items()}
-    runs = _runs(store.runs(), tasks, about, problems).assign(results=str(path))
+    runs = _runs(store.runs(), tasks, about).assign(results=str(path))
     evaluations = _evaluations(store.read_episodes(), runs)
     orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
-    problems += [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
+    problems = [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
     actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
     problems = [*store.problems, *(f"{path}/{problem}" for problem in problems)]
     if runs.empty:
-        why = "".join(f"\n  {problem}" for problem in problems)
+        why = "".join(f"\n  {problem}" for problem in [*problems[:MANY], *["..."][: len(problems) > MANY]])
         raise UserError(f"no runs in {path} yet: start some, or check the path{why}")
     return Results((str(path),), runs, evaluations, actions, about, sweeps, studies, problems)
 
@@ -198,12 +200,12 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
 
 
 def _open(path: str) -> Store:
-    if "://" not in path and not (Path(path) / "schema.json").exists():
-        below = sorted(str(found.parent) for found in Path(path).glob("*/schema.json"))
+    folder = local_path(path)
+    if "://" not in path and os.path.isdir(folder) and not (folder / "schema.json").exists():
+        below = sorted(str(found.parent) for found in folder.glob("*/schema.json"))
         if below:
             raise UserError(f"{path} holds several result stores; name one of them: {', '.join(below)}")
-        if Path(path).exists():
-            raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
+        raise UserError(f"{path} is not a results folder: it has no schema.json. Check the path")
     return Store(path, create=False, warn=False)  # whoever shows the results lists the problems, all together
 
 
@@ -211,20 +213,12 @@ def _runs(
     documents: Iterable[Mapping[str, Any]],
     tasks: Mapping[str, Mapping[str, Any]],
     about: Mapping[str, Mapping[str, Any]],
-    problems: list[str],
 ) -> pd.DataFrame:
     rows = []
     for document in documents:
-        run = document.get("run") or {}
-        missing = [key for key in _REQUIRED if key not in run]
-        name = f"runs/{document.get('id', '?')}.json"
-        if document.get("schema", SCHEMA) != SCHEMA:
-            problems.append(f"{name}: written with schema {document['schema']}, not {SCHEMA}; not shown")
-        elif missing or "id" not in document:
-            problems.append(f"{name}: does not say {', '.join(missing or ['id'])}; not shown")
-        else:
-            known = tasks.get(run["task"]) or version1.task(run["task"])
-            rows.append(_row(document, run, known, about.get(run["agent"], {}).get("defaults", {})))
+        run = document["run"]
+        known = tasks.get(run["task"]) or version1.task(run["task"])
+        rows.append(_row(document, run, known, about.get(run["agent"], {}).get("defaults", {})))
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id"])
     return frame.set_index("run_id").sort_index()
 
@@ -239,7 +233,7 @@ def _row(
     title = task["title"].removeprefix(task["group"]).strip() or task["title"]
     return {
         "run_id": document["id"],
-        **{key: run[key] for key in _REQUIRED},
+        **{key: run[key] for key in _IDENTITY},
         **{key: protocol.get(key, "") for key in _PROTOCOL},
         "suite": task["suite"],
         "group": task["group"],
@@ -251,7 +245,7 @@ def _row(
         "standard": task["dataset"],
         "setting": {**protocol, **hyperparameters},
         "hyperparameters": hyperparameters,
-        "status": document.get("status", "running"),
+        "status": document["status"],
         "step": document.get("step") or 0,
         "error": document.get("error") or "",
         "updated": document.get("updated") or "",

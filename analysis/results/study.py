@@ -8,7 +8,7 @@ anything but task and seed are shown as series of their own, never averaged.
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -63,10 +63,14 @@ class Series:
     agent: Agent
     variant: str = ""  # name of its variant, or its departures from the usual setting: 'lr=0.001'
     departs: int = 0  # number of departures
+    samples: int | None = None  # the N of a best-of-N, where all runs have the same
 
     @property
     def title(self) -> str:
-        return f"{self.agent.title} ({self.variant})" if self.variant else self.agent.title
+        title = self.agent.title
+        if self.samples is not None and title.endswith("-N"):
+            title = f"{title.removesuffix('N')}{self.samples}"
+        return f"{title} ({self.variant})" if self.variant else title
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +162,9 @@ def study(results: Results, include_unfinished: bool = False, subject: str = SUB
     runs = _with_intent(results)
     series = {one.key: one for one in sorted(runs["series"], key=_place(results.agents(runs["agent"])))}
     runs["series"] = [one.key for one in runs["series"]]
+    for key, own in runs.groupby("series")["hyperparameters"]:
+        samples = {values.get("num_samples") for values in own}
+        series[key] = replace(series[key], samples=samples.pop() if len(samples) == 1 else None)
     by_run: dict[str, list[Evaluation]] = {}
     for run_id, *evaluation in results.evaluations[["run_id", *Evaluation._fields]].itertuples(index=False):
         by_run.setdefault(run_id, []).append(Evaluation(*evaluation))

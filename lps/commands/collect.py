@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from lps.errors import UserError, at_least
+from lps.errors import WORKERS, UserError, at_least
 
 HELP = "collect a dataset with OGBench's oracles"
 
@@ -15,12 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="ogbench", help="suite that collects it (default: ogbench)")
     parser.add_argument(
         "--episodes",
-        type=at_least(1),
+        type=at_least(1, 1_000_000),
         default=1000,
         help="number of episodes (default: 1000); validation gets 10 %% more",
     )
     parser.add_argument(
-        "--workers", type=at_least(1), default=os.cpu_count() or 1, help="number of processes (default: all CPUs)"
+        "--workers",
+        type=at_least(1, WORKERS),
+        default=os.cpu_count() or 1,
+        help="number of processes (default: all CPUs)",
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="random seed (default: 0)")
     parser.add_argument(

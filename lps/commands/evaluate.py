@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lps.commands.policies import add_policy_arguments, task_of
-from lps.errors import UserError, at_least
+from lps.errors import WORKERS, UserError, at_least
+from lps.files import csv_cell, local_path, replacing
 
 if TYPE_CHECKING:
     from lps.policy.policy import Policy
@@ -22,8 +23,10 @@ HELP = "evaluate a checkpoint"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
-    parser.add_argument("--episodes", type=at_least(1), default=50, help="number of episodes (default: 50)")
-    parser.add_argument("--workers", type=at_least(0), default=0, help="number of processes (default: 0, this process)")
+    parser.add_argument("--episodes", type=at_least(1, 1_000_000), default=50, help="number of episodes (default: 50)")
+    parser.add_argument(
+        "--workers", type=at_least(0, WORKERS), default=0, help="number of processes (default: 0, this process)"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.set:
         policy = _with_settings(policy, arguments.set)
     task = task_of(policy, arguments.task)
-    out = Path(arguments.out).expanduser() if arguments.out is not None else None
+    out = local_path(arguments.out) if arguments.out is not None else None
     if out:
         _check_writable(out)
     seed = policy.run.seed if arguments.seed is None else arguments.seed
@@ -110,12 +113,10 @@ def _check_writable(path: Path) -> None:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the same columns atomically."""
-    from lps.files import replacing
-
     try:
         with replacing(path) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --out") from None

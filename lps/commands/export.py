@@ -15,9 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import hashlib
-    from pathlib import Path
 
-    from lps.files import read_file
+    from lps.files import local_path, read_file
     from lps.policy.file import policy_of, save_policy
     from lps.runs.checkpoint import Checkpoint
     from lps.runs.provenance import versions
@@ -27,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     digest = hashlib.sha256(data).hexdigest()
     policy = policy_of(checkpoint, checkpoint_sha256=digest, exported_with=versions())
     save_policy(policy, arguments.output)
-    path = Path(arguments.output).expanduser().resolve()
+    path = local_path(arguments.output).resolve()
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for name, value in policy.metadata.items():
         if not isinstance(value, dict) or name == "observation":

@@ -31,6 +31,11 @@ def task_of(policy: Policy, name: str | None) -> Task:
             f"--task {task.name} has the observation {describe(task.observation)}; the policy was trained on "
             f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"
         )
+    if task.action.shape != (policy.action_dim,):
+        raise UserError(
+            f"--task {task.name} has actions {task.action.shape}; those of the policy are ({policy.action_dim},). "
+            "Choose a task of the same group"
+        )
     return task
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lps.errors import UserError, at_least
+from lps.errors import WORKERS, UserError, at_least
 from lps.training.options import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -55,9 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", choices=DEVICES, help="default: cuda if a GPU is available")
     how.add_argument("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: float32)")
     how.add_argument("--compile", action="store_true", help="compile the updates: a slow start, then faster updates")
-    how.add_argument("--threads", type=at_least(1), help="number of CPU threads for training")
+    how.add_argument("--threads", type=at_least(1, os.cpu_count()), help="number of CPU threads for training")
     how.add_argument(
-        "--eval-workers", type=at_least(0), default=0, help="number of evaluation processes (default: 0, this process)"
+        "--eval-workers",
+        type=at_least(0, WORKERS),
+        default=0,
+        help="number of evaluation processes (default: 0, this process)",
     )
     how.add_argument(
         "--log-interval", type=at_least(1), default=500, help="updates between logged metrics (default: 500)"

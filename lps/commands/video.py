@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lps.errors import at_least
+from lps.files import local_path
 
 HELP = "film policies, side by side"
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoint, or results folder: all its finished runs"
     )
     parser.add_argument("output", metavar="FILE", help="video file to write, .mp4 or .gif")
-    parser.add_argument("--episodes", type=at_least(1), default=1, help="episodes per policy (default: 1)")
+    parser.add_argument("--episodes", type=at_least(1, 1000), default=1, help="episodes per policy (default: 1)")
     parser.add_argument("--seed", type=at_least(0), help="evaluation seed (default: the seed of each run)")
     parser.add_argument("--task", help="another task with the same observations and actions (default: the run's task)")
 
@@ -46,5 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
         for row in episodes:
             end = "success" if row.success else "no success"
             print(f"{policy.run.agent} seed {policy.run.seed} episode {row.episode}: {end} after {row.length} steps")
-    print(f"wrote {Path(arguments.output).expanduser().resolve()}")
+    print(f"wrote {local_path(arguments.output).resolve()}")
     return 0

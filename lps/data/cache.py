@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -23,6 +24,9 @@ import numpy as np
 
 from lps.errors import UserError
 from lps.files import locked, reason, replacing, sha256
+
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises for damaged, encrypted or unknown archives."""
 
 
 class Damaged(UserError):
@@ -48,24 +52,24 @@ def cached(path: Path, key: str, write: Callable[[Path], None]) -> tuple[str, Pa
 
     if (known := _noted(path, note)) and folder(known).is_dir():
         return known, folder(known)  # without the lock: the data folder may be read-only
-    with locked(home / f"{name}.lock", f"it is converting {path}"):
-        if (known := _noted(path, note)) and folder(known).is_dir():
-            return known, folder(known)
-        fingerprint = _checked(path, note)  # reads all bytes, even where size and time are the same
-        if not (target := folder(fingerprint)).is_dir():
-            try:
+    try:
+        with locked(home / f"{name}.lock", f"it is converting {path}"):
+            if (known := _noted(path, note)) and folder(known).is_dir():
+                return known, folder(known)
+            fingerprint = _checked(path, note)  # reads all bytes, even where size and time are the same
+            if not (target := folder(fingerprint)).is_dir():
                 with replacing(target) as part:
                     part.mkdir(parents=True)
                     write(part)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise Damaged(path, f"truncated or damaged ({error})") from None
-            except (ValueError, KeyError) as error:
-                raise UserError(f"{path} is not a dataset: {error}. Remove it, then download or collect it") from error
-            except OSError as error:
-                raise UserError(
-                    f"cannot convert {path} into {home}: {reason(error)}. Free the disk, or use another --data-dir"
-                ) from error
-        return fingerprint, target
+            return fingerprint, target
+    except BROKEN as error:
+        raise Damaged(path, f"truncated or damaged ({error})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a dataset: {error}. Remove it, then download or collect it") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot convert {path} into {home}: {reason(error)}. Free the disk, or use another --data-dir"
+        ) from error
 
 
 def mapped(folder: Path, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lps.data.cache import record
 from lps.errors import UserError
-from lps.files import locked, make_dir, reason, replacing
+from lps.files import local_path, locked, make_dir, reason, replacing
 
 TIMEOUT = 30.0
 """Seconds without an answer from the server."""
@@ -35,7 +35,7 @@ def download(path: Path, url: str, remedies: str) -> Path:
 
 
 def _copy(source: str, partial: Path, remedies: str) -> None:
-    original = Path(source).expanduser() / partial.name
+    original = local_path(source) / partial.name
     if not original.is_file():
         raise UserError(f"{original} does not exist (LPS_DATA_MIRROR is {source!r}). {remedies}")
     with replacing(partial) as part:

@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 from lps.errors import UserError
+from lps.files import local_path
+
+LONGEST = 200
+"""Most bytes of a dataset's name: file systems allow 255, and its files have further letters."""
 
 
 def data_dir(path: str | os.PathLike[str] | None = None) -> Path:
     """Return the data folder: `path`, else $LPS_DATA_DIR, else OGBench's own ~/.ogbench/data.  Does not create it."""
-    return Path(path or os.environ.get("LPS_DATA_DIR") or "~/.ogbench/data").expanduser()
+    return local_path(path or os.environ.get("LPS_DATA_DIR") or "~/.ogbench/data")
 
 
 def plain_name(text: str, option: str) -> str:
@@ -20,4 +24,6 @@ def plain_name(text: str, option: str) -> str:
             f"{option} takes the name of a dataset, not the path {text!r}. Use --data-dir {folder or 'FOLDER'} "
             f"{option} {file.strip('.') or 'NAME'}"
         )
+    if not name.isprintable() or len(os.fsencode(name)) > LONGEST:
+        raise UserError(f"{option} takes at most {LONGEST} bytes of printable text, not {name[:40]!r}. Rename the file")
     return name

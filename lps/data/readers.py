@@ -87,10 +87,16 @@ def load(path: Path, needs: Needs, read: Reader) -> Dataset:
 
 
 def check_finite(path: Path, name: str, array: np.ndarray, start: int) -> None:
-    """UserError if some row of `array` has NaN or infinity; its first row is row `start` of the dataset."""
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
-        row = start + int(np.argmin(finite.reshape(len(array), -1).all(1)))
-        raise UserError(f"{path}: {name} has NaN or infinity in row {row}. Repair or remove that episode")
+    """UserError if `array` does not hold real numbers, or if some row of it has NaN, infinity or a number too large for
+    float32; its first row is row `start` of the dataset."""
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{path}: {name} holds {array.dtype} and not real numbers. Convert the array")
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32, copy=False))
+        if not finite.all():
+            row = start + int(np.argmin(finite.reshape(len(array), -1).all(1)))
+            raise UserError(f"{path}: {name} has NaN or infinity in row {row}. Repair or remove that episode")
 
 
 def check_ends(path: Path, ends: np.ndarray) -> None:
@@ -154,3 +160,8 @@ def _check(path: Path, episode: Episode, needs: Needs, start: int) -> None:
             if array.shape != (len(actions),):
                 raise UserError(f"{path}: {kind} have shape {array.shape[1:]} in a step. Write one number per step")
             check_finite(path, kind, array, start)
+    for array in episode.masks.values():
+        if outside := np.flatnonzero((array < 0) | (array > 1)).tolist():
+            raise UserError(
+                f"{path}: the mask in row {start + outside[0]} is {array[outside[0]]:g}. Write numbers from 0 to 1"
+            )

@@ -22,7 +22,7 @@ import numpy as np
 
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
-from lps.files import replacing
+from lps.files import local_path, replacing
 from lps.runs.record import Episode
 from lps.tasks.task import Task
 
@@ -61,7 +61,7 @@ def record(
     Raises UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
     whole or not at all.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if path.suffix not in _WIDEST:
         raise UserError(f"cannot write a video to {path}: the name must end in {' or '.join(_WIDEST)}")
     if episodes < 1:

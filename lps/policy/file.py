@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,13 +19,10 @@ from safetensors.torch import save as save_tensors
 from lps.agents import AGENTS
 from lps.data.scale import ActionScale
 from lps.errors import UserError
-from lps.files import read_file, replacing
+from lps.files import local_path, read_file, replacing
 from lps.policy.policy import Policy
+from lps.runs.checkpoint import Checkpoint, check_tensors, checked_scale, checked_spaces
 from lps.runs.run import Run
-from lps.spaces import Space
-
-if TYPE_CHECKING:
-    from lps.runs.checkpoint import Checkpoint
 
 FORMAT, VERSION = "lps policy", 1
 
@@ -55,7 +51,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
         for net, params in policy.params.items()
         for name, value in params.items()
     }
-    file = Path(path).expanduser()
+    file = local_path(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as part:
@@ -72,25 +68,27 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     """
     data, shown = read_file(path), str(path)
     if data[:2] == b"PK":  # torch's archives are zip files
-        from lps.runs.checkpoint import Checkpoint
-
         return policy_of(Checkpoint.from_bytes(data, shown))
     about = _about(data, shown)
     try:
         run = Run.from_dict(about["run"])
-        observation = {name: Space(tuple(shape), dtype) for name, (shape, dtype) in about["observation"].items()}
-        scale = ActionScale(*(np.array(part, np.float32) for part in about["scale"]))
+        observation = checked_spaces(about["observation"])
+        scale = checked_scale(ActionScale(*(np.array(part, np.float32) for part in about["scale"])))
         params: dict[str, Any] = {}
         for key, value in load_tensors(data).items():
             net, _, name = key.partition("/")
-            params.setdefault(net, {})[name] = value[None]
-        known = run.agent in AGENTS
-        policy = Policy(run, about["step"], observation, scale, params, about["provenance"]) if known else None
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            params.setdefault(net, {})[name] = value
+        step, provenance, known = int(about["step"]), dict(about["provenance"]), run.agent in AGENTS
+        if known:
+            check_tensors(run, observation, len(scale.scale), params, room=len(data) // 4)
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
         raise UserError(f"{shown} is damaged: {error}. Export the policy again or copy the file again") from error
-    if policy is None:
-        raise UserError(f"{shown} is a policy of the agent {run.agent}, which is not installed. Install its package")
-    return policy
+    if not known:
+        raise UserError(
+            f"{shown} is a policy of the agent {run.agent!r:.50}, which is not installed. Install its package"
+        )
+    ready = {net: {name: value[None] for name, value in tensors.items()} for net, tensors in params.items()}
+    return Policy(run, step, observation, scale, ready, provenance)
 
 
 def _about(data: bytes, shown: str) -> dict[str, Any]:
@@ -99,16 +97,16 @@ def _about(data: bytes, shown: str) -> dict[str, Any]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length]) if 0 < length <= len(data) - 8 else {}
         about = json.loads(header["__metadata__"]["policy"])
-        if about["format"] != FORMAT:
+        if not isinstance(about, dict) or about["format"] != FORMAT:
             raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError(
             f"{shown} is neither a policy file nor a checkpoint, or it is damaged. Export the policy again with "
             "lps export CHECKPOINT FILE.safetensors, or copy the file again"
         ) from None
     if about.get("version") != VERSION:
         raise UserError(
-            f"{shown} is a policy file of version {about.get('version')}, and this lps reads version {VERSION}. "
+            f"{shown} is a policy file of version {about.get('version')!r:.50}, and this lps reads version {VERSION}. "
             "Install the lps that wrote it"
         )
     return about

@@ -47,9 +47,12 @@ def _checked(agent: str, name: str, hint: Any, value: Any) -> Any:
     if get_origin(hint) is tuple:
         given = tuple(value) if isinstance(value, list | tuple) and value else (value,)
     try:
-        return _adapter(hint).validate_python(given)
+        checked = _adapter(hint).validate_python(given)
     except (ValidationError, OverflowError):
-        raise UserError(f"{agent}'s {name} cannot be {value!r}; allowed: {_allowed(name, hint, value)}") from None
+        raise UserError(f"{agent}'s {name} cannot be {value!r:.100}; allowed: {_allowed(name, hint, value)}") from None
+    if any(isinstance(one, int) and one >= 2**31 for one in (checked if isinstance(checked, tuple) else (checked,))):
+        raise UserError(f"{agent}'s {name} cannot be {value!r:.100}: whole numbers are below 2^31")
+    return checked
 
 
 @functools.cache
@@ -107,7 +110,7 @@ def parse_settings(texts: Sequence[str], option: str = "--set") -> dict[str, Any
             raise UserError(f"{option} takes name=value, for example lr=3e-4, not {text!r}")
         try:
             values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             values[name] = value
     return values
 

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, FiniteFloat, NonNegativeFloat
 
 from lps.runs.provenance import versions
+from lps.runs.values import Count, Id, Text, Time
 
 if TYPE_CHECKING:
     from lps.runs.run import Run
@@ -25,34 +28,38 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+Seconds = Annotated[FiniteFloat, NonNegativeFloat]
+
+
 @dataclass(frozen=True)
 class RunRecord:
-    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one."""
+    """The document of a run, RESULTS/runs/<id>.json. `update` makes the next one. The store checks the types
+    (lps.runs.documents)."""
 
-    id: str
+    id: Id
     run: Mapping[str, Any]
     """The Run as plain values."""
-    status: Status = Status.QUEUED
-    sweep: str = ""
+    status: Annotated[Status, BeforeValidator(Status)] = Status.QUEUED
+    sweep: Text = ""
     """Name of the last sweep that trained the run."""
-    step: int = 0
+    step: Count = 0
     """Updates done."""
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[Text, Text] = field(default_factory=dict)
     """See `lps.runs.provenance.versions`."""
-    host: str = ""
-    device: str = ""
-    precision: str = "float32"
+    host: Text = ""
+    device: Text = ""
+    precision: Text = "float32"
     """All precisions that the run was trained in, in order, with commas."""
-    started: str = ""
-    """ISO 8601, UTC; `updated` too."""
-    updated: str = ""
-    wall_time_s: float = 0.0
-    evaluation_s: float = 0.0
+    started: Time = ""
+    """UTC; `updated` too."""
+    updated: Time = ""
+    wall_time_s: Seconds = 0.0
+    evaluation_s: Seconds = 0.0
     """Part of the wall time in which evaluation kept the learner from its updates."""
-    dataset_fingerprint: str = ""
-    error: str | None = None
+    dataset_fingerprint: Text = ""
+    error: Text | None = None
     """Reason or traceback of a failed run."""
-    checkpoint: str = ""
+    checkpoint: Text = ""
     """Path inside the results folder."""
 
     @staticmethod

@@ -16,6 +16,16 @@ from lps.errors import UserError
 from lps.tasks.suites import check_options, get_task
 from lps.tasks.task import Task
 
+LARGEST = 10**12
+"""Largest number of updates."""
+MOST_EVALUATIONS = 1_000_000
+"""Most evaluations of a run."""
+MOST_EPISODES = 1_000_000
+"""Most episodes of an evaluation."""
+FIELDS = {"agent": str, "task": str, "seed": int, "steps": int, "hyperparameters": dict, "dataset": str,
+          "eval_interval": int, "eval_episodes": int}  # fmt: skip
+"""Types of the fields of a Run, but for its options, as plain values."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,9 +86,15 @@ class Run:
 
         agent, variant = resolve(agent, AGENTS)
         known = get_task(task)
-        for name, value in {"steps": steps, "eval_interval": eval_interval, "eval_episodes": eval_episodes}.items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        most = {"steps": LARGEST, "eval_interval": LARGEST, "eval_episodes": MOST_EPISODES}
+        for (name, high), value in zip(most.items(), (steps, eval_interval, eval_episodes), strict=True):
+            if not isinstance(value, int) or not 1 <= value <= high:
+                raise UserError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
+        if steps / eval_interval > MOST_EVALUATIONS:
+            raise UserError(
+                f"{steps} steps with an evaluation every {eval_interval} are more than {MOST_EVALUATIONS} evaluations. "
+                "Use a larger eval_interval"
+            )
         if not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise UserError(f"a seed is a whole number from 0 to 2^31 - 1, not {seed!r}")
         tuned = {"horizon": known.horizon, **group_settings(agent, known.group), **variant}
@@ -89,7 +105,7 @@ class Run:
             seed=seed,
             steps=steps,
             hyperparameters=plain(dataclasses.asdict(config)),
-            dataset=plain_name(dataset, "--dataset") if dataset else known.dataset,
+            dataset=known.dataset if dataset is None else plain_name(dataset, "--dataset"),
             eval_interval=eval_interval,
             eval_episodes=eval_episodes,
             options=check_options(known, options or {}),
@@ -103,15 +119,17 @@ class Run:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Run:
-        """Return the run of a plain dict, without checks: it may be of a task or an agent that is not installed here.
-        UserError for missing fields."""
-        names = {f.name for f in dataclasses.fields(Run) if f.init} - {"options"}
-        if missing := names - set(values):
+        """Return the run of a plain dict.  Its agent and task may be missing here, so names and values are not checked.
+        UserError for missing fields and wrong types."""
+        if missing := FIELDS.keys() - set(values):
             raise UserError(
                 f"a stored run lacks {', '.join(sorted(missing))}: another version wrote it. Use that version"
             )
-        options = {name: value for name, value in values.items() if name not in names}
-        return Run(**{name: values[name] for name in names}, options=options)
+        for name, kind in FIELDS.items():
+            if type(values[name]) is not kind or (kind is int and not 0 <= values[name] <= LARGEST):
+                raise UserError(f"a stored run has {name} {values[name]!r:.50}. Use the file of another run")
+        options = {name: value for name, value in values.items() if name not in FIELDS}
+        return Run(**{name: values[name] for name in FIELDS}, options=options)
 
     @property
     def resolved_task(self) -> Task:

@@ -10,13 +10,15 @@
     RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: ACTIONS
 
 A run has one writer. Every file is written whole or not at all, and writing it again replaces it, so whatever was
-interrupted can be repeated. Readers pass over part files, and over files that cannot be read: these are named in
-`Store.problems`.
+interrupted can be repeated. Readers pass over part files, and over files that cannot be read or are not valid
+(lps.runs.documents): these are named in `Store.problems`. No file outside of the folder is read, written or deleted,
+whatever the documents say and wherever links lead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -33,6 +35,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from lps.files import FileError, open_filesystem, reason, write_durably
+from lps.runs import documents
 from lps.runs.record import Episode, RunRecord, Status
 
 if TYPE_CHECKING:
@@ -69,6 +72,12 @@ ACTIONS = pa.schema(
 OBJECT_STORES = {"s3", "gcs", "abfs"}  # a put is atomic, and folders do not exist
 PAUSES = (1, 2, 4, 8, 15, 30, 60)
 """Seconds between the attempts to write: a network or a full disk is back within minutes, or asks for a person."""
+PERMANENT = {
+    getattr(errno, name)
+    for name in "EACCES EEXIST EISDIR ELOOP ENAMETOOLONG ENOTDIR ENOTEMPTY EPERM EROFS".split()
+}  # fmt: skip
+"""Errors of writing that waiting does not cure."""
+FOLDERS = ("sweeps", "runs", "episodes", "metrics", "studies", "checkpoints", "actions")
 log = logging.getLogger(__name__)
 
 
@@ -92,6 +101,8 @@ class Store:
         self._warn = warn
         self.path, self.fs, self.root = open_filesystem(path)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
+        self._real = os.path.realpath(self.root).rstrip("/") + "/" if self.local else ""
+        self._inside: set[str] = set()  # folders without links that lead out
         self.problems: list[str] = []  # one line per file that a reader had to pass over
         self._check(create)
 
@@ -222,16 +233,16 @@ class Store:
     def write_bytes(self, rel: str, data: bytes) -> None:
         """Writes a file whole or not at all: it never exists half written under its own name.
 
-        What does not go is tried again for two minutes (PAUSES), then it is a StoreError.
+        After an error that may pass, it tries again for two minutes (PAUSES), then raises a StoreError.
         """
         for pause in (*PAUSES, None):
             try:
                 return self._write_bytes(rel, data)
             except OSError as error:
-                if pause is None:
+                if pause is None or error.errno in PERMANENT:
                     raise StoreError(
                         f"cannot write {self._shown(rel)}: {reason(error)}. Nothing that was written before is lost: "
-                        "make room or give write permission there, and run the same command again"
+                        "repair the folder, make room or give write permission, and run the same command again"
                     ) from error
                 log.warning("cannot write %s: %s; trying again in %g s", self._shown(rel), reason(error), pause)
                 time.sleep(pause)
@@ -279,11 +290,16 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot read the results in {self.path}: {reason(error)}") from error
         names = {info.base_name for info in infos if not info.base_name.endswith(".part")}
+        for name in sorted(info.base_name for info in infos if info.is_file and info.base_name in FOLDERS):
+            if create:
+                raise StoreError(f"{self._shown(name)} is a file and not a folder. Remove or rename it")
+            self._problem(name, NotADirectoryError(errno.ENOTDIR, ""))
         if "schema.json" in names:
-            document = self._read_document("schema.json") or {}
-            if document.get("schema") != SCHEMA:
+            document = self._read_document("schema.json")
+            schema = document.get("schema", "unknown") if isinstance(document, dict) else "unknown"
+            if schema != SCHEMA:
                 raise StoreError(
-                    f"{self.path} holds results of schema {document.get('schema', 'unknown')}, and this version reads "
+                    f"{self.path} holds results of schema {schema!r:.50}, and this version reads "
                     f"and writes schema {SCHEMA}: use the version that wrote them, or another results folder"
                 )
             if create and self.local:  # find out now, not at the first evaluation hours later
@@ -311,7 +327,20 @@ class Store:
             ) from error
 
     def _full(self, rel: str) -> str:
-        return posixpath.join(self.root, rel)
+        """The path of a file of these results.  StoreError if it leads out of the folder, by its name or by links."""
+        full = posixpath.join(self.root, rel)
+        inside = not rel.startswith("/") and ".." not in rel.split("/")
+        if inside and self.local:
+            folder = posixpath.dirname(full)
+            if folder not in self._inside and self._leads_inside(folder):
+                self._inside.add(folder)
+            inside = folder in self._inside and not (os.path.islink(full) and not self._leads_inside(full))
+        if not inside:
+            raise StoreError(f"{self._shown(rel)} is outside of the results folder. Remove the link or the document")
+        return full
+
+    def _leads_inside(self, path: str) -> bool:
+        return f"{os.path.realpath(path)}/".startswith(self._real)
 
     def _shown(self, rel: str) -> str:
         """A file as people know it; a URI's options, such as its endpoint, would only hide the name."""
@@ -325,9 +354,11 @@ class Store:
                 log.warning("passing over %s", line)
 
     def _files(self, folder: str, suffix: str) -> list[str]:
-        selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
         try:
-            infos = self.fs.get_file_info(selector)
+            infos = self.fs.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True))
+        except (NotADirectoryError, StoreError) as error:
+            self._problem(folder, error)
+            return []
         except OSError as error:
             raise StoreError(f"cannot list {self._shown(folder)}: {reason(error)}") from error
         paths = [info.path for info in infos if info.is_file and info.path.endswith(suffix)]
@@ -340,14 +371,15 @@ class Store:
             return list(pool.map(read, rels))
 
     def _read_document(self, rel: str) -> dict[str, Any] | None:
+        kind, _, name = rel.removesuffix(".json").partition("/")
         try:
             document = json.loads(self.read_bytes(rel))
-            if not isinstance(document, dict):
-                raise ValueError("not a JSON object")
-            if rel.startswith("runs/") and not {"id", "status"} <= document.keys():
-                raise ValueError("not the document of a run")
+            if kind in ("runs", "sweeps", "studies"):
+                documents.check(kind, name, document)
+                if (schema := document.get("schema", SCHEMA)) != SCHEMA:
+                    raise ValueError(f"written with schema {schema}, not {SCHEMA}")
             return document
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._problem(rel, error)
             return None
 
@@ -359,8 +391,8 @@ class Store:
                 self._problem(rel, error.__cause__ or error)
                 return None
 
-        documents = self._map(read, self._files(folder, ".json"))
-        return [document for document in documents if document is not None]
+        found = self._map(read, self._files(folder, ".json"))
+        return [document for document in found if document is not None]
 
     def _read_table(self, rel: str, schema: pa.Schema) -> pa.Table | None:
         try:
@@ -372,7 +404,7 @@ class Store:
             return table
         except FileNotFoundError:
             return None  # its writer has removed it since it was listed
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, ValueError, StoreError, pa.ArrowException) as error:
             self._problem(rel, error)
             return None
 

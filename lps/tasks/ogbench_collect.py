@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lps.data.cache import record
+from lps.data.cache import BROKEN, record
 from lps.data.names import data_dir as find_data_dir
 from lps.data.names import plain_name
 from lps.errors import UserError, suggest
@@ -208,7 +208,12 @@ def _part(parts: Path, job: Job) -> Path:
 
 
 def _intact(path: Path) -> bool:
-    return path.exists() and zipfile.is_zipfile(path)
+    """Whether every array of a part file has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, *BROKEN):
+        return False
 
 
 def _join(parts: Sequence[Path], path: Path) -> None:

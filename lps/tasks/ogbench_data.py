@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,9 @@ KINDS = {
 }
 """Kinds of datasets that OGBench has of each family of groups."""
 
+FAR = 2.0
+"""Actions are clipped to [-1, 1], but those beyond this are in other units."""
+
 BLOCK = 1 << 16
 """Rows converted at a time, so that memory use does not grow with the dataset."""
 
@@ -73,20 +77,18 @@ def collect_command(about: Mapping[str, Any], name: str) -> str:
     folder.  A dataset with the name of one of OGBench's gets its own name."""
     episodes = about["episodes"]["train"]
     name = default_name(about["dataset"], episodes) if published(name) else name
-    words = ["python -m lps collect", about["dataset"], "--episodes", episodes, "--seed", about["seed"]]
-    return " ".join(map(str, [*words, "--name", name, "--noise", about["noise"]]))
+    words = ["python", "-m", "lps", "collect", about["dataset"], "--episodes", episodes, "--seed", about["seed"]]
+    return shlex.join(map(str, [*words, "--name", name, "--noise", about["noise"]]))
 
 
 def _command(path: Path) -> str | None:
     """The command that collects the npz file `path` again, from NAME.json; None if it was not collected."""
     path = path.with_stem(path.stem.removesuffix("-val"))
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        # Files of version 0.1 have no command.
-        command = about["command"] if "command" in about else collect_command(about, path.stem)
-    except (OSError, ValueError, KeyError, TypeError):
+        command = collect_command(json.loads(path.with_suffix(".json").read_text()), path.stem)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return command + ("" if path.parent == find_data_dir() else f" --data-dir {path.parent}")
+    return command + ("" if path.parent == find_data_dir() else f" --data-dir {shlex.quote(str(path.parent))}")
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -213,6 +215,10 @@ def _convert(path: Path, tasks: Sequence[Task], folder: Path) -> None:
                 block = {key: arrays[key].take(here.stop - start) for key in keys}
                 for key, array in block.items():
                     check_finite(path, key, array, start)
+                if (largest := np.abs(block["actions"]).max()) > FAR:
+                    raise UserError(
+                        f"{path}: an action is {largest:g}, but those of {tasks[0].group} are in [-1, 1]. Rescale them"
+                    )
                 observations[here] = block["observations"]
                 actions[here] = np.clip(block["actions"], -ACTION_LIMIT, ACTION_LIMIT)
                 terminals[here] = block["terminals"]

@@ -126,4 +126,17 @@ def load_dataset(
     """
     if not tasks or len({(task.suite, task.group) for task in tasks}) > 1:
         raise UserError(f"a dataset is loaded for tasks of one group, not for {[task.name for task in tasks]}")
-    return get_suite(tasks[0].suite).load(tasks, dataset or tasks[0].dataset, data_dir)
+    data = get_suite(tasks[0].suite).load(tasks, dataset or tasks[0].dataset, data_dir)
+    task, rows = tasks[0], len(data.actions)
+    seen = {name: array.shape for name, array in data.observations.items()}
+    if (
+        seen != {name: (rows, *space.shape) for name, space in task.observation.items()}
+        or data.actions.shape != (rows, *task.action.shape)
+        or data.terminals.shape != (rows,)
+        or not data.rewards.shape == data.masks.shape == (len(tasks), rows)
+    ):
+        raise UserError(
+            f"the arrays of the dataset {data.name} do not fit {task.group}. Remove its folder in .converted, then "
+            "repeat the command"
+        )
+    return data

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch
 from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
+from lps.errors import UserError
+from lps.runs.checkpoint import blank_networks
 from lps.runs.run import Run
 from lps.tasks.suites import get_task
 from lps.tasks.task import Task
@@ -25,6 +29,32 @@ from lps.training.program import Program
 
 USABLE = 0.8
 """Share of the free memory for members; the rest is for the dataset and the allocator's gaps."""
+
+
+COPIES = 4
+"""Of every parameter: itself, its gradient and Adam's two moments."""
+
+
+def check_fits(run: Run, device: str) -> None:
+    """UserError if the parameters or one batch of a run cannot fit the memory of the device, before any is taken.  The
+    run needs more than these: it may pass and still be too large."""
+    total = (
+        torch.cuda.get_device_properties(device).total_memory
+        if torch.device(device).type == "cuda"
+        else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    task, config = run.resolved_task, run.config
+    seen = sum(math.prod(space.shape) * np.dtype(space.dtype).itemsize for space in task.observation.values())
+    batch = config.batch_size * (2 * seen + 4 * config.horizon * task.action.shape[0])
+    try:
+        blank_networks(run, task.observation, task.action.shape[0], total // (4 * COPIES))
+        if batch > total:
+            raise ValueError(f"a batch takes {batch / 1e9:.3g} GB")
+    except ValueError as problem:
+        raise UserError(
+            f"{run.agent} does not fit the {total / 1e9:.0f} GB of this machine's {device}: {problem}. Use smaller "
+            "networks, a smaller batch_size or a smaller horizon"
+        ) from problem
 
 
 @dataclass(frozen=True)

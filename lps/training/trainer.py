@@ -29,9 +29,9 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import load_dataset
 from lps.training.ledger import Callback, Ledger
-from lps.training.memory import members_that_fit
+from lps.training.memory import check_fits, members_that_fit
 from lps.training.options import TrainOptions
-from lps.training.packs import Member, one_per_slot, packs_to_train
+from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
 
 
@@ -67,6 +67,8 @@ def train(
         write_intent(store, "train", list(map(Planned, runs)))
     status = {run.id: "done" for run in runs}
     unfinished = [run for run in runs if not store.finished(run.id)]
+    for same_shape in pack(unfinished):
+        check_fits(same_shape[0], options.device)
     room = functools.partial(
         members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
     )

@@ -8,14 +8,14 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from lps.errors import UserError
+from lps.errors import UserError, at_least
 from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import launch, unfinished
+from sweeps.launcher.launch import NAME, launch, unfinished
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, PackResources, plan_packs
 from sweeps.watch import estimate
@@ -23,19 +23,19 @@ from sweeps.watch import estimate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", help="folder or s3://bucket/folder (default: results/SWEEP)")
-    parser.add_argument("--sweep", help="name of the sweep, in MLflow and in the results")
+    parser.add_argument("--sweep", type=_name, help="name of the sweep, in MLflow and in the results")
     parser.add_argument("--data-dir", help="directory of the datasets (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and the estimated time, and stop")
     parser.add_argument(
         "--price",
-        type=float,
+        type=at_least(0.0),
         metavar="PER_HOUR",
         help="price per device-hour, for the cost estimate of --dry-run",
     )
     parser.add_argument("--verbose", action="store_true", help="show the output of Ray and its workers")
     parser.add_argument(
         "--checkpoint-seconds",
-        type=float,
+        type=at_least(0.0),
         default=120.0,
         metavar="S",
         help="seconds between checkpoints (default: 120)",
@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _name(text: str) -> str:
+    """The name of a sweep."""
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be letters, digits, dots, dashes and underscores, not {text[:40]!r}")
+    return text
+
+
 def results_of(arguments: argparse.Namespace, sweep: str) -> str:
     """Return the results folder of --results; results/SWEEP by default. `sweep`: the default of --sweep."""
     return arguments.results or f"results/{arguments.sweep or sweep}"
@@ -86,18 +93,7 @@ def launch_or_describe(
 
     sweep: the default of --sweep. results: a results folder that replaces --results.
     """
-    limits = Limits(
-        device=arguments.device,
-        cpus=arguments.cpus_per_pack,
-        gpus=arguments.gpus_per_pack,
-        at_once=arguments.packs_at_once,
-        max_members=arguments.max_members,
-    )
-    check_precision(arguments.precision, arguments.device)
-    if arguments.price is not None and not arguments.dry_run:
-        raise UserError("--price requires --dry-run")
-    if arguments.price is not None and not arguments.price >= 0:
-        raise UserError(f"--price must be at least 0, not {arguments.price:g}")
+    limits = checked(arguments)
     runs = [one.run for one in planned]
     if not runs:
         raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
@@ -125,6 +121,21 @@ def launch_or_describe(
         mlflow=not arguments.no_mlflow,
         verbose=arguments.verbose,
     )
+
+
+def checked(arguments: argparse.Namespace) -> Limits:
+    """Return the resources of a pack. UserError for invalid options, before anything is written."""
+    limits = Limits(
+        device=arguments.device,
+        cpus=arguments.cpus_per_pack,
+        gpus=arguments.gpus_per_pack,
+        at_once=arguments.packs_at_once,
+        max_members=arguments.max_members,
+    )
+    check_precision(arguments.precision, arguments.device)
+    if arguments.price is not None and not arguments.dry_run:
+        raise UserError("--price requires --dry-run")
+    return limits
 
 
 def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | None = None) -> None:

@@ -30,6 +30,9 @@ from sweeps.launcher.resources import Limits, PackResources, plan_packs
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
 
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+"""Names of sweeps: parts of file names."""
+
 TUNE_RESTARTS = 3
 """Number of attempts with a new Tune, which fails itself if the system kills a trial for memory."""
 
@@ -60,7 +63,7 @@ def launch(
     runs = list({one.run.id: one.run for one in planned}.values())
     if not runs:
         raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", plan.sweep):
+    if not NAME.fullmatch(plan.sweep):
         raise UserError(f"invalid name of a sweep {plan.sweep!r}. Use letters, digits, dots, dashes and underscores")
     store = Store(plan.results)
     plan = replace(plan, results=store.path)

@@ -12,6 +12,8 @@ MAX_MEMBERS = {"cpu": 8, "cuda": 64}
 """Maximum number of runs in a pack. On a GPU members are nearly free until it is full; on a CPU they share the data."""
 EVALUATION = 0.25
 """Share of a pack's CPUs that is reserved for its evaluations."""
+LEAST, MOST = 0.01, 1e6
+"""Bounds of the numbers of CPUs and GPUs."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class Limits:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(suggest(self.device, ("auto", "cpu", "cuda"), "device"))
-        if self.cpus <= 0:
-            raise UserError(f"CPUs per pack must be more than 0, not {self.cpus:g}")
-        if self.gpus <= 0 or (self.gpus > 1 and not float(self.gpus).is_integer()):
-            raise UserError(f"GPUs per pack must be a fraction of one or a whole number, not {self.gpus:g}")
+        if not LEAST <= self.cpus <= MOST:
+            raise UserError(f"CPUs per pack must be from {LEAST:g} to {MOST:g}, not {self.cpus:g}")
+        if not LEAST <= self.gpus <= MOST or (self.gpus > 1 and not float(self.gpus).is_integer()):
+            raise UserError(
+                f"GPUs per pack must be a fraction of one (at least {LEAST:g}) or a whole number, not {self.gpus:g}"
+            )
         for name, number in {"packs at once": self.at_once, "members of a pack": self.max_members}.items():
-            if number is not None and number < 1:
-                raise UserError(f"{name} must be at least 1, not {number}")
+            if number is not None and not 1 <= number <= MOST:
+                raise UserError(f"{name} must be from 1 to {MOST:g}, not {number}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def plan_packs(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> tuple[list[
     most expensive pack comes first, so that no long pack starts at the end."""
     share = divide_cluster(nodes, limits)
     packs: list[list[Run]] = []
-    for members in range(limits.max_members or MAX_MEMBERS[share.device], 0, -1):
+    for members in range(min(limits.max_members or MAX_MEMBERS[share.device], len(runs)), 0, -1):
         packs = pack(runs, members)
         if len(packs) >= share.at_once:
             break

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lps.errors import UserError, last_line, suggest
+from lps.errors import UserError, last_line, printable, suggest
 from lps.runs.record import RunRecord, Status
 from lps.runs.store import Store
 
@@ -52,7 +52,7 @@ def standings(store: Store, now: datetime | None = None) -> list[Standing]:
 
 def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[str, str]]) -> Standing:
     run, state = doc["run"], doc["status"]
-    if state == Status.RUNNING and now - datetime.fromisoformat(doc["updated"]) > SILENCE:
+    if state == Status.RUNNING and now - _time(doc.get("updated")) > SILENCE:
         state = "interrupted"
     reason = last_line(doc.get("error") or "") if state == Status.FAILED else ""
     task = tasks.get(run["task"], {"group": run["task"], "title": run["task"]})
@@ -70,6 +70,12 @@ def _standing(doc: dict[str, Any], now: datetime, tasks: Mapping[str, Mapping[st
     )
 
 
+def _time(text: str | None) -> datetime:
+    """A stored time; the earliest one if a document has none."""
+    time = datetime.fromisoformat(text) if text else datetime.min
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def show(store: Store) -> None:
     """Prints a table by agent and group, a line for every run that failed, and how to go on."""
     runs = standings(store)
@@ -82,17 +88,16 @@ def show(store: Store) -> None:
         rows.setdefault((run.agent, run.group), Counter())[run.state] += 1
     for (agent, group), counts in rows.items():
         table.add_row(agent, group, *(str(counts[state] or "-") for state in states))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     total = Counter(run.state for run in runs)
     print(f"{len(runs)} runs: " + ", ".join(f"{total[state]} {state}" for state in STATES if total[state]))
     for run in runs:
         if run.state == "failed":
-            print(f"failed: {run.title} (run {run.id}, step {run.step} of {run.steps}): {run.reason}")
+            print(printable(f"failed: {run.title} (run {run.id}, step {run.step} of {run.steps}): {run.reason}"))
     for problem in store.problems:
-        print(f"cannot be read: {problem}")
+        print(printable(f"cannot be read: {problem}"))
     left = {run.id for run in runs if run.state != "done"}
-    commands = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if left & set(sweep["runs"]))
-    if commands:
+    if commands := _commands(store, left):
         print("To go on with what is left, if it is not running:", *commands, sep="\n  ")
 
 
@@ -109,7 +114,9 @@ def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> 
             raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
     failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
     for run in failed:
-        record = RunRecord.from_document(store.read_run(run.id) or {"id": run.id, "status": Status.FAILED})
+        if not (document := store.read_run(run.id)):  # it was removed just now
+            continue
+        record = RunRecord.from_document(document)
         if from_start:
             _forget(store, run.id)
             record = replace(record, step=0)
@@ -124,18 +131,23 @@ def _forget(store: Store, run_id: str) -> None:
         store.delete(f"episodes/{run_id}/{step:09d}.parquet")
 
 
+def _commands(store: Store, runs: Collection[str]) -> list[str]:
+    """The commands of the sweeps that have some of the runs."""
+    found = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if sweep["runs"].keys() & runs)
+    return list(map(printable, found))
+
+
 def say_retry(runs: Sequence[Standing], store: Store) -> None:
     """Prints what `retry` did."""
     for run in runs:
-        print(f"queued: {run.title} (run {run.id}), which failed at step {run.step} of {run.steps}: {run.reason}")
+        about = f"{run.title} (run {run.id}), which failed at step {run.step} of {run.steps}: {run.reason}"
+        print(printable(f"queued: {about}"))
     if not runs:
         print(f"no run has failed in {store.path}")
         return
     if any(run.reason.startswith("diverged") for run in runs):
         print("A run that diverged will diverge again: it needs other hyperparameters, and that is another run.")
-    wanted = {run.id for run in runs}
-    commands = dict.fromkeys(sweep["command"] for sweep in store.sweeps() if wanted & set(sweep["runs"]))
-    if commands:
+    if commands := _commands(store, {run.id for run in runs}):
         print("They are trained by the same command again:", *commands, sep="\n  ")
     else:
         print("No sweep of these results knows them: give the command that began them again.")
