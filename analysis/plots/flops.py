@@ -15,7 +15,7 @@ def draw(study: Study) -> style.Plot | None:
     if data.empty:
         return None
     groups = [group for group in study.groups if group in set(data["group"])]
-    shown = [series for key, series in study.series.items() if key in set(data["series"])]
+    shown = [study.series[key] for key in style.by_end(data, "series", "group")]
     shared = len({study.unit(group) for group in groups}) == 1
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
     figure, grid = style.panels(len(groups), 0.45, 1.9, sharey=shared, layout=layout)
@@ -39,7 +39,6 @@ def draw(study: Study) -> style.Plot | None:
         )
         for s in shown
     ]  # fmt: skip
-    style.note(figure, summaries.small_print(study))
     style.legend(figure, handles, columns=min(len(shown), 6 if grid.shape[1] > 1 else 3))
     caption = (
         f"{study.unit(*groups).title} at every evaluation against the floating-point operations of the updates until "
@@ -48,7 +47,8 @@ def draw(study: Study) -> style.Plot | None:
         "within tasks; a series with a single seed has none."
     )
     title = f"{study.unit(*groups).title} against FLOPs"
-    return style.Plot(figure, data, title, f"{caption} {summaries.others_note(study)}".strip())
+    notes = [*summaries.small_print(study), *summaries.others_note(study)]
+    return style.Plot(figure, data, title, caption, notes)
 
 
 def _costs(study: Study) -> pd.DataFrame:
