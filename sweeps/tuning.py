@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trials = default_trials if arguments.trials is None else arguments.trials
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
     if not 1 <= trials <= 100_000 or not 1 <= at_once <= 100_000:
-        raise UserError("--trials and --at-once must be from 1 to 100000")
+        raise UserError("--trials and --at-once must be at least 1 and at most 100000")
     if arguments.asha is not None and arguments.asha < 2:
         raise UserError("--asha must be at least 2: of so many trials one goes on")
     rungs = halving.rungs(scope.steps, scope.eval_interval, arguments.asha) if arguments.asha else []

@@ -15,7 +15,7 @@ from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import NAME, launch, unfinished
+from sweeps.launcher.launch import check_name, launch, unfinished
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, Share, split
 from sweeps.watch import estimate
@@ -23,7 +23,7 @@ from sweeps.watch import estimate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", help="folder or s3://bucket/folder (default: results/SWEEP)")
-    parser.add_argument("--sweep", type=_name, help="name of these runs together, in MLflow and in the results")
+    parser.add_argument("--sweep", help="name of these runs together, in MLflow and in the results")
     parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
     parser.add_argument(
@@ -54,13 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--gpus-per-pack", type=float, default=1.0, metavar="N", help="0.25: four packs on a GPU")
     place.add_argument("--packs-at-once", type=int, metavar="N", help="(default: as many as fit)")
     place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
-
-
-def _name(text: str) -> str:
-    """The name of a sweep."""
-    if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"must be letters, digits, dots, dashes and underscores, not {text[:40]!r}")
-    return text
 
 
 def results_of(arguments: argparse.Namespace, sweep: str) -> str:
@@ -105,6 +98,8 @@ def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, re
 
 def checked(arguments: argparse.Namespace) -> Limits:
     """The part of the cluster for a pack. UserError for options that no sweep can have; nothing is written before."""
+    if arguments.sweep is not None:
+        check_name(arguments.sweep)
     limits = Limits(
         device=arguments.device,
         cpus=arguments.cpus_per_pack,

@@ -30,9 +30,6 @@ from sweeps.launcher.resources import Limits, Share, split
 from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
-"""Names of sweeps: parts of file names."""
-
 ATTEMPTS = 3
 """How often Ray is started over when Tune itself breaks, as it does when the system kills a trial for memory."""
 
@@ -63,10 +60,7 @@ def launch(
     runs = list({one.run.id: one.run for one in planned}.values())
     if not runs:
         raise UserError("there is nothing to run: the filters leave no run")
-    if not NAME.fullmatch(plan.sweep):
-        raise UserError(
-            f"the sweep's name {plan.sweep!r} is not valid: use letters, digits, dots, dashes and underscores"
-        )
+    check_name(plan.sweep)
     store = Store(plan.results)
     plan = replace(plan, results=store.path)
     done = finished(store)
@@ -89,6 +83,14 @@ def launch(
         if mirror:
             mirror.close()
     return _conclude(store, runs, mirror)
+
+
+def check_name(sweep: str) -> None:
+    """UserError for a name of a sweep that file names and MLflow do not take."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", sweep):
+        raise UserError(
+            f"the sweep's name {sweep!r:.60} is not valid: use letters, digits, dots, dashes and underscores"
+        )
 
 
 def finished(store: Store) -> dict[str, dict[str, Any]]:

@@ -38,11 +38,11 @@ class Limits:
             raise UserError(f"CPUs per pack must be from {LEAST:g} to {MOST:g}, not {self.cpus:g}")
         if not LEAST <= self.gpus <= MOST or (self.gpus > 1 and not float(self.gpus).is_integer()):
             raise UserError(
-                f"GPUs per pack must be a fraction of one (at least {LEAST:g}) or a whole number, not {self.gpus:g}"
+                f"GPUs per pack must be a fraction of one or a whole number, and at least {LEAST:g}, not {self.gpus:g}"
             )
         for name, number in {"packs at once": self.at_once, "members of a pack": self.max_members}.items():
             if number is not None and not 1 <= number <= MOST:
-                raise UserError(f"{name} must be from 1 to {MOST:g}, not {number}")
+                raise UserError(f"{name} must be at least 1 and at most {MOST:g}, not {number}")
 
 
 @dataclass(frozen=True)
