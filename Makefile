@@ -2,7 +2,7 @@
 SHELL := bash
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-cluster test-long check format lock clean
+.PHONY: help env demo test test-slow test-cluster test-long check format docs lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -72,13 +72,18 @@ format: $(VENV)/.dev  ## bring every file into the one format
 	@$(BIN)/ruff check --select I --fix --quiet .
 	@$(BIN)/ruff format .
 
-# One resolution for all supported Pythons and platforms; the tests' tools and CUDA's libraries get files of their own.
+docs: $(VENV)/.docs  ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html"
+
+# One resolution for all supported Pythons and platforms; tools of tests and docs and CUDA's libraries get own files.
 COMPILE := build/lock/bin/uv pip compile --quiet --universal --fork-strategy fewest --no-annotate --no-header pyproject.toml
 CUDA := ^(cuda|nvidia|triton)[-=]
 lock:  ## resolve pyproject.toml to the newest versions that fit and write requirements*.lock
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check --quiet uv
 	@$(COMPILE) --extra aws --extra minari --extra video > build/lock/all
-	@$(COMPILE) --extra aws --extra minari --extra video --extra dev --constraints build/lock/all > build/lock/all-dev
+	@for extra in dev docs; do \
+	  $(COMPILE) --extra aws --extra minari --extra video --extra $$extra --constraints build/lock/all > build/lock/all-$$extra; done
 	@{ echo "# Every package the project runs on, for Python 3.11 to 3.13. Written by 'make lock' from pyproject.toml; by hand:"; \
 	   echo "#   pip install -c requirements.lock -c requirements-cuda.lock torch"; \
 	   echo "#   pip install --no-deps -r requirements.lock"; \
@@ -86,6 +91,8 @@ lock:  ## resolve pyproject.toml to the newest versions that fit and write requi
 	   grep -vE '$(CUDA)' build/lock/all; } > requirements.lock
 	@{ echo "# What 'make test' and 'make check' need beyond requirements.lock. Written by 'make lock'."; \
 	   grep -vxFf build/lock/all build/lock/all-dev; } > requirements-dev.lock
+	@{ echo "# What 'make docs' needs beyond requirements.lock. Written by 'make lock'."; \
+	   grep -vxFf build/lock/all build/lock/all-docs; } > requirements-docs.lock
 	@{ echo "# The CUDA libraries of PyTorch's GPU build, as constraints: a CPU build installs none. Written by 'make lock'."; \
 	   grep -E '$(CUDA)' build/lock/all; } > requirements-cuda.lock
 
@@ -108,8 +115,8 @@ $(VENV)/.runtime: requirements.lock requirements-cuda.lock pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
-	@echo "      tools for tests and checks"
+$(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.runtime requirements-%.lock
+	@echo "      tools of requirements-$*.lock"
 	@rm -f $@
-	@$(PIP) --no-deps -r requirements-dev.lock
+	@$(PIP) --no-deps -r requirements-$*.lock
 	@touch $@

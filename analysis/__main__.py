@@ -15,13 +15,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if something could be shown, 2 if not."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="From results to figures and claims.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    report = commands.add_parser("report", help="one HTML file with everything, that opens offline")
+    report = commands.add_parser("report", help="write one HTML file with all figures, tables and claims")
     compare.add_choice(report)
     report.add_argument(
-        "--out", metavar="FILE", help="(default: RESULTS/report/report.html, ./report/... for a URI or several RESULTS)"
+        "--out",
+        metavar="FILE",
+        help="output file (default: RESULTS/report/report.html, ./report/... for a URI or several RESULTS)",
     )
     report.set_defaults(call=_report)
-    files = commands.add_parser("compare", help="a folder with each figure and table as files, for a paper")
+    files = commands.add_parser("compare", help="write each figure and table as files, for a paper")
     compare.add_arguments(files)
     files.set_defaults(call=compare.run)
     picture = commands.add_parser("maze", help="a figure and an animation of policies in a maze")

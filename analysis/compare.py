@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """What the command line does; UserError where the results hold nothing or the report cannot be written."""
+    """Write the report. UserError if the results are empty or the report cannot be written."""
     here = read(arguments)
     out = local_path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
@@ -117,7 +117,7 @@ def _nothing(here: Study) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choice(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="where to write (default: RESULTS/report, ./report for a URI or several RESULTS)"
+        "--out", metavar="DIR", help="output folder (default: RESULTS/report, ./report for a URI or several RESULTS)"
     )
 
 
@@ -127,19 +127,23 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         "results",
         metavar="RESULTS",
         nargs="+",
-        help="results folder, local or a URI such as s3://bucket/results; several are shown as one",
+        help="results folder, local or a URI such as s3://bucket/results; several are combined",
     )
     some: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument(
-        "--exclude", **some, metavar="RUN_ID", help="leave these runs out, and say so; first letters do"
+        "--exclude", **some, metavar="RUN_ID", help="ids of the runs to exclude; the first letters are enough"
     )
-    parser.add_argument("--agents", **some, metavar="AGENT", help="only these, with all their variants")
-    parser.add_argument("--groups", **some, metavar="GROUP", help="only these")
-    parser.add_argument("--subject", metavar="AGENT", help=f"the agent that claims are about (default: {SUBJECT})")
+    parser.add_argument(
+        "--agents", **some, metavar="AGENT", help="agents to show, with all their variants (default: all)"
+    )
+    parser.add_argument("--groups", **some, metavar="GROUP", help="groups to show (default: all)")
+    parser.add_argument(
+        "--subject", metavar="AGENT", help=f"agent that the claims compare with the others (default: {SUBJECT})"
+    )
     parser.add_argument(
         "--include-unfinished",
         action="store_true",
-        help="let runs that are running, failed or incomplete count, with the last evaluations they have",
+        help="include running, failed and incomplete runs, with their last evaluations",
     )
 
 

@@ -41,7 +41,7 @@ from lps.training.options import TrainOptions  # noqa: E402
 from lps.training.program import chosen_device  # noqa: E402
 from sweeps.launcher.launch import launch  # noqa: E402
 from sweeps.launcher.plan import Plan  # noqa: E402
-from sweeps.launcher.resources import Limits, split  # noqa: E402
+from sweeps.launcher.resources import Limits, plan_packs  # noqa: E402
 
 GROUPS = groups("ogbench")
 
@@ -109,7 +109,9 @@ def one(arguments: argparse.Namespace) -> int:
     results, data_dir, members, workers = arguments.one
     limits = Limits(device=arguments.device, at_once=int(workers), max_members=int(members))
     nodes = [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
-    packs, _ = split(runs_of(arguments), nodes, limits)  # as launch will do: smaller ones, where workers would idle
+    packs, _ = plan_packs(
+        runs_of(arguments), nodes, limits
+    )  # as launch will do: smaller ones, where workers would idle
     start = time.perf_counter()
     code = launch(
         list(map(Planned, runs_of(arguments))),

@@ -60,7 +60,7 @@ _LARGEST_MMAP = 32 << 20  # the most that glibc takes
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory, up to a gigabyte, stay with the process.  Does nothing where the C library is not glibc."""
+    """Let freed memory, up to a gigabyte, stay with the process.  Does nothing if the C library is not glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system

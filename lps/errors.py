@@ -125,4 +125,4 @@ def printable(text: str) -> str:
 def last_line(text: str) -> str:
     """The last line of a traceback, which is what happened."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "no reason given"
+    return printable(lines[-1].strip()[:300]) if lines else "no reason given"

@@ -12,7 +12,7 @@ from lps.errors import UserError
 
 
 class Registry(Mapping[str, Any]):
-    """What a name stands for: an entry of the table, an entry point of another package, or an import path.
+    """Resolve a name: an entry of the table, an entry point of another package, or an import path.
 
     Args:
         group: entry point group, such as "lps.agents".  An installed package adds names through it.
@@ -59,7 +59,7 @@ def _load(path: str) -> Any:
 
 @functools.cache
 def _find(path: str) -> Any:
-    """What an import path leads to; None where it leads nowhere.  UserError if a module that it imports is missing."""
+    """Return the object of an import path, or None.  UserError if a module that it imports is missing."""
     if not all(part.isidentifier() for part in path.split(".")):
         return None
     parent, _, last = path.rpartition(".")

@@ -15,19 +15,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = "Show or watch the state of a sweep, retry its failed runs, or list the studies."
     parser = argparse.ArgumentParser(prog="python -m sweeps", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("status", help="what is done, running, failed or missing, and why")
-    watch = commands.add_parser("watch", help="the same as a live view")
-    retry = commands.add_parser("retry", help="put failed runs back into the queue of their sweep's command")
+    show = commands.add_parser("status", help="list finished, running, failed and missing runs, with reasons")
+    watch = commands.add_parser("watch", help="show the same as a live view")
+    retry = commands.add_parser("retry", help="queue failed runs again for the command of their sweep")
     commands.add_parser("list", help="list the studies")
     for command in (show, watch, retry):
         command.add_argument("results", help="folder or s3://bucket/folder")
     watch.add_argument(
         "--every", type=at_least(0.1), default=5.0, metavar="S", help="seconds between two readings (default: 5)"
     )
-    retry.add_argument("--run", nargs="+", default=[], metavar="ID", help="only these (default: all that failed)")
     retry.add_argument(
-        "--from-start", action="store_true", help="delete what they have trained so far, for checkpoints gone bad"
+        "--run", nargs="+", default=[], metavar="ID", help="ids of the runs to retry (default: all failed runs)"
     )
+    retry.add_argument("--from-start", action="store_true", help="delete their checkpoints and results first")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
         for name, subject in STUDIES.items():

@@ -4,8 +4,8 @@
     python sweeps/ablations.py --panels b e --groups cube-double --results s3://bucket/ablations
     python sweeps/ablations.py --dry-run
 
-quick is the ring bandit with small networks, minutes on two CPU cores: it shows that the machinery works, and is no
-evidence about robots. Run again, the same command goes on with what is left.
+The preset quick trains small networks on the ring bandit, in minutes on two CPU cores. It tests the code and says
+nothing about robots. The same command again resumes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from sweeps.study.scope import STUDY_SCOPES, Scope
 
 
 def build(panels: Sequence[str], scope: Scope, agents: Sequence[str] | None = None) -> list[Planned]:
-    """The runs of the panels; of the given agents only, if any are given. UserError for unknown names."""
+    """Plan the runs of the panels, of all agents or of the given ones. UserError for unknown names."""
     check_known(panels, PANELS, "panel")
     for agent in agents or ():
         resolve(agent, AGENTS)
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     scope = scopes.scope_from_arguments(arguments, STUDY_SCOPES)
-    return cli.go(build(arguments.panels, scope, arguments.agents), arguments, f"ablations-{arguments.preset}")
+    return cli.launch_or_describe(
+        build(arguments.panels, scope, arguments.agents), arguments, f"ablations-{arguments.preset}"
+    )
 
 
 if __name__ == "__main__":

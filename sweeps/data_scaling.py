@@ -4,10 +4,9 @@
     python sweeps/data_scaling.py --groups cube-double --sizes 100 300 1000 --noises 0 0.1 0.3
     python sweeps/data_scaling.py --dry-run
 
-Every dataset is collected with OGBench's own oracles (`python -m lps collect`), which play with a noise of 0.1: sizes
-are varied at that noise, and noises at the largest size. What is missing is collected first, on this machine: on a
-cluster, put the files where --data-dir or $LPS_DATA_MIRROR of all machines finds them. Run again, the same command goes
-on with what is left.
+OGBench's oracles collect every dataset (`python -m lps collect`). Sizes vary at the oracles' default noise of 0.1, and
+noises vary at the largest size. This machine collects missing datasets first. On a cluster, copy the files to
+--data-dir or $LPS_DATA_MIRROR of all machines. The same command again resumes.
 """
 
 import argparse
@@ -47,13 +46,13 @@ PRESETS = {
     ),
 }
 SIZES = {"paper": [30, 100, 300, 1000, 3000], "quick": [10, 30, 100]}
-"""Episodes of 1001 observations."""
+"""Sizes in episodes of 1001 observations."""
 NOISES = {"paper": [0.0, 0.1, 0.3], "quick": [0.1]}
 
 
 @dataclass(frozen=True)
-class Play:
-    """A dataset of scripted play."""
+class PlayDataset:
+    """A dataset of scripted play, by group, number of episodes and noise."""
 
     group: str
     episodes: int
@@ -65,21 +64,21 @@ class Play:
         return f"{self.group}-play-{self.episodes}{noise}"
 
 
-def datasets(groups: Iterable[str], sizes: Sequence[int], noises: Sequence[float]) -> list[tuple[Play, Role]]:
-    """The datasets of the study with their places on its axes. The largest size at the usual noise is on both."""
+def datasets(groups: Iterable[str], sizes: Sequence[int], noises: Sequence[float]) -> list[tuple[PlayDataset, Role]]:
+    """Return the datasets with their points on the axes. The largest size at the default noise is on both axes."""
     found = [
         play
         for group in groups
         for play in (
-            *((Play(group, n, NOISE), {"axis": "episodes", "value": n}) for n in sizes),
-            *((Play(group, max(sizes), noise), {"axis": "noise", "value": noise}) for noise in [NOISE, *noises]),
+            *((PlayDataset(group, n, NOISE), {"axis": "episodes", "value": n}) for n in sizes),
+            *((PlayDataset(group, max(sizes), noise), {"axis": "noise", "value": noise}) for noise in [NOISE, *noises]),
         )
     ]
     return list({(play, role["axis"]): (play, role) for play, role in found}.values())
 
 
-def build(agents: Sequence[str], plays: Sequence[tuple[Play, Role]], scope: Scope) -> list[Planned]:
-    """The runs: agents x datasets x tasks x seeds. UserError for unknown names."""
+def build(agents: Sequence[str], plays: Sequence[tuple[PlayDataset, Role]], scope: Scope) -> list[Planned]:
+    """Plan the runs: agents x datasets x tasks x seeds. UserError for unknown names."""
     scopes.check_settings(scope, agents)
     usual = {play.group: play.name for play, role in plays if role == {"axis": "noise", "value": NOISE}}
     return [
@@ -96,14 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, prog="data_scaling.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     scopes.add_arguments(parser, PRESETS)
-    parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="episodes of 1001 observations")
-    parser.add_argument("--noises", nargs="+", type=float, metavar="X", help="of the oracles' plans, from 0 to 1")
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="sizes in episodes of 1001 observations")
+    parser.add_argument(
+        "--noises", nargs="+", type=float, metavar="X", help="noises of the oracles' plans, from 0 to 1"
+    )
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     cli.checked(arguments)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     if arguments.dataset is not None:
-        raise UserError("the datasets are what this study varies: say --sizes and --noises, not --dataset")
+        raise UserError("--dataset conflicts with this study, which varies the dataset. Use --sizes and --noises")
     check_known(scope.groups, groups("ogbench"), "group")  # the ring has no oracles
     varied = datasets(
         scope.groups, arguments.sizes or SIZES[arguments.preset], arguments.noises or NOISES[arguments.preset]
@@ -115,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs, sweep = build(agents, varied, scope), f"data-scaling-{arguments.preset}"
     if arguments.dry_run:
         total = sum(play.episodes for play in plays)
-        print(f"{len(plays)} datasets, {total} episodes (about 1.4 s of a core each, where they are not there yet)")
-        return cli.go(runs, arguments, sweep)
+        print(f"{len(plays)} datasets with {total} episodes (missing ones take about 1.4 core-seconds per episode)")
+        return cli.launch_or_describe(runs, arguments, sweep)
     folder, cores = Path(data_dir(arguments.data_dir)), os.cpu_count() or 1
     for play in plays:
         if not (folder / f"{play.name}.npz").exists():
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 noise=play.noise,
                 workers=cores,
             )
-    return cli.go(runs, arguments, sweep)
+    return cli.launch_or_describe(runs, arguments, sweep)
 
 
 if __name__ == "__main__":

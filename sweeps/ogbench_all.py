@@ -1,10 +1,10 @@
-"""OGBench's tasks, by every agent: the paper's comparison, or a demonstration in minutes.
+"""Every agent on OGBench's tasks: the paper's comparison, or a demonstration in minutes.
 
     python sweeps/ogbench_all.py --preset demo
     python sweeps/ogbench_all.py --preset paper --agents lps dsrl --groups cube-double --results s3://bucket/results
     python sweeps/ogbench_all.py --dry-run
 
-Run again, the same command goes on with what is left.
+The same command again resumes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from sweeps.study import scope as scopes
 from sweeps.study.scope import PAPER_SCOPE, Scope
 
 EVERYONE = ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc", "flow_bc"]
-"""The agents of LPS's main figure, and the strongest published competitor that it leaves out (best_of_n)."""
+"""The agents of LPS's main figure, and best_of_n, the strongest published method that it does not include."""
 AGENTS_OF = {
     "demo": ["lps", "meanflow_bc", "flow_bc"],
     "small": EVERYONE,
@@ -39,16 +39,16 @@ PRESETS = {
         dataset="pointmaze-medium-navigate-200",
         hyperparameters={
             "lr": 1e-3,  # few updates want larger steps
-            # The goal is 40 chunks away. With the default 0.005 its value needs three times as many updates to get to
-            # the start, and errors at the edge of the data last as long: one seed in three fails.
+            # The goal is 40 chunks away. With the default of 0.005, the value takes three times the updates to reach
+            # the start, and errors at the edge of the data last longer: one seed in three fails.
             "tau": 0.02,
             "base_hidden": [128, 128, 128],
             "critic_hidden": [128, 128],
             "latent_actor_hidden": [128, 128],
         },
     ),
-    # Every agent at the paper's defaults on one task and a quarter of its data: the smallest run that can tell them
-    # apart. Best-of-N is a best of 4: with its 32, it alone would take 83 of the sweep's 99 hours of a core. First:
+    # Every agent at the paper's defaults on one task with a quarter of the data: the smallest run that separates them.
+    # N of best-of-N is 4. With the default of 32, it alone would take 83 of the sweep's 99 core-hours. First:
     #   python -m lps collect cube-single-play --episodes 250 --seed 0 --name cube-single-play-250
     "small": Scope(
         groups=["cube-single"],
@@ -59,8 +59,8 @@ PRESETS = {
         dataset="cube-single-play-250",
         hyperparameters={"num_samples": 4},
     ),
-    # Every agent on a second group, at a third of the updates, with networks of half the width and a best of 4 instead
-    # of 32: two hours on two CPU cores. First:
+    # Every agent on a second group, with a third of the updates, half the network width, and N = 4: two hours on two
+    # CPU cores. First:
     #   python -m lps collect scene-play --episodes 250 --seed 0 --name scene-play-250
     "small-scene": Scope(
         groups=["scene"],
@@ -84,7 +84,7 @@ PRESETS = {
 
 
 def build(agents: Sequence[str], scope: Scope) -> list[Planned]:
-    """The runs: agents x groups x tasks x seeds. UserError for unknown names."""
+    """Plan the runs: agents x groups x tasks x seeds. UserError for unknown names."""
     scopes.check_settings(scope, agents)
     return [run for agent in agents for run in scope.runs(agent)]
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     agents = scopes.agents_from_arguments(arguments, AGENTS_OF[arguments.preset])
-    return cli.go(build(agents, scope), arguments, arguments.preset)
+    return cli.launch_or_describe(build(agents, scope), arguments, arguments.preset)
 
 
 if __name__ == "__main__":

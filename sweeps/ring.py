@@ -1,11 +1,10 @@
-"""The ring bandit: what a weight between imitation and value does to a policy, as a picture, in two minutes.
+"""The ring bandit: how the weight between imitation and value changes a policy, as a picture, in two minutes.
 
     python sweeps/ring.py
     python sweeps/ring.py --agents qcfql qcmfql lps flow_bc --alphas 30 3 --seeds 0 1 2
     python sweeps/ring.py --dry-run
 
-Trains every agent at every alpha, samples actions from the policies, and has analysis draw them. Run again, the same
-command goes on with what is left.
+Trains every agent at every alpha, samples actions from the policies, and draws them. The same command again resumes.
 """
 
 import argparse
@@ -31,11 +30,11 @@ from sweeps.study.scope import RING_SCOPE
 AGENT_NAMES = ["qcfql", "lps"]
 ALPHAS = [100.0, 10.0, 1.0, 0.1]
 SAMPLES = 4000
-"""Actions from each policy."""
+"""Number of actions from each policy."""
 
 
 def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], steps: int) -> list[Planned]:
-    """The runs: agents x alphas x seeds; an agent without an alpha has one run a seed."""
+    """Plan the runs: agents x alphas x seeds; an agent without alpha has one run per seed."""
     scope = replace(RING_SCOPE, seeds=seeds, steps=steps, eval_interval=max(1, steps // 4))
     runs = []
     for agent in agents:
@@ -48,7 +47,7 @@ def build(agents: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], 
 
 
 def sample(store: Store, runs: Sequence[Run]) -> None:
-    """Writes actions of those finished runs that have none yet into the store."""
+    """Store actions of the finished runs that have none yet."""
     sampled = set(store.read_actions()["run_id"].to_pylist())
     for run in runs:
         if run.id not in sampled and store.finished(run.id):
@@ -64,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, prog="ring.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--agents", nargs="+", metavar="AGENT", default=AGENT_NAMES, help=f"of {', '.join(AGENTS)}")
-    what.add_argument("--alphas", nargs="+", type=float, metavar="X", default=ALPHAS)
-    what.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0])
-    what.add_argument("--steps", type=int, metavar="N", default=RING_SCOPE.steps, help="updates")
+    what.add_argument("--agents", nargs="+", metavar="AGENT", default=AGENT_NAMES, help=f"agents: {', '.join(AGENTS)}")
+    what.add_argument("--alphas", nargs="+", type=float, metavar="X", default=ALPHAS, help="values of alpha")
+    what.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[0], help="seeds of the runs")
+    what.add_argument("--steps", type=int, metavar="N", default=RING_SCOPE.steps, help="number of updates")
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     runs = build(arguments.agents, arguments.alphas, arguments.seeds, arguments.steps)
-    code = cli.go(runs, arguments, RING.group)
+    code = cli.launch_or_describe(runs, arguments, RING.group)
     if arguments.dry_run:
         return code
     results = cli.results_of(arguments, RING.group)

@@ -4,11 +4,11 @@
     python sweeps/rivals.py --agents quantile_lps lps:pessimistic --groups scene --results s3://bucket/rivals
     python sweeps/rivals.py --dry-run
 
-"pessimistic" is an agent with ten critics as in QAM's release (arXiv 2601.14234), and "qam_critics" has their widths,
-too. dsrl_sac is the DSRL of that release. All agents train for as many updates. The results keep the FLOPs of an update
-of each run, and the report has a figure of success against FLOPs. Task 1 of cube-single is where the constants of
-Quantile LPS are chosen, so the preset small is no comparison of it. quick is the ring bandit with small networks, and
-is no evidence about robots. Run again, the same command goes on with what is left.
+The variant "pessimistic" has ten critics as in QAM's release (arXiv 2601.14234), and "qam_critics" also has their
+widths. dsrl_sac is the DSRL of that release. All agents train for the same number of updates. The results store the
+FLOPs of an update of each run, and the report has a figure of success against FLOPs. The constants of Quantile LPS are
+chosen on task 1 of cube-single, so the preset small is no comparison of it. The preset quick uses the ring bandit and
+says nothing about robots. The same command again resumes.
 """
 
 import argparse
@@ -34,12 +34,12 @@ _ALL = [
 ]
 AGENTS_OF = {
     "quick": _ALL,
-    "small": ["best_of_n:of_4" if agent == "best_of_n" else agent for agent in _ALL],  # 32 take most of the time
+    "small": ["best_of_n:of_4" if agent == "best_of_n" else agent for agent in _ALL],  # N = 32 takes most of the time
     "paper": _ALL,
 }
 PRESETS = {
     "quick": RING_SCOPE,
-    # One task and a quarter of its data: the smallest comparison that tells the agents apart. First:
+    # One task with a quarter of the data: the smallest comparison that separates the agents. First:
     #   python -m lps collect cube-single-play --episodes 250 --seed 0 --name cube-single-play-250
     "small": Scope(
         groups=["cube-single"],
@@ -54,7 +54,7 @@ PRESETS = {
 
 
 def show(agents: Sequence[str], scope: Scope) -> None:
-    """Prints the FLOPs of each agent on the first task. Other groups have other observations, and nearly the same."""
+    """Print the FLOPs of each agent on the first task; the FLOPs on other groups are nearly the same."""
     table = Table("agent", "GFLOP an update", "TFLOP a run", box=None, pad_edge=False)
     for agent in agents:
         run = scope.runs(agent)[0].run
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     agents = scopes.agents_from_arguments(arguments, AGENTS_OF[arguments.preset])
     runs, sweep = build(agents, scope), f"rivals-{arguments.preset}"
     show(agents, scope)
-    code = cli.go(runs, arguments, sweep)
+    code = cli.launch_or_describe(runs, arguments, sweep)
     if not arguments.dry_run:
         flops.keep(Store(cli.results_of(arguments, sweep), create=False))
     return code

@@ -1,16 +1,16 @@
-"""How much an agent's success depends on its hyperparameters: the study behind "works out of the box".
+"""How much an agent's success depends on its hyperparameters.
 
     python sweeps/sensitivity.py --preset quick
     python sweeps/sensitivity.py --parts alpha --agents lps dsrl qcmfql --groups cube-double --tasks 2
     python sweeps/sensitivity.py --parts axes --axes lr tau horizon --dry-run
     python sweeps/sensitivity.py --parts joint --points 64
 
-alpha   the grid of LPS's paper. It does nothing in LPS, FM-LPS and DSRL (docs/fidelity.md), and the figure says so.
+alpha   the grid of LPS's paper. Alpha has no effect in LPS, FM-LPS and DSRL (docs/fidelity.md); the figure says so.
 axes    one hyperparameter at a time around the default (sweeps/study/spaces.py).
-joint   all scalars at once, at the points of a Sobol sequence: what tuning at random would find.
+joint   all scalars at once, at the points of a Sobol sequence: the result of random tuning.
 
-quick is the ring bandit with small networks, minutes on two CPU cores: it shows that the machinery works, and is no
-evidence about robots. Run again, the same command goes on with what is left.
+The preset quick trains small networks on the ring bandit, in minutes on two CPU cores. It tests the code and says
+nothing about robots. The same command again resumes.
 """
 
 import argparse
@@ -38,13 +38,13 @@ PRESETS = {
 }
 PARTS = ("alpha", "axes", "joint")
 POINTS = {"paper": 32, "quick": 12}
-"""Configurations of the joint design."""
+"""Number of configurations of the joint design."""
 
 
 def build(
     parts: Sequence[str], agents: Sequence[str], scope: Scope, axes: Sequence[str] | None, points: int
 ) -> list[Planned]:
-    """The runs. The default is part of each study. UserError for unknown names."""
+    """Plan the runs, including the default setting. UserError for unknown names."""
     check_known(parts, PARTS, "part")
     known = dict.fromkeys(name for agent in agents for name in spaces.axes(agent))
     check_known(axes or (), known, "axis")
@@ -58,7 +58,7 @@ def build(
 
 
 def _points(parts: Sequence[str], agent: str, axes: Sequence[str], points: int) -> list[tuple[Role, dict[str, Any]]]:
-    """The roles of an agent's runs, with the settings that they vary."""
+    """Return the roles of an agent's runs, with the settings that they vary."""
     axes_of: dict[str, Sequence[Any]] = (
         {"alpha": spaces.ALPHAS} if "alpha" in parts and "alpha" in hyperparameters(agent) else {}
     )
@@ -72,10 +72,10 @@ def _points(parts: Sequence[str], agent: str, axes: Sequence[str], points: int) 
 
 
 def joint(agent: str, points: int, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `points` of a scrambled Sobol sequence over the agent's ranges; the same at every call."""
+    """Return the first `points` of a scrambled Sobol sequence over the agent's ranges; every call gives the same."""
     space = spaces.ranges(agent)
     found: list[dict[str, Any]] = [{} for _ in range(points)]
-    if space:  # Sobol's balance needs a power of two; a design that is cut short is still evenly spread
+    if space:  # Sobol points are balanced in powers of two; the first points of such a design are still evenly spread
         unit = qmc.Sobol(len(space), seed=seed).random_base2(max(points - 1, 1).bit_length())[:points]
         for column, (name, known) in zip(unit.T, space.items(), strict=True):
             low, high = (math.log(end) if known.log else end for end in (known.low, known.high))
@@ -90,20 +90,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, prog="sensitivity.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     scopes.add_arguments(parser, PRESETS)
-    parser.add_argument("--parts", nargs="+", metavar="PART", default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--axes", nargs="+", metavar="NAME", help=f"of {', '.join(spaces.AXES)} (default: all)")
-    parser.add_argument("--points", type=int, metavar="N", help="of the joint design (default: 32; quick: 12)")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        default=list(PARTS),
+        help=f"parts of the study: {', '.join(PARTS)} (default: all)",
+    )
+    parser.add_argument(
+        "--axes", nargs="+", metavar="NAME", help=f"hyperparameters to vary: {', '.join(spaces.AXES)} (default: all)"
+    )
+    parser.add_argument(
+        "--points", type=int, metavar="N", help="number of points of the joint design (default: 32; quick: 12)"
+    )
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     quick = arguments.preset == "quick"
     agents = scopes.agents_from_arguments(arguments, ["lps", "qcfql"] if quick else EVERYONE)
-    # On a bandit, a chunk is one action and nothing is discounted; wide networks are not for minutes.
+    # On a bandit, a chunk is one action and there is no discount; wide networks take too long.
     axes = arguments.axes or (["lr", "tau", "critic_agg"] if quick else None)
     points = POINTS[arguments.preset] if arguments.points is None else arguments.points
     if points < 1:
         raise UserError(f"--points must be at least 1, not {points}")
-    return cli.go(build(arguments.parts, agents, scope, axes, points), arguments, f"sensitivity-{arguments.preset}")
+    return cli.launch_or_describe(
+        build(arguments.parts, agents, scope, axes, points), arguments, f"sensitivity-{arguments.preset}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Tuning: what Optuna's TPE makes of every agent with the same budget, and what matters in it.
+"""Tune every agent with the same budget by Optuna's TPE, and rank its hyperparameters by importance.
 
     python sweeps/tuning.py --preset quick
     python sweeps/tuning.py --agents lps dsrl qcfql --groups cube-double --tasks 2 --trials 32
     python sweeps/tuning.py --storage postgresql://head/optuna --results s3://bucket/tuning
 
-A trial is one configuration from sweeps/study/spaces.py; its value is the mean score (the last three evaluations of a
-run) on all tasks and tuning seeds. Trials are asked for in rounds, so that the configurations of a round train in one
-program; with `--asha` only the best third of them goes on from each rung of the budget (sweeps/study/halving.py). At
-the end the best configuration and the default train with seeds that no trial has seen (`--held-out`): only these
-numbers may be reported. What is given by `--set` is not tuned. The study lives in a database beside the results, or in
-`--storage`, which may hold those of other tasks too; run again, the same command goes on with what is left. quick is
-the ring bandit: machinery, no evidence about robots.
+A trial is one configuration from sweeps/study/spaces.py. Its value is the mean score (the last three evaluations of a
+run) over all tasks and tuning seeds. The trials of a round train in one program. With `--asha` only the best third is
+promoted from each rung of the budget (sweeps/study/halving.py). At the end the best and the default configuration train
+with seeds that no trial has used (`--held-out`): report only these numbers. Hyperparameters of `--set` are not tuned.
+The Optuna study is in a database beside the results, or in `--storage`, which may also hold other studies. The same
+command again resumes. The preset quick uses the ring bandit. It tests the code and says nothing about robots.
 """
 
 import argparse
@@ -41,44 +40,46 @@ from sweeps.study.scope import Scope
 PRESETS = {name: replace(scope, seeds=[0, 1]) for name, scope in SENSITIVITY_PRESETS.items()}
 HELD_OUT = {"paper": [100, 101, 102, 103], "quick": [100, 101]}
 TRIALS = {"paper": (32, 8), "quick": (12, 6)}
-"""Trials of an agent, and how many are asked for at once."""
+"""Preset -> (number of trials per agent, trials per round)."""
 STARTUP = 8
-"""Trials at random before TPE has something to go by."""
+"""Number of random trials before TPE starts."""
 
 
 def open_study(storage: str, agent: str, digest: str) -> optuna.Study:
-    """The agent's study in the database, for trials of the one kind that `digest` stands for (`what_a_trial_is`): a
-    database may hold tunings on other tasks too. UserError where there is no such database."""
+    """Open or create the agent's Optuna study with this digest (`study_digest`); the database may hold others too.
+    UserError if the database cannot be opened."""
     try:
         return optuna.create_study(
             study_name=f"{agent}-{digest}", storage=storage, direction="maximize", load_if_exists=True
         )
     except Exception as error:
-        raise UserError(f"cannot open the study database {storage}: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"cannot open the Optuna database {storage} ({str(error).splitlines()[0]}). Check --storage"
+        ) from None
 
 
-def what_a_trial_is(scope: Scope, rungs: Sequence[int]) -> str:
-    """A digest of all that must be the same for the trials of one study: tasks, seeds, protocol and settings."""
+def study_digest(scope: Scope, rungs: Sequence[int]) -> str:
+    """Return a digest of the values that all trials of a study share: tasks, seeds, protocol and settings."""
     values = {name: value for name, value in asdict(scope).items() if value or name not in ("suite", "options")}
     return hashlib.sha256(json.dumps([values, list(rungs)], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def space_of(agent: str, scope: Scope) -> dict[str, FloatDistribution]:
-    """What is tuned of an agent: all of sweeps/study/spaces.py that was not set by hand."""
+    """Return the tuned ranges of an agent: all of sweeps/study/spaces.py without those of --set."""
     return {name: known for name, known in spaces.ranges(agent).items() if name not in scope.settings}
 
 
 def next_round(
     study: optuna.Study, space: Mapping[str, FloatDistribution], trials: int, at_once: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """(number, settings) of the trials to be trained now: those that an interrupted sweep left open, or new ones;
-    none where the study has `trials` finished ones."""
+    """Return (number, settings) of the next trials: those of an interrupted round, or new ones. Empty if the study has
+    `trials` finished trials."""
     known = study.get_trials(deepcopy=False)
     left_open = [(trial.number, dict(trial.params)) for trial in known if trial.state == TrialState.RUNNING]
     if left_open:
         return left_open
     finished = sum(trial.state.is_finished() for trial in known)
-    # A sampler of its own for each round: what it suggests does not depend on how often the sweep was interrupted.
+    # A new sampler for each round: its suggestions do not depend on interruptions.
     study.sampler = optuna.samplers.TPESampler(
         seed=len(known), n_startup_trials=STARTUP, constant_liar=True, multivariate=True
     )
@@ -89,15 +90,15 @@ def next_round(
     return asked
 
 
-def tell(study: optuna.Study, number: int, runs: Sequence[Planned], known: Mapping[str, float]) -> None:
-    """Gives a trial the mean score of its runs; it has failed if one of them has none."""
+def tell_score(study: optuna.Study, number: int, runs: Sequence[Planned], known: Mapping[str, float]) -> None:
+    """Set the value of a trial to the mean score of its runs. The trial fails if a run has no score."""
     value = _mean(runs, known)
     study.tell(number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
 
 
-def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) -> list[int]:
-    """Those of the trials that are among the best 1 / eta of all that the study has seen on a rung, at least one; the
-    others are told to be pruned. What they scored there has been reported."""
+def promoted(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) -> list[int]:
+    """Return the trials among the best 1 / eta (at least one) of all trials on a rung, and prune the others. Their
+    scores must be reported already."""
     known = {trial.number: trial.intermediate_values.get(rung) for trial in study.get_trials(deepcopy=False)}
     ranked = sorted((-value, number) for number, value in known.items() if value is not None)
     best = {number for _, number in ranked[: math.ceil(len(ranked) / eta)]}
@@ -107,8 +108,10 @@ def survivors(study: optuna.Study, numbers: Sequence[int], rung: int, eta: int) 
     return [number for number in numbers if number in best]
 
 
-def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Planned], known: Mapping[str, float]) -> bool:
-    """Gives a trial the mean score of its runs on a rung. False if one of them has none: then the trial has failed."""
+def report_rung(
+    study: optuna.Study, number: int, rung: int, runs: Sequence[Planned], known: Mapping[str, float]
+) -> bool:
+    """Report the mean score of a trial's runs on a rung. Return False if a run has no score; the trial then fails."""
     value = _mean(runs, known)
     if value is None:
         study.tell(number, state=TrialState.FAIL)
@@ -120,14 +123,14 @@ def report(study: optuna.Study, number: int, rung: int, runs: Sequence[Planned],
 
 
 def _mean(runs: Sequence[Planned], known: Mapping[str, float]) -> float | None:
-    """The mean score of the runs; None where one has none."""
+    """Return the mean score of the runs; None if a run has no score."""
     found = [known[one.run.id] for one in runs if one.run.id in known]
     return sum(found) / len(found) if len(found) == len(runs) else None
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of the variance of success that each hyperparameter explains (fANOVA: Hutter, Hoos and Leyton-Brown, ICML
-    2014); empty with fewer than four finished trials, or where all of them are equal."""
+    """Return the share of the variance of success that each hyperparameter explains (fANOVA: Hutter, Hoos and
+    Leyton-Brown, ICML 2014). Empty with fewer than four finished trials or with equal values."""
     values = [trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])]
     if len(values) < 4 or len(set(values)) == 1:
         return {}
@@ -137,8 +140,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def check_own(results: str, agents: Sequence[str], digest: str) -> None:
-    """UserError where the results hold a tuning of one of the agents that was another: a report shows one of each."""
+def refuse_other_study(results: str, agents: Sequence[str], digest: str) -> None:
+    """UserError if the results hold another tuning of one of the agents, because a report shows one per agent."""
     try:
         found = Store(results, create=False).studies()
     except NoResults:
@@ -146,13 +149,13 @@ def check_own(results: str, agents: Sequence[str], digest: str) -> None:
     for doc in found:
         if doc.get("agent") in agents and doc.get("of", digest) != digest:
             raise UserError(
-                f"{results} holds a tuning of {doc['agent']} on other tasks or seeds, or with another protocol: "
-                "take another --results"
+                f"{results} holds a tuning of {doc['agent']} with other tasks, seeds or protocol. "
+                "Choose another --results"
             )
 
 
 def document(study: optuna.Study, agent: str, held_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the results store keeps of a study; `held_out` are the run ids of the 'best' and the 'default' setting."""
+    """Return the document of a study for the results store; `held_out`: run ids of the 'best' and 'default' setting."""
     trials = [
         {"number": trial.number, "params": trial.params, "value": trial.value, "state": trial.state.name}
         for trial in study.get_trials(deepcopy=False)
@@ -172,18 +175,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, prog="tuning.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     scopes.add_arguments(parser, PRESETS)
-    parser.add_argument("--trials", type=int, metavar="N", help="of each agent (default: 32; quick: 12)")
-    parser.add_argument("--at-once", type=int, metavar="N", help="trials that are asked for together (default: 8)")
+    parser.add_argument("--trials", type=int, metavar="N", help="number of trials per agent (default: 32; quick: 12)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="number of trials per round (default: 8; quick: 6)")
     parser.add_argument(
         "--asha",
         nargs="?",
         type=int,
         const=halving.ETA,
         metavar="ETA",
-        help=f"successive halving: only one trial of ETA goes on from each rung (default: {halving.ETA})",
+        help=f"successive halving: one of ETA trials is promoted from each rung (default: {halving.ETA})",
     )
     parser.add_argument("--held-out", nargs="+", type=int, metavar="N", help="seeds for the final comparison")
-    parser.add_argument("--storage", metavar="URL", help="of the study (default: a sqlite file beside the results)")
+    parser.add_argument(
+        "--storage", metavar="URL", help="Optuna storage URL (default: a sqlite file beside the results)"
+    )
     cli.add_arguments(parser)
     arguments = parser.parse_args(argv)
     cli.checked(arguments)
@@ -194,31 +199,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     trials = default_trials if arguments.trials is None else arguments.trials
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
     if not 1 <= trials <= 100_000 or not 1 <= at_once <= 100_000:
-        raise UserError("--trials and --at-once must be from 1 to 100000")
+        raise UserError("--trials and --at-once must be at least 1 and at most 100000")
     if arguments.asha is not None and arguments.asha < 2:
-        raise UserError("--asha must be at least 2: of so many trials one goes on")
+        raise UserError("--asha must be at least 2 (one of every ETA trials is promoted)")
     rungs = halving.rungs(scope.steps, scope.eval_interval, arguments.asha) if arguments.asha else []
     held_out = replace(scope, seeds=arguments.held_out or HELD_OUT[arguments.preset])
     if shared := set(held_out.seeds) & set(scope.seeds):
-        raise UserError(f"seeds {', '.join(map(str, sorted(shared)))} are used for tuning: they are not held out")
+        raise UserError(f"--held-out has tuning seeds: {', '.join(map(str, sorted(shared)))}. Choose other seeds")
     sweep = f"tuning-{arguments.preset}"
     results = cli.results_of(arguments, sweep)
 
     if arguments.dry_run:
-        print(f"{trials} trials of each agent, {at_once} at once, and the comparison at the end:")
+        print(f"{trials} trials per agent in rounds of {at_once}, and the final comparison:")
         if rungs:
             at = ", ".join(f"{rung:,}" for rung in rungs)
-            print(f"(without what --asha saves: of the trials, one in {arguments.asha} goes on after {at} updates)")
+            print(f"(upper bound: --asha promotes one of {arguments.asha} trials after {at} updates)")
         every_trial = [run for agent in agents for run in scope.runs(agent)] * trials
-        return cli.go([*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments, sweep)
+        return cli.launch_or_describe(
+            [*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments, sweep
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = arguments.storage or _beside(results)
-    digest = what_a_trial_is(scope, rungs)
-    check_own(results, agents, digest)
+    storage = arguments.storage or _default_storage(results)
+    digest = study_digest(scope, rungs)
+    refuse_other_study(results, agents, digest)
     studies = {agent: open_study(storage, agent, digest) for agent in agents}
 
     def go(runs: Sequence[Planned], results: str) -> int:
-        return cli.go(runs, arguments, sweep, results)
+        return cli.launch_or_describe(runs, arguments, sweep, results)
 
     code = tune(studies, scope, go, results, trials, at_once, rungs, arguments.asha or halving.ETA)
     return compare(studies, held_out, go, results) or code
@@ -238,8 +245,11 @@ def tune(
     rungs: Sequence[int] = (),
     eta: int = halving.ETA,
 ) -> int:
-    """Rounds until every study has its trials; 1 if any run failed. `rungs` are the budgets after which trials are
-    pruned; their runs have a results folder of their own, so that no figure takes them for whole ones."""
+    """Train rounds until every study has its trials. Return 1 if a run failed, else 0.
+
+    rungs: budgets after which trials are pruned. Their runs have a results folder of their own, because they are
+    shorter than the others.
+    """
     code = 0
     beside = f"{results.rstrip('/')}/rungs"
     while True:
@@ -259,14 +269,14 @@ def tune(
             if before:
                 store, rung = Store(here), Store(beside, create=False)
                 for one in every:
-                    halving.go_on(one.run, before, rung, store)
+                    halving.continue_from_rung(one.run, before, rung, store)
             code = max(code, go(every, here))
             known = scores(Store(here, create=False), [one.run for one in every])
             if steps < scope.steps:
                 asked = prune(studies, asked, runs, known, steps, eta)
             else:
                 for (agent, number), found in runs.items():
-                    tell(studies[agent], number, found, known)
+                    tell_score(studies[agent], number, found, known)
             if not asked:
                 break
 
@@ -279,17 +289,17 @@ def prune(
     rung: int,
     eta: int,
 ) -> Trials:
-    """Tells the studies what the trials scored on a rung; those that go on."""
+    """Report the scores of the trials on a rung. Return the promoted trials."""
     left: Trials = {}
     for agent, study in studies.items():
         own = [number for of, number in asked if of == agent]
-        scored = [number for number in own if report(study, number, rung, runs[agent, number], known)]
-        left |= {(agent, number): asked[agent, number] for number in survivors(study, scored, rung, eta)}
+        scored = [number for number in own if report_rung(study, number, rung, runs[agent, number], known)]
+        left |= {(agent, number): asked[agent, number] for number in promoted(study, scored, rung, eta)}
     return left
 
 
 def compare(studies: Mapping[str, optuna.Study], held_out: Scope, go: Go, results: str) -> int:
-    """Trains the best setting of every study, and the default, with the held-out seeds, and writes the studies down."""
+    """Train the best and the default setting of every study with the held-out seeds, and store the studies."""
     best = {agent: _best(study) for agent, study in studies.items()}
     settings = {agent: {"best": best[agent], "default": {}} for agent in studies}
     runs = {
@@ -306,7 +316,7 @@ def compare(studies: Mapping[str, optuna.Study], held_out: Scope, go: Go, result
         for agent in studies
     }
     write_down(studies, store, ids)
-    print("on seeds that no trial has seen:")
+    print("on held-out seeds:")
     for agent in studies:
         means = {name: [known[run_id] for run_id in of_name if run_id in known] for name, of_name in ids[agent].items()}
         shown = (f"{name} {100 * sum(found) / len(found):.0f} %" for name, found in means.items() if found)
@@ -317,7 +327,7 @@ def compare(studies: Mapping[str, optuna.Study], held_out: Scope, go: Go, result
 def write_down(
     studies: Mapping[str, optuna.Study], store: Store, held_out: Mapping[str, Mapping[str, Sequence[str]]] | None = None
 ) -> None:
-    """The documents of the studies, into the results store; without `held_out` with what was held out before."""
+    """Store the documents of the studies; without `held_out`, with the run ids that are stored already."""
     before = {doc["study"]: doc.get("held_out", {}) for doc in store.studies()}
     for agent, study in studies.items():
         name = f"tuning-{agent.replace(':', '-')}"
@@ -326,18 +336,18 @@ def write_down(
 
 
 def _best(study: optuna.Study) -> dict[str, Any] | None:
-    """The settings of the best trial, None where none was finished."""
+    """Return the settings of the best trial; None if no trial has finished."""
     finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return dict(max(finished, key=lambda trial: trial.value or 0.0).params) if finished else None
 
 
-def _beside(results: str) -> str:
-    """A sqlite database in the results folder. UserError where that is no folder of this machine."""
+def _default_storage(results: str) -> str:
+    """Return the URL of a sqlite database in the results folder. UserError if the folder is not on this machine."""
     if "://" in results:
         raise UserError(
-            f"{results} is not on this machine: say with --storage where the study is kept (sqlite:///PATH)"
+            f"{results} is not on this machine. Give a database for the study with --storage (sqlite:///PATH)"
         )
-    Store(results)  # makes the folder, and says what is wrong with it
+    Store(results)  # makes the folder, or raises an error
     return f"sqlite:///{Path(results).resolve()}/tuning.db"
 
 

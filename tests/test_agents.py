@@ -1,5 +1,8 @@
 """What each method says of itself: where gradients go, what ablations change, and what alpha does not."""
 
+import math
+import statistics
+
 import pytest
 import torch
 from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
@@ -175,13 +178,19 @@ def quantile_agent(settings: list[dict]):
     return agent, {"state": stream.normal(4, OBSERVATION_DIM)}, stream
 
 
-def test_the_quantile_of_one_is_the_maximum_and_lies_between_ranks_otherwise():
-    kappas = [0.0, 0.5, 0.8, 0.9, 1.0]
+@pytest.mark.parametrize("count", [4, 8, 33])
+def test_ranks_are_those_of_the_best_of_some_of_the_candidates(count):
+    """Drawn: as the best of m = kappa / (1 - kappa) of N; fixed: between the two ranks nearest to kappa (N + 1)."""
+    kappas = [0.5, 0.75, 0.8, 1.0]
     agent, _, _ = quantile_agent([{"quantile": kappa} for kappa in kappas])
-    q = torch.tensor([[40.0, 10.0, 20.0, 30.0]]).expand(5, 1, 4)
-    torch.testing.assert_close(agent._quantile(q)[:, 0], torch.tensor([10.0, 25, 40, 40, 40]))
-    many = torch.linspace(0, 1, 9999).expand(5, 1, -1)
-    torch.testing.assert_close(agent._quantile(many)[:, 0], torch.tensor(kappas), atol=1e-3, rtol=0)
+    for w, m in zip(agent._ranks(count), (1, 3, 4, count), strict=True):
+        expected = [math.comb(n - 1, m - 1) / math.comb(count, m) for n in range(1, count + 1)]
+        torch.testing.assert_close(w, torch.tensor(expected), atol=2e-5, rtol=1e-3)
+    fixed, _, _ = quantile_agent([{"quantile": kappa, "quantile_law": "fixed"} for kappa in kappas])
+    ranks = torch.arange(1.0, count + 1)
+    for w, kappa in zip(fixed._ranks(count), kappas, strict=True):
+        assert float(w.sum()) == pytest.approx(1) and int((w > 0).sum()) <= 2
+        assert float(w @ ranks) == pytest.approx(min(kappa * (count + 1), count), abs=1e-4)
 
 
 def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_one():
@@ -190,42 +199,40 @@ def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_o
     s = {"state": s["state"].repeat(1, 200, 1)}
     level = {}
     for count in (4, 16, 64):
-        a = agent.act(s, stream.normal(800, count * agent.chunk_dim))
+        a = agent.act(s, stream.normal(800, count * agent.chunk_dim + 1))
         level[count] = values(agent.critic, s, a).mean((1, 2))
-    spread = values(agent.critic, s, agent.act(s, stream.normal(800, agent.chunk_dim))).std()
+    spread = values(agent.critic, s, agent.act(s, stream.normal(800, agent.chunk_dim + 1))).std()
     assert (level[64] - level[4]).abs()[0] < 0.15 * spread
     assert (level[64] - level[4])[1] > 0.4 * spread
 
 
-@pytest.mark.parametrize("kappa", [0.5, 0.8, 1.0])
-def test_quantile_lps_takes_target_and_action_at_the_rank_of_the_quantile(kappa):
-    """Against plain loops over candidates, on the averaged base policy and the target critics."""
-    settings = {"quantile": kappa, "steering": 0.4, "num_samples": 6, "act_samples": 6, "base_tau": 0.3}
+@pytest.mark.parametrize("law", ["drawn", "fixed"])
+def test_quantile_lps_takes_target_and_action_by_ranks_of_its_candidates(law):
+    """Against plain loops over candidates, on the averaged base policy."""
+    settings = {"quantile": 0.75, "quantile_law": law, "steering": 0.4, "num_samples": 6, "base_tau": 0.3}
     agent = make_agent("quantile_lps", [0], [settings])
     run_updates(agent, [0], 1, 3)
-    batch = random_batch(agent, SEEDS, 9)
-    noise = agent.noise(Stream(SEEDS, 9, "noise"), agent.config.batch_size)
-    losses, _ = agent.losses(batch, noise)
+    batch, size, d = random_batch(agent, SEEDS, 9), agent.config.batch_size, agent.chunk_dim
+    noise = agent.noise(Stream(SEEDS, 9, "noise"), size)
     s, eps = batch.next_observations, noise["next_e_normal"]
-    chosen = agent.act(s, eps)
-    z, d = project_latent(agent.latent_actor(s), "sphere"), agent.chunk_dim
+    draws = torch.linspace(-2, 2, size)[None, :, None]
+    chosen = agent.act(s, torch.cat([eps, draws], -1))
+    z, w = project_latent(agent.latent_actor(s), "sphere"), agent._ranks(6)[0]
     targets = []
-    for row in range(agent.config.batch_size):
-        values_of, chunks = [], []
+    for row in range(size):
+        one, chunks, found = {"state": s["state"][:, row : row + 1]}, [], {"critic": [], "target_critic": []}
         for n in range(6):
             e = latent_noise(eps[:, row : row + 1, n * d : (n + 1) * d], "sphere")
             e = project_latent(0.4 * z[:, row : row + 1] + (1 - 0.4**2) ** 0.5 * e, "sphere")
-            one = {"state": s["state"][:, row : row + 1]}
-            chunks.append(meanflow_actions(agent.target_base, one, e)[0, 0])
-            values_of.append(values(agent.target_critic, one, chunks[-1][None, None]).mean().item())
-        order = sorted(range(6), key=values_of.__getitem__)
-        rank = min(kappa * 7, 6) - 1
-        low, share = int(rank), rank - int(rank)
-        lower, upper = values_of[order[low]], values_of[order[min(low + 1, 5)]]
-        targets.append(lower + share * (upper - lower))
-        torch.testing.assert_close(chosen[0, row], chunks[order[round(rank)]], atol=1e-5, rtol=1e-4)
+            chunks.append(meanflow_actions(agent.target_base, one, e))
+            for net in found:
+                found[net].append(values(getattr(agent, net), one, chunks[-1]).mean().item())
+        targets.append(sum(weight * q for weight, q in zip(w.tolist(), sorted(found["target_critic"]), strict=True)))
+        order, u = sorted(range(6), key=found["critic"].__getitem__), statistics.NormalDist().cdf(float(draws[0, row]))
+        rank = sum(u > float(w[: n + 1].sum()) for n in range(5))
+        torch.testing.assert_close(chosen[0, row], chunks[order[rank]][0, 0], atol=1e-5, rtol=1e-4)
     expected, _ = agent.td_loss_towards(batch, torch.tensor(targets)[None, None])
-    torch.testing.assert_close(losses["critic_loss"], expected)
+    torch.testing.assert_close(agent.losses(batch, noise)[0]["critic_loss"], expected)
 
 
 def test_a_target_network_may_have_a_rate_of_its_own():

@@ -112,7 +112,7 @@ def test_an_agent_brings_its_variants_and_its_studies(tmp_path):
         (["--groups", "cube"], "did you mean 'cube-single'"),
         (["--subject", "qcfql"], "known: dsrl, flow_bc, lps"),
         (["--subject", "dsrl", "--agents", "lps"], "unknown agent 'dsrl'"),
-        (["--exclude", ""], "fits 36 runs"),
+        (["--exclude", ""], "matches 36 runs"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(results, capsys, words, message):
@@ -122,12 +122,12 @@ def test_what_is_not_there_is_named_with_what_is(results, capsys, words, message
 def test_an_unknown_run_is_named_with_the_nearest(results, capsys):
     run_id = studied(results).runs.index[0]
     wrong = run_id[:7] + "x"
-    assert f"no run '{wrong}'; the nearest: {run_id}," in error(capsys, results, "--exclude", wrong)
+    assert f"no run '{wrong}'. Nearest ids: {run_id}," in error(capsys, results, "--exclude", wrong)
 
 
 def test_nothing_left_is_an_error(tmp_path, capsys):
     run_id = put(tmp_path, "lps")
-    assert "leave nothing of the 1 runs" in error(capsys, tmp_path, "--exclude", run_id)
+    assert "no run matches --exclude" in error(capsys, tmp_path, "--exclude", run_id)
 
 
 # -- whom claims are about

@@ -22,8 +22,36 @@ from lps.runs.store import Store
 from lps.tasks import suites
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
+from sweeps import STUDIES
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of all table rows of a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_the_readme_lists_every_agent_and_every_study():
+    code = [re.findall(r"^`([^`]+)`$", cell) for row in rows(ROOT / "README.md") for cell in row[:2]]
+    names = {name for found in code for name in found}
+    assert names >= set(AGENTS) | {f"python sweeps/{study}.py" for study in STUDIES}
+
+
+def test_the_results_in_the_readme_are_those_of_the_docs():
+    results = {row[0]: row[1:] for row in reversed(rows(DOCS / "results.md"))}  # the first table of an agent counts
+    table = [row for row in rows(ROOT / "README.md") if re.fullmatch(r"\d+ % \[\d+, \d+\]", row[1])]
+    assert len(table) == 8
+    for agent, score, seeds in table:
+        assert score == results[agent][0] and int(seeds) == len(results[agent][1].split(","))
+
+
+def test_the_links_of_the_readme_cover_every_page_of_the_docs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    others = {"scale.md"}  # docs/status.md links it
+    assert {page.name for page in DOCS.glob("*.md")} - others <= set(re.findall(r"docs/([\w-]+\.md)", readme))
 
 
 @pytest.fixture
@@ -64,9 +92,9 @@ def ball(tmp_path, monkeypatch):
 
 
 def _commands(page: str) -> list[list[str]]:
-    """The commands of a page's indented blocks."""
-    lines = (DOCS / page).read_text().splitlines()
-    return [line.split() for line in lines if line.startswith("    ") and line.strip().startswith(("python", "mkdir"))]
+    """The commands of a page's shell blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    return [line.split() for block in blocks for line in block.splitlines()]
 
 
 def test_the_task_of_the_page_has_an_environment_and_data(ball, monkeypatch):

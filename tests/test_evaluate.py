@@ -91,7 +91,7 @@ def scripted(monkeypatch):
 
     def use(**settings):
         made = []
-        monkeypatch.setattr(evaluation, "_idle", [])
+        monkeypatch.setattr(evaluation, "_env_cache", [])
         monkeypatch.setattr(evaluation, "make_env", lambda *_, **__: made.append(Script(**settings)) or made[-1])
         return made
 
@@ -105,7 +105,7 @@ def test_the_result_does_not_depend_on_the_split(group, monkeypatch):
 
     def seen(episodes, together=1):
         """The rows, and all observations that led to them."""
-        monkeypatch.setattr(evaluation, "TOGETHER", together)
+        monkeypatch.setattr(evaluation, "EPISODES_PER_QUERY", together)
         policy.asked.clear()
         rows = {e.episode: e for e in evaluate(policy, task, seed=1, step=10, episodes=episodes)}
         queries = np.stack([observations for observations, _ in policy.asked])  # three for each batch of episodes
@@ -119,7 +119,7 @@ def test_the_result_does_not_depend_on_the_split(group, monkeypatch):
         assert rows == {i: whole[i] for i in part}
         assert all(np.array_equal(observations[i], observed[i]) for i in part)
         if part == [2]:
-            evaluation._idle.clear()  # go on in a new environment, as another process would
+            evaluation._env_cache.clear()  # go on in a new environment, as another process would
 
 
 def test_an_episode_runs_to_the_step_limit_and_counts_its_steps():
@@ -142,13 +142,13 @@ def test_episodes_of_any_length_share_the_queries(scripted):
     episodes = evaluate(policy, TASK, seed=1, step=10, episodes=11)
     assert [e.episode for e in episodes] == list(range(11)) and len({e.length for e in episodes}) > 3
     assert sum(e.success for e in episodes) not in (0, 11)
-    assert len(made) == evaluation.TOGETHER
+    assert len(made) == evaluation.EPISODES_PER_QUERY
     decisions = sum(-(-e.length // 2) for e in episodes)
     rows = [len(observations) for observations, _ in policy.asked]
     assert sum(rows) == decisions and len(rows) < 0.5 * decisions
     for episode in episodes:
         assert evaluate(policy, TASK, seed=1, step=10, episodes=[episode.episode]) == [episode]
-    assert len(made) == evaluation.TOGETHER, "they are kept"
+    assert len(made) == evaluation.EPISODES_PER_QUERY, "they are kept"
 
 
 @pytest.mark.parametrize("group", ["cube-double", "scene", "puzzle-3x3"])

@@ -153,7 +153,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         def fit(number: int, members: list[Run], *_: Any) -> str | None:
             tried.append(len(members))
             if too_large(members):
-                raise pack.TooLarge("Traceback\nray.exceptions.OutOfMemoryError: the worker was killed")
+                raise pack.PackTooLarge("Traceback\nray.exceptions.OutOfMemoryError: the worker was killed")
             for run in members:
                 store.write_run(store.record(run).update(Status.DONE))
             return None
@@ -199,5 +199,5 @@ def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatc
     monkeypatch.setattr("lps.training.trainer.train", train)
     plan = SimpleNamespace(results=Store(tmp_path / "r").path, sweep="t", options=TrainOptions())
     share = SimpleNamespace(cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1, device="cpu")
-    said, was_memory = pack.work({"runs": runs(), "plan": plan, "share": share, "number": 0, "board": None})
+    said, was_memory = pack.train_on_worker({"runs": runs(), "plan": plan, "share": share, "number": 0, "board": None})
     assert "Traceback" in said and was_memory is memory

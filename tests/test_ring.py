@@ -49,7 +49,7 @@ def test_all_data_are_on_the_ring_and_always_the_same():
     dataset = load_dataset([RING])
     starts = dataset.starts(RING.horizon)
     actions = dataset.actions[starts]
-    assert len(starts) == ring.ACTIONS and ring.on_ring(actions).all() and np.abs(actions).max() < 1
+    assert len(starts) == ring.NUM_ACTIONS and ring.on_ring(actions).all() and np.abs(actions).max() < 1
     np.testing.assert_array_equal(dataset.rewards[0, starts], ring.reward(actions))
     assert not dataset.masks[0, starts].any(), "there is nothing after the step"
     share = dataset.rewards[0, starts].mean()

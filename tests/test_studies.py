@@ -71,19 +71,19 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (sensitivity, "--points 0", "--points must be at least 1"),
         (sensitivity, "--set lr=1e-3", "--set lr conflicts with this study"),
         (ablations, "--panels b --set latent_dist=normal", "--set latent_dist conflicts with"),
-        (ablations, "--panels b --agents dsrl", "nothing to run"),
+        (ablations, "--panels b --agents dsrl", "no run matches"),
         (ablations, "--packs-at-once 0", "packs at once must be at least 1"),
         (ablations, f"--results {Path(__file__).parent}", "is not a results folder"),
         (tuning, "--trials 0 --at-once 0", "must be at least 1"),
         (tuning, "--asha 1", "--asha must be at least 2"),
-        (tuning, "--asha --eval-interval 3000", "ask for a smaller --eval-interval"),
-        (tuning, "--seeds 100", "seeds 100 are used for tuning"),
-        (tuning, "--storage nothing://here", "cannot open the study database nothing://here"),
-        (tuning, "--results s3://bucket/tuning", "say with --storage"),
+        (tuning, "--asha --eval-interval 3000", "smaller --eval-interval"),
+        (tuning, "--seeds 100", "--held-out has tuning seeds: 100"),
+        (tuning, "--storage nothing://here", "cannot open the Optuna database nothing://here"),
+        (tuning, "--results s3://bucket/tuning", "with --storage"),
         (data_scaling, "--sizes 0", "--sizes must be at least 1, and --noises from 0 to 1"),
         (data_scaling, "--groups ring", "unknown group 'ring'"),
         (data_scaling, "--noises 2", "--sizes must be at least 1, and --noises from 0 to 1"),
-        (data_scaling, "--dataset cube-single-play-v0", "say --sizes and --noises"),
+        (data_scaling, "--dataset cube-single-play-v0", "Use --sizes and --noises"),
     ],
 )
 def test_bad_input_is_a_sentence(
@@ -108,7 +108,7 @@ def test_what_is_said_twice_is_meant_once(capsys: Any) -> None:
     command = "--preset quick --agents lps lps --seeds 0 0 1 --dry-run --address local --results nowhere"
     assert ogbench_all.main(command.replace("quick", "demo").split()) == 0
     said = capsys.readouterr().out
-    assert "2 runs in " in said and "nowhere is not there yet: all of them are to be trained" in said
+    assert "2 runs in " in said and "nowhere does not exist yet: 2 runs to train" in said
 
 
 def test_the_demo_trains_on_the_dataset_that_it_collects() -> None:
@@ -143,7 +143,7 @@ def test_axes_and_ranges_are_the_agents_own_and_the_joint_design_is_one_program(
     assert points == sensitivity.joint(agent, 9)[:8] and len({str(point) for point in points}) == 8
     for point in points:
         for name, value in point.items():
-            assert spaces.RANGES[name].low <= value <= spaces.RANGES[name].high
+            assert spaces.SEARCHED[name].low <= value <= spaces.SEARCHED[name].high
     runs = sensitivity.build(["joint"], [agent], RING_SCOPE, None, 8)
     assert len(runs) == 9 * len(RING_SCOPE.seeds) and len(pack([planned.run for planned in runs])) == 1
     assert [planned.role for planned in runs][:: len(RING_SCOPE.seeds)] == [{}, *({"point": n} for n in range(8))]
@@ -190,7 +190,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[Run]]:
             train(part, store, sweep=sweep)
         return 0
 
-    monkeypatch.setattr(tuning.cli, "go", go)
+    monkeypatch.setattr(tuning.cli, "launch_or_describe", go)
     return launched
 
 
@@ -205,7 +205,7 @@ def test_tuning_asks_in_rounds_and_compares_on_held_out_seeds(without_ray: Any, 
         assert len(doc["trials"]) == 5 and {trial["state"] for trial in doc["trials"]} == {"COMPLETE"}
         assert set(doc["trials"][0]["params"]) == set(spaces.ranges(doc["agent"]))
         assert [len(ids) for ids in doc["held_out"].values()] == [2, 2]
-    assert "on seeds that no trial has seen" in capsys.readouterr().out
+    assert "on held-out seeds" in capsys.readouterr().out
     assert tuning.main(command) == 0
     assert len(without_ray) == 4, "again: the studies are full, only the comparison is looked at"
     assert {doc["study"]: doc for doc in Store(tmp_path, create=False).studies()} == first
@@ -214,7 +214,7 @@ def test_tuning_asks_in_rounds_and_compares_on_held_out_seeds(without_ray: Any, 
 def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tmp_path: Path) -> None:
     command = f"{TINY} --agents lps --trials 4 --at-once 2 --held-out 7 --results".split()
     assert tuning.main([*command, str(tmp_path / "whole")]) == 0
-    go, calls = tuning.cli.go, []
+    go, calls = tuning.cli.launch_or_describe, []
 
     def interrupted(runs: Sequence[Planned], arguments: Any, sweep: str, results: str) -> int:
         calls.append(runs)
@@ -227,7 +227,7 @@ def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tm
         return int(go(runs, arguments, sweep, results))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning.cli, "go", interrupted)
+        patch.setattr(tuning.cli, "launch_or_describe", interrupted)
         assert tuning.main([*command, str(tmp_path / "cut")]) == 130
     assert len(calls) == 2
     assert tuning.main([*command, str(tmp_path / "cut")]) == 0
@@ -249,7 +249,7 @@ def test_trials_on_other_tasks_or_seeds_are_another_study(without_ray: Any, tmp_
     assert tuning.main(first.split()) == 0 and tuning.main(other.split()) == 0
     assert [len(runs) for runs in without_ray] == [2, 2, 2, 2], "the second asked for trials of its own"
     assert tuning.main(f"{other} --results {tmp_path}/a".split()) == 2, "a report shows one tuning of an agent"
-    assert "take another --results" in capsys.readouterr().err and len(without_ray) == 4
+    assert "Choose another --results" in capsys.readouterr().err and len(without_ray) == 4
 
 
 def ring_run(steps: int, **changes: Any) -> Run:
@@ -270,21 +270,21 @@ def test_a_run_that_goes_on_from_a_rung_is_the_run_itself(tmp_path: Path) -> Non
     first, second, run = ring_run(2), ring_run(4), ring_run(8)
     train([run], whole, TrainOptions(log_interval=2))
     train([first], rung, TrainOptions(log_interval=2))
-    halving.go_on(second, 2, rung, rung)
+    halving.continue_from_rung(second, 2, rung, rung)
     assert (rung.read_run(second.id) or {})["status"] == "queued" and rung.episode_steps(second.id) == {2}
     train([second], rung, TrainOptions(log_interval=2))
     store.write_episodes(run.id, 2, rung.read_episodes(second.id).slice(0, 1).to_pylist())  # a copy that was cut off
-    halving.go_on(run, 4, rung, store)
+    halving.continue_from_rung(run, 4, rung, store)
     told: list[int] = []
     train([run], store, TrainOptions(log_interval=2), callback=lambda progress: told.append(progress.step))
     assert min(told) == 4, "it began where the shorter one ended"
-    halving.go_on(run, 4, rung, store)  # what is done stays done
+    halving.continue_from_rung(run, 4, rung, store)  # what is done stays done
     assert store.finished(run.id) and store.read_episodes().equals(whole.read_episodes())
     assert store.read_metrics().equals(whole.read_metrics())
     ours, theirs = (Checkpoint.from_bytes(of.read_bytes(checkpoint_path(run)), "").params for of in (store, whole))
     assert all(torch.equal(ours[net][name], theirs[net][name]) for net in ours for name in ours[net])
-    with pytest.raises(ValueError, match="is the beginning of"):
-        halving.go_on(run, 3, rung, store)
+    with pytest.raises(ValueError, match="no evaluation after 3 updates"):
+        halving.continue_from_rung(run, 3, rung, store)
 
 
 ASHA = "--agents lps flow_bc --trials 5 --at-once 3 --held-out 7 --steps 8 --eval-interval 2 --asha 2 --results".split()
@@ -313,7 +313,7 @@ def test_of_the_trials_on_a_rung_the_best_go_on(without_ray: Any, tmp_path: Path
 def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tmp_path: Path) -> None:
     command = [*TINY.split(), *ASHA]
     assert tuning.main([*command, str(tmp_path / "whole")]) == 0
-    go, calls = tuning.cli.go, 0
+    go, calls = tuning.cli.launch_or_describe, 0
 
     def interrupted(runs: Sequence[Planned], *rest: Any) -> int:
         nonlocal calls
@@ -325,7 +325,7 @@ def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tm
 
     codes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning.cli, "go", interrupted)
+        patch.setattr(tuning.cli, "launch_or_describe", interrupted)
         for _ in range(5):
             codes.append(tuning.main([*command, str(tmp_path / "cut")]))
     assert codes == [130] * 4 + [0]
@@ -339,14 +339,14 @@ def test_the_best_of_a_rung_are_among_all_that_were_on_it() -> None:
         trial = study.ask(spaces.ranges("lps"))
         trial.report(value, 100)
         assert trial.number == number
-    assert tuning.survivors(study, [0, 1, 2], 100, 3) == [1]
+    assert tuning.promoted(study, [0, 1, 2], 100, 3) == [1]
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "RUNNING", "PRUNED"]
     for value in (0.6, 0.8):
         study.ask(spaces.ranges("lps")).report(value, 100)
-    assert tuning.survivors(study, [3, 4], 100, 3) == [4], "two of five go on, and trial 1 is the other"
+    assert tuning.promoted(study, [3, 4], 100, 3) == [4], "two of five go on, and trial 1 is the other"
     runs = [Planned(ring_run(4))]
     study.ask(spaces.ranges("lps"))
-    assert not tuning.report(study, 5, 100, runs, {}) and study.trials[5].state.name == "FAIL"
+    assert not tuning.report_rung(study, 5, 100, runs, {}) and study.trials[5].state.name == "FAIL"
 
 
 def test_importances_find_what_matters() -> None:
@@ -364,10 +364,10 @@ def test_a_trial_without_a_score_has_failed() -> None:
     study = optuna.create_study(direction="maximize")
     runs = [Planned(Run.create("lps", "ring-bandit-v0", seed)) for seed in (0, 1)]
     study.ask(spaces.ranges("lps"))
-    tuning.tell(study, 0, runs, {runs[0].run.id: 1.0})
+    tuning.tell_score(study, 0, runs, {runs[0].run.id: 1.0})
     assert study.trials[0].state.name == "FAIL"
     study.ask(spaces.ranges("lps"))
-    tuning.tell(study, 1, runs, {runs[0].run.id: 1.0, runs[1].run.id: 0.5})
+    tuning.tell_score(study, 1, runs, {runs[0].run.id: 1.0, runs[1].run.id: 0.5})
     assert study.trials[1].value == 0.75
 
 
@@ -381,7 +381,7 @@ def test_datasets_are_collected_once_and_are_axes(without_ray: Any, tmp_path: Pa
     command = f"--preset quick --sizes 5 9 --noises 0.1 0.3 --data-dir {tmp_path} --results {tmp_path / 'results'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_scaling, "collect", collect)
-        patch.setattr(data_scaling.cli, "go", lambda runs, *_: without_ray.append(runs) or 0)
+        patch.setattr(data_scaling.cli, "launch_or_describe", lambda runs, *_: without_ray.append(runs) or 0)
         for _ in range(2):
             assert data_scaling.main(command.split()) == 0
         assert data_scaling.main(command.replace("5 9", "5").split()) == 0
@@ -434,7 +434,7 @@ def test_flops_of_an_update_are_those_that_torch_counts() -> None:
 
 
 def test_scope_knows_its_tasks() -> None:
-    with pytest.raises(UserError, match="there is no task 2 in ring"):
+    with pytest.raises(UserError, match="ring.* has no task 2"):
         replace(RING_SCOPE, tasks=[2]).task_names()
     names = ["cube-double-play-singletask-task2-v0"]
     assert replace(PAPER_SCOPE, groups=["cube-double"], tasks=[2]).task_names() == names

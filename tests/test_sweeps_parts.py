@@ -31,9 +31,9 @@ from sweeps.launcher import connection as cluster
 from sweeps.launcher.cli import _planned_nodes
 from sweeps.launcher.launch import launch
 from sweeps.launcher.plan import Plan
-from sweeps.launcher.resources import Limits, divide, split
+from sweeps.launcher.resources import Limits, divide_cluster, plan_packs
 from sweeps.watch import estimate
-from sweeps.watch.console import Console, title
+from sweeps.watch.console import Console, title, titles
 from sweeps.watch.mlflow import Mirror
 
 GROUPS = groups("ogbench")
@@ -88,7 +88,7 @@ def test_dry_run_says_what_would_run(
     assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
     printed = capsys.readouterr().out
     runs = [planned.run for planned in ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])]
-    assert f"{len(runs)} runs in " in printed and "estimate" in printed
+    assert f"{len(runs)} runs in " in printed and "Estimate" in printed
     assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_filters_and_settings() -> None:
         ("--preset dem", "unknown preset 'dem'; did you mean 'demo'"),
         ("--agents lsp", "unknown agent 'lsp'; did you mean 'lps'"),
         ("--groups cube-singel", "unknown group 'cube-singel'; did you mean 'cube-single'"),
-        ("--tasks 6", "no task 6 in cube-single"),
+        ("--tasks 6", "cube-single has no task 6"),
         ("--set lrr=1", "unknown hyperparameter 'lrr'; did you mean 'lr'"),
         ("--set lr", "--set takes name=value"),
         ("--set lr=fast", "lps's lr cannot be 'fast'"),
@@ -125,7 +125,7 @@ def test_filters_and_settings() -> None:
         ("--gpus-per-pack 1.5", "a fraction of one or a whole number"),
         ("--device gpu", "unknown device 'gpu'"),
         ("--packs-at-once 0", "packs at once must be at least 1"),
-        ("--sweep ../home", "use letters, digits"),
+        ("--sweep ../home", "Use letters, digits"),
         ("--dataset nowhere --seeds 0", "nowhere"),
         ("--results {foreign}", "is not a results folder"),
         ("--results {newer}", "schema 99"),
@@ -147,7 +147,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 
 
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to run"):
+    with pytest.raises(UserError, match="no run matches"):
         launch([], Plan(str(tmp_path), "empty"))
 
 
@@ -164,7 +164,7 @@ NODES = st.lists(
 def test_shares_fit_and_leave_room_for_evaluation(nodes: list[dict[str, float]], cpus: float, gpus: float) -> None:
     """No deadlock: when all learners have their share, at least one evaluation task of each fits beside them."""
     try:
-        share = divide(nodes, Limits(cpus=cpus, gpus=gpus))
+        share = divide_cluster(nodes, Limits(cpus=cpus, gpus=gpus))
     except UserError:
         wanted = gpus if any(node["GPU"] for node in nodes) else 0
         assert not any(node["CPU"] >= cpus and node["GPU"] >= wanted for node in nodes)
@@ -177,22 +177,22 @@ def test_shares_fit_and_leave_room_for_evaluation(nodes: list[dict[str, float]],
 
 
 def test_two_cores_train_two_packs_at_a_time() -> None:
-    share = divide([{"CPU": 2.0}], Limits())
+    share = divide_cluster([{"CPU": 2.0}], Limits())
     assert (share.at_once, share.device) == (2, "cpu")
 
 
 def test_fractions_of_a_gpu_are_per_machine() -> None:
     nodes = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 64.0}]
-    assert divide(nodes, Limits(gpus=0.25)).at_once == 4 + 2
-    assert divide(nodes, Limits(gpus=2)).at_once == 2
-    assert divide([{"CPU": 16.0, "GPU": 2.0}], Limits(gpus=0.4)).at_once == 2 * 2  # a pack's 0.4 is of one GPU
-    assert divide(nodes, Limits(device="cpu")).at_once == 16 + 2 + 64
+    assert divide_cluster(nodes, Limits(gpus=0.25)).at_once == 4 + 2
+    assert divide_cluster(nodes, Limits(gpus=2)).at_once == 2
+    assert divide_cluster([{"CPU": 16.0, "GPU": 2.0}], Limits(gpus=0.4)).at_once == 2 * 2  # a pack's 0.4 is of one GPU
+    assert divide_cluster(nodes, Limits(device="cpu")).at_once == 16 + 2 + 64
 
 
 @given(st.integers(1, 40), st.integers(1, 16), st.one_of(st.none(), st.integers(1, 10)))
 def test_packs_hold_every_run_once_and_give_all_cpus_work(count: int, cpus: int, most: int | None) -> None:
     runs = [a_run("lps" if seed % 2 else "flow_bc", seed) for seed in range(count)]
-    packs, share = split(runs, [{"CPU": float(cpus)}], Limits(max_members=most))
+    packs, share = plan_packs(runs, [{"CPU": float(cpus)}], Limits(max_members=most))
     assert sorted(run.id for pack in packs for run in pack) == sorted(run.id for run in runs)
     assert all(len(pack) <= (most or math.inf) and len({run.agent for run in pack}) == 1 for pack in packs)
     assert share.at_once == min(cpus, len(packs)) == min(cpus, count)
@@ -251,9 +251,9 @@ def test_machines_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch:
     alive = [{"CPU": 0.0, "node:__internal_head__": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in alive])
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
-    assert divide(cluster.nodes(), Limits()).at_once == 1
+    assert divide_cluster(cluster.nodes(), Limits()).at_once == 1
     monkeypatch.setenv("HOME", str(tmp_path))
-    share = divide(cluster.nodes(), Limits())
+    share = divide_cluster(cluster.nodes(), Limits())
     assert (share.device, share.at_once) == ("cuda", config["max_workers"])
 
 
@@ -266,6 +266,11 @@ def test_titles_say_what_is_in_a_pack() -> None:
     assert title(runs) == "dsrl scene tasks 1-5 seeds 0-2"
     assert title([runs[0]]) == "dsrl scene task 1 seed 0"
     assert title([runs[0], runs[2]]) == "dsrl scene task 1 seeds 0,2"
+    task = "scene-play-singletask-task1-v0"
+    packs = [[Run.create("dsrl", task, seed, lr=lr) for seed in (0, 1)] for lr in (0.1, 0.2)]
+    assert titles([*packs, [runs[0]]]) == [
+        *("dsrl scene task 1 seeds 0-1 lr=0.1", "dsrl scene task 1 seeds 0-1 lr=0.2", "dsrl scene task 1 seed 0")
+    ]
 
 
 def test_console_without_a_terminal_is_lines_about_what_is_new() -> None:

@@ -15,7 +15,7 @@ from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import Store
 from sweeps.launcher import cli, launch, pack
-from sweeps.launcher.resources import Share
+from sweeps.launcher.resources import PackResources
 
 TASK = "cube-single-play-singletask-task1-v0"
 SETTINGS: dict[str, Any] = {"steps": 2, "eval_interval": 2, "eval_episodes": 1}
@@ -40,7 +40,7 @@ def plan_of(*words: str, results: Path, data_dir: Path, monkeypatch: pytest.Monk
     plans: list[launch.Plan] = []
     monkeypatch.setattr(launch, "_train", lambda store, todo, plan, *_: plans.append(plan))
     where = ["--results", str(results), "--data-dir", str(data_dir), "--no-mlflow"]
-    cli.go(planned(), arguments(*where, *words), "test")
+    cli.launch_or_describe(planned(), arguments(*where, *words), "test")
     return plans[0]
 
 
@@ -60,13 +60,13 @@ def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch)
     real = train.Program
     monkeypatch.setattr(train, "Program", program)
     monkeypatch.setattr("sweeps.launcher.evaluator.RayEvaluator", lambda *_: FakeEvaluator())
-    board = SimpleNamespace(say=SimpleNamespace(remote=lambda *_, **__: None))
+    board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
 
     def work(*words: str) -> tuple[Store, dict[str, Any]]:
         plan = plan_of(*words, results=tmp_path / "r", data_dir=tiny_data_dir, monkeypatch=monkeypatch)
-        share = Share(at_once=1, cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1)
+        share = PackResources(at_once=1, cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1)
         config = {"runs": runs(), "plan": plan, "share": share, "number": 0, "board": board}
-        assert pack.work(config) == (None, False)
+        assert pack.train_on_worker(config) == (None, False)
         return Store(plan.results), told
 
     yield work
@@ -102,7 +102,7 @@ def test_a_precision_reaches_the_training_and_its_documents_and_changes_no_run(w
 )
 def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
     with pytest.raises(UserError, match=says):
-        cli.go(planned(), arguments(*words), "test")
+        cli.launch_or_describe(planned(), arguments(*words), "test")
 
 
 # --- money ---
@@ -112,21 +112,21 @@ def test_a_precision_that_is_not_there_is_refused_at_once(words, says):
 def test_a_price_makes_money_of_device_hours(cpus, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.estimate, "hours", lambda *_: 1.5)
-        cli.go(
+        cli.launch_or_describe(
             planned(), arguments("--dry-run", "--price", "2.5", "--cpus-per-pack", cpus, "--packs-at-once", "1"), "test"
         )
     used = 1.5 * int(cpus)
-    assert f"At 2.5 an hour of a CPU core: about {used * 2.5:.2f} for the {used:g}" in capsys.readouterr().out
+    assert f"Cost at 2.5 per CPU core-hour: about {used * 2.5:.2f} for {used:g}" in capsys.readouterr().out
 
 
 def test_a_price_of_unknown_hours_is_unknown(capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.estimate, "hours", lambda *_: None)
-        cli.go(planned(), arguments("--dry-run", "--price", "2.5"), "test")
-    assert "not known either" in capsys.readouterr().out
+        cli.launch_or_describe(planned(), arguments("--dry-run", "--price", "2.5"), "test")
+    assert "No cost estimate" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--price", "1"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])
 def test_a_price_that_makes_no_sense_is_refused(words):
     with pytest.raises(UserError, match="--price"):
-        cli.go(planned(), arguments(*words), "test")
+        cli.launch_or_describe(planned(), arguments(*words), "test")

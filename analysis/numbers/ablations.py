@@ -22,8 +22,8 @@ Bars = Mapping[str, Mapping[tuple[str, str], list[dict[str, Any]]]]  # {bar: {(g
 
 @lru_cache(maxsize=2)
 def panels(study: Study) -> pd.DataFrame:
-    """One row per bar of every panel that has at least two, one of them a variant: COLUMNS and PUBLISHED (0..1, NaN
-    where there is none, as on other suites than OGBench).
+    """Return one row per bar of every panel with at least two bars, one of them a variant: COLUMNS and PUBLISHED (0..1,
+    NaN if none, for example outside OGBench).
 
     A panel is the mean over groups of the mean over its tasks.
     """
@@ -38,7 +38,7 @@ def panels(study: Study) -> pd.DataFrame:
 def latent_sizes(study: Study) -> pd.DataFrame:
     """Panel (c): the size of the latent (lps.agents.latents.latent_size) along training, one row per bar of panel (b)
     and step where all its runs have logged it: SIZES. The mean is geometric, as sizes differ by orders of magnitude.
-    Empty where there is nothing to compare, or no run has logged it.
+    Empty without a comparison or without logged sizes.
     """
     panel = PANELS["b"].bars
     own = [tasks for bar, tasks in _found(study).items() if bar in panel]
@@ -61,7 +61,7 @@ def latent_sizes(study: Study) -> pd.DataFrame:
 
 
 def _found(study: Study, only: Collection[str] | None = None) -> Bars:
-    """The runs that count, by bar and task; of those in `only`, if it is given."""
+    """Return the scored runs by bar and task; only those in `only`, if given."""
     found: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for run in records(study.runs[study.runs["scored"]]):
         if run["group"] in study.comparable and run["variant"] is not None and (only is None or run["run_id"] in only):
@@ -71,8 +71,8 @@ def _found(study: Study, only: Collection[str] | None = None) -> Bars:
 
 
 def _shared(panel: Sequence[str], found: Bars) -> tuple[list[str], list[tuple[str, str]]]:
-    """The bars of a panel that were run, and the tasks that all of them have; no task where there is nothing to
-    compare: with a single bar, and without a variant, as then it is the main comparison once more."""
+    """Return the bars of a panel with runs, and the tasks that all of them have. No tasks with a single bar or without
+    a variant, because such a panel repeats the main comparison."""
     bars = [bar for bar in panel if bar in found]
     compares = len(bars) > 1 and any(":" in bar for bar in bars)
     return bars, sorted(set.intersection(*(set(found[bar]) for bar in bars))) if compares else []

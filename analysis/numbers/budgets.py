@@ -1,7 +1,7 @@
-"""What tuning at random buys: the joint design of a sensitivity study, read as a budget.
+"""The gain of random tuning: the joint design of a sensitivity study as a budget.
 
 A *configuration* is a point of the joint design. Half of its seeds choose (the first ones), the other half judge: the
-best of k configurations by the first half is reported with the score of the second, so that no luck is counted as
+best of k configurations by the first half is reported with the score of the second half, so luck does not count as
 skill.
 """
 
@@ -19,7 +19,7 @@ from analysis.results import settings
 from analysis.results.study import Study, protocol, records, word
 
 FEWEST = 4
-"""Configurations that an agent needs to be shown."""
+"""Minimum number of configurations of an agent in the figure."""
 RESAMPLES = 1000
 BUDGET = ["agent", "group", "k", "mean", "low", "high", "configurations", "choosing_seeds", "judging_seeds"]
 
@@ -63,8 +63,10 @@ def _row(
 
 
 def best_of(chosen_by: np.ndarray, judged_by: np.ndarray) -> np.ndarray:
-    """(n,): what the best of k = 1 .. n configurations, drawn without replacement and chosen by `chosen_by` (n,), is
-    expected to reach in `judged_by` (n,). Among equals the choice is at random."""
+    """Return (n,): the expected value in `judged_by` (n,) of the best of k = 1 .. n configurations.
+
+    The k configurations are drawn without replacement, and `chosen_by` (n,) chooses the best. Ties are random.
+    """
     n = len(chosen_by)
     order = np.argsort(-chosen_by, kind="stable")
     ranked, judged = chosen_by[order], judged_by[order].astype(float)
@@ -75,14 +77,16 @@ def best_of(chosen_by: np.ndarray, judged_by: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def weights(n: int) -> np.ndarray:
-    """(n, n): row k - 1 holds the chance of each rank, best first, to be the best of k out of n without replacement."""
+    """Return (n, n): row k - 1 has the probability of each rank, best first, to be the best of k out of n."""
     return np.array([[comb(n - 1 - i, k - 1) / comb(n, k) for i in range(n)] for k in range(1, n + 1)])
 
 
 @lru_cache(maxsize=2)
 def budget(study: Study) -> pd.DataFrame:
-    """Expected success against the number of configurations tried, one row per agent, group and k: BUDGET. The
-    interval is a bootstrap over configurations; none where there is a single seed, and no judge."""
+    """Return the expected success against the number of configurations, one row per agent, group and k: BUDGET.
+
+    The interval is a bootstrap over configurations; NaN with a single seed, which cannot judge its own choice.
+    """
     rows: list[dict[str, Any]] = []
     for (agent, group), here in _by_cell(configurations(study)):
         chosen, judged = here["chosen_by"].to_numpy(), here["judged_by"].to_numpy()
@@ -136,7 +140,7 @@ def robustness(study: Study) -> pd.DataFrame:
 
 
 def _usual(study: Study) -> dict[tuple[str, str], float]:
-    """{(agent, group): mean over tasks of the usual setting}."""
+    """Return {(agent, group): mean over tasks of the usual setting}."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for run in records(study.runs[study.runs["scored"]]):
         if not run["departs"]:

@@ -1,9 +1,9 @@
-"""What the results support, in sentences: one agent, the study's subject (LPS unless told otherwise), against every
-other, on every group and over all of them.
+"""Claims that the results support: the study's subject (LPS by default) against every other agent, on each group and
+over all groups.
 
-"Better" is said where a paired test finds a difference at LEVEL after Holm's correction for all comparisons on that
-group, and mean and probability of improvement agree on its direction. So if all agents were alike, a group would carry
-a wrong "better" with a probability of at most 1 - LEVEL. Where the subject was not run, all pairs are compared.
+A claim says "better" if a paired test finds a difference at LEVEL after Holm's correction for all comparisons on that
+group, and mean and probability of improvement agree on its direction. If all agents were equal, a group would have a
+wrong "better" with a probability of at most 1 - LEVEL. Without runs of the subject, all pairs are compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Verdict = Literal["better", "worse", "open", "too few", "not compared"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Two agents on the tasks where they share a seed."""
+    """The comparison of two agents on the tasks where they share a seed."""
 
     probability: stats.Estimate  # of improvement, over all their runs there
     difference: stats.Estimate  # of success, over the seeds they share
@@ -49,7 +49,7 @@ class Claim:
 def weigh(
     ours: Scores, theirs: Scores, *, one_network: bool = False, resamples: int = stats.RESAMPLES
 ) -> Evidence | None:
-    """The evidence between two agents, None without a task where they share a seed.
+    """Compare two agents; None if no task has a shared seed.
 
     one_network: whether one of them does not see rewards. Its runs of one seed on the tasks of a group are then one
     and the same network, and count as one observation.
@@ -68,9 +68,10 @@ def weigh(
 
 
 def decide(evidence: Sequence[Evidence]) -> list[tuple[Verdict, float]]:
-    """The verdict and the corrected p-value of every comparison of one family.
+    """Return the verdict and the corrected p-value of every comparison of one family.
 
-    What has too few runs to be found, whatever they say, is no part of the family, and its p-value is not corrected.
+    Comparisons with too few runs for any significant result are not part of the family, and their p-values are not
+    corrected.
     """
     can = [one for one in evidence if one.test.can_reach(1 - LEVEL)]
     corrected = iter(stats.holm([one.test.p for one in can]))
@@ -87,7 +88,7 @@ def decide(evidence: Sequence[Evidence]) -> list[tuple[Verdict, float]]:
 
 @lru_cache(maxsize=2)
 def claims(study: Study) -> list[Claim]:
-    """All claims, over all groups first."""
+    """Return all claims; those over all groups come first."""
     groups = ([AVERAGE] if len(study.comparable) > 1 and study.unit().sign else []) + study.groups
     return [claim for group in groups for claim in _on(study, group)]
 
@@ -125,8 +126,8 @@ def _on(study: Study, group: str) -> list[Claim]:
 
 
 def _pairs(study: Study, keys: Sequence[str]) -> list[tuple[str, str]]:
-    """The subject at its common setting, in all of its settings where none is the common one, against all others;
-    without the subject, everyone against everyone."""
+    """Return the pairs to compare: the subject at its usual setting (else at all its settings) against all others;
+    without the subject, all pairs."""
     plain = settings.plain(study, study.subject.name, keys)
     ours = [plain] if plain else [key for key in keys if study.series[key].agent.name == study.subject.name]
     pairs = [(key, other) for key in reversed(ours) for other in reversed(keys) if other not in ours]
@@ -138,7 +139,7 @@ def _scores(study: Study, key: str, groups: Sequence[str]) -> Scores:
 
 
 def _obstacle(study: Study, ours: str, theirs: str, group: str) -> str:
-    """Why a comparison on a group would not be fair, '' where it is."""
+    """Return the reason why a comparison on a group is not fair; '' if it is fair."""
     cells = [study.cell(key, group) for key in (ours, theirs)]
     if study.include_unfinished and any((cell["state"] != "done").any() for cell in cells):
         return "not all of their runs are finished"

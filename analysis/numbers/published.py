@@ -1,6 +1,6 @@
-"""Numbers that others have published, to stand beside ours; reference/README.md says where each comes from.
+"""Published numbers of other papers; reference/README.md lists their sources.
 
-Published protocols differ from each other and from ours; what is known of them is part of every value.
+Published protocols differ from each other and from ours. Each value includes the known facts of its protocol.
 """
 
 import csv
@@ -21,7 +21,7 @@ REWARD_TIMING = "pre"
 
 @dataclass(frozen=True)
 class Published:
-    """A published success rate (0..1) with the ends of its error bar, NaN where there is none."""
+    """A published success rate (0..1) with the ends of its error bar; NaN if it has none."""
 
     mean: float
     low: float
@@ -92,12 +92,10 @@ ELSEWHERE = ("0.9M steps", "mean of 0.9M", "online")
 
 
 def records(group: str, task: str = "") -> list[Record]:
-    """The highest number that stands in a paper or in what its authors released, and before it any higher one that we
-    know at second hand only; of the group's five tasks together, or of one of them ('task2'). Empty where none is
-    known.
+    """Return the highest number of a paper or of its released data, after any higher number from a secondary source.
 
-    It is asked for on the same tasks, with the same reward and size of dataset as ours: tables of other rewards, or of
-    10M and 100M transitions, are of other problems.
+    The numbers are of the group's five tasks together, or of one task ('task2'). Empty if none is known. Reward and
+    size of the dataset are the same as ours; other rewards and datasets of 10M or 100M transitions are excluded.
     """
     name = PUBLISHED_GROUPS.get(group, group)
     reward = "sparse" if group in PUBLISHED_GROUPS else "dense"
@@ -120,7 +118,7 @@ def records(group: str, task: str = "") -> list[Record]:
 
 
 def _highest(known: list[Record]) -> Record | None:
-    """The best of them, which says so where it is not the only one."""
+    """Return the best of them, with a note if several are equal."""
     best = max(known, key=lambda record: record.mean, default=None)
     also = {record.by for record in known if best and record.mean == best.mean and record.by != best.by}
     return replace(best, by=f"{best.by} and {len(also)} more") if best and also else best
@@ -143,7 +141,7 @@ def _record(row: dict[str, str]) -> Record:
 
 
 def _method(row: dict[str, str]) -> str:
-    """Name of a method; "DSRL (QAM)" where QAM measured another paper's method with an implementation of its own."""
+    """Return the name of a method; "DSRL (QAM)" for QAM's own implementation of another paper's method."""
     theirs = row["paper"] == "QAM" and not row["method"].startswith("QAM")
     return f"{row['method']} (QAM)" if theirs else row["method"]
 
@@ -166,7 +164,7 @@ _ABLATIONS = {
 
 
 def published_ablation(panel: str, bar: str) -> Published | None:
-    """The published success of a bar of LPS's ablation figure: a mean over tasks that the page does not name."""
+    """Return the published success of a bar of LPS's ablation figure: a mean over unnamed tasks."""
     rows = {(row["panel"], row["variant"]): row for row in _rows("ablations.csv")}
     row = rows.get((panel, _ABLATIONS.get((panel, bar), "")))
     if row is None:
@@ -176,8 +174,7 @@ def published_ablation(panel: str, bar: str) -> Published | None:
 
 
 def published_latent_sizes() -> str:
-    """What the paper's figure of the latents' size shows, in a sentence: curves that were read by eye, whose labels are
-    in doubt."""
+    """Return a sentence on the paper's figure of the latents' size: curves read by eye, with unclear labels."""
     rows = [row for row in _rows("ablations.csv") if row["panel"] == "c"]
     curves = "; ".join(f"{row['variant']}: {row['mean']}" for row in rows)
     return f"Published ({rows[0]['source']}, {rows[0]['how_obtained']}): {curves}. Its {rows[0]['note']}."

@@ -1,12 +1,12 @@
-"""What is said about many runs: aggregates, their intervals, and tests, over seeds within tasks.
+"""Statistics of many runs: aggregates, intervals and tests, over seeds within tasks.
 
 A *stratum* holds the values of one task, one row per seed: shape (seeds,) for scores or (seeds, points) for curves.
 The estimate of a group is the mean over its strata of the mean over seeds, so that every task weighs the same
 whatever its number of seeds. Resampling draws seeds with replacement inside each stratum and keeps the tasks fixed:
-the interval says how much another set of seeds would change the result, not another set of tasks. Interval and
+the interval describes the variation over seeds, not over tasks. Interval and
 aggregates are those of Agarwal et al., "Deep RL at the edge of the statistical precipice" (arXiv 2108.13264), whose
-library is rliable; with as many seeds on every task they are its numbers. It has no rule for other cases: here a
-value then weighs 1 / (tasks x seeds of its task).
+library is rliable. With equal numbers of seeds on all tasks the numbers are equal. rliable has no rule for other cases;
+here a value then has the weight 1 / (tasks x seeds of its task).
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,7 +25,7 @@ FEW_SEEDS = 5  # below it a percentile interval is visibly too narrow: its width
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with the ends of its interval, which are NaN where the data cannot support one."""
+    """A mean with the ends of its interval; NaN if the data cannot support an interval."""
 
     mean: float
     low: float = float("nan")
@@ -250,8 +250,8 @@ def paired_test(
     *,
     clusters: Sequence[Hashable] | None = None,
 ) -> Test:
-    """Sign-flip permutation test of the paired difference: if two agents are alike, each pair of runs could as well
-    have been the other way round. It assumes no distribution, and is exact with few pairs.
+    """Sign-flip permutation test of the paired difference: if two agents are equal, the two runs of each pair are
+    exchangeable. The test assumes no distribution and is exact with few pairs.
 
     Each side is one {seed: score} per task; tasks weigh the same, and one without a common seed is left out. Pairs of
     one seed in tasks of one cluster (one label per task) are not independent and flip together.

@@ -18,7 +18,7 @@ TUNING = [
 
 
 def documents(results: Results) -> list[dict[str, Any]]:
-    """What the tuning studies wrote down, in their midst too: then nothing is held out yet."""
+    """Return the documents of the tuning studies; a running study has no held-out runs yet."""
     return [document for document in results.studies if "trials" in document]
 
 
@@ -47,7 +47,7 @@ def bought(study: Study) -> pd.DataFrame:
 
 
 def _scores(study: Study, ids: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
-    """{(group, task): {seed: score}} of those of the runs that count."""
+    """Return {(group, task): {seed: score}} of the scored runs."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for run in records(study.runs[study.runs["scored"] & study.runs.index.isin(list(ids))]):
         found.setdefault((run["group"], run["short"]), {})[run["seed"]] = run["score"]

@@ -39,7 +39,6 @@ def draw(study: Study) -> style.Plot | None:
         )
         for s in shown
     ]  # fmt: skip
-    style.note(figure, summaries.small_print(study))
     style.legend(figure, handles, columns=min(len(shown), 6 if grid.shape[1] > 1 else 3))
     caption = (
         f"{study.unit(*groups).title} at every evaluation against the floating-point operations of the updates until "
@@ -48,7 +47,8 @@ def draw(study: Study) -> style.Plot | None:
         "within tasks; a series with a single seed has none."
     )
     title = f"{study.unit(*groups).title} against FLOPs"
-    return style.Plot(figure, data, title, f"{caption} {summaries.others_note(study)}".strip())
+    notes = [*summaries.small_print(study), *summaries.others_note(study)]
+    return style.Plot(figure, data, title, caption, notes)
 
 
 def _costs(study: Study) -> pd.DataFrame:

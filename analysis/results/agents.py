@@ -1,4 +1,4 @@
-"""How agents and groups are shown: titles, colours and order.
+"""Titles, colours and order of agents and groups.
 
 Titles and colours come from the results (lps.runs.intent). An agent without a colour gets a spare one. The colours of
 the agents and the spare ones are told apart with deuteranopia and protanopia too (tested).
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Agent:
-    """How one agent is shown."""
+    """Title, colour and place of one agent."""
 
     name: str  # in the results
     title: str  # in figures and tables
@@ -43,8 +43,10 @@ SPARE_MARKERS = ["h", "8", "d"]
 
 
 def agents_of(names: Iterable[str], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Agent]:
-    """The agents of the given names in showing order: the paper's, then the others by name. `about` is what the
-    results hold on each agent, by its name."""
+    """Return the agents of the given names in the order of display: the paper's, then the others by name.
+
+    about: stored facts on each agent, by its name.
+    """
     present = set(names)
     others = sorted(present - _KNOWN.keys())
     found = {}

@@ -196,6 +196,8 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
         return pd.DataFrame({"run_id": [], "step": [], "value": []})
     table = pa.concat_tables(tables)
     frame = table.filter(pc.equal(table["metric"], name)).select(["run_id", "step", "value"]).to_pandas()
+    # Two drivers may have logged a step twice.
+    frame = frame.drop_duplicates(["run_id", "step"], keep="last")
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 

@@ -1,5 +1,6 @@
-"""Which runs are shown: those of one or more folders, less what is left out by hand. What is left out is said wherever
-numbers stand (`Results.notes`).
+"""Select the runs to show: the runs of one or more folders without the excluded ones.
+
+`Results.notes` lists the exclusions, and every figure and table shows them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +20,15 @@ About = Mapping[str, Mapping[str, Any]]
 def select(
     parts: Sequence[Results], exclude: Sequence[str] = (), agents: Sequence[str] = (), groups: Sequence[str] = ()
 ) -> Results:
-    """The results of several folders as one (`load.join`), less the runs of these ids (or unique beginnings of ids),
-    and of these agents and groups only, where some are named.
+    """Combine the results of several folders (`load.join`).
+
+    Args:
+        exclude: ids, or unique beginnings of ids, of runs to exclude.
+        agents: names of the agents to keep; empty: all.
+        groups: names of the groups to keep; empty: all.
 
     Raises:
-        UserError: a name or an id that is not there, folders that disagree about a run, or nothing left.
+        UserError: an unknown name or id, folders that disagree about a run, or no remaining run.
     """
     everything = pd.concat([part.runs for part in parts])
     about = {name: own for part in parts for name, own in part.about.items()}
@@ -43,7 +48,7 @@ def select(
             shown = _titles(what, everything[what], about)
             for name in names:
                 if name not in shown:
-                    raise UserError(f"--{what}s: {suggest(name, shown, what)} (those of the results)")
+                    raise UserError(f"--{what}s: {suggest(name, shown, what)} (in these results)")
             kept &= everything[what].isin(list(names))
             only = [title for name, title in shown.items() if name in names]
             others = [title for name, title in shown.items() if name not in names]
@@ -51,8 +56,8 @@ def select(
             notes.append(f"{note}, not {', '.join(others)}." if others else f"{note}.")
     if not kept.any():
         where = " and ".join(path for part in parts for path in part.paths)
-        raise UserError(f"--exclude, --agents and --groups leave nothing of the {len(everything)} runs in {where}")
-    # Before they are joined: a run that folders disagree about may be left out.
+        raise UserError(f"no run matches --exclude, --agents and --groups ({len(everything)} runs in {where})")
+    # Exclude before joining, because --exclude can remove a run that the folders disagree about.
     results = join([part.only(everything.index[kept]) for part in parts])
     studies = [found for document in results.studies if (found := _of_agents(document, agents))]
     return replace(results, studies=studies, left_out=everything.loc[ids], notes=(*notes, *results.notes))
@@ -64,20 +69,20 @@ def _run_id(text: str, known: Sequence[str]) -> str:
         return found[0]
     if found:
         shown = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
-        raise UserError(f"--exclude {text!r} fits {len(found)} runs: {shown}; give more of the id")
+        raise UserError(f"--exclude {text!r} matches {len(found)} runs: {shown}. Give more letters of the id")
     near = sorted(known, key=lambda run_id: -SequenceMatcher(None, text, run_id[: len(text)]).ratio())[:3]
-    raise UserError(f"--exclude: there is no run {text!r}; the nearest: {', '.join(near)}. The report lists all runs")
+    raise UserError(f"--exclude: no run {text!r}. Nearest ids: {', '.join(near)}. The report lists all runs")
 
 
 def _titles(what: str, names: Iterable[str], about: About) -> dict[str, str]:
-    """The titles of agents or groups by their names, in showing order."""
+    """Return {name: title} of agents or groups, in the order of display."""
     if what == "agent":
         return {name: agent.title for name, agent in agents_of(names, about).items()}
     return {name: name for name in sorted(set(names), key=group_key)}
 
 
 def _of_agents(document: dict[str, Any], agents: Sequence[str]) -> dict[str, Any] | None:
-    """What a study found of these agents, of all where none is named; None where nothing is left."""
+    """Return the part of a study document about these agents (empty: all agents); None if no part remains."""
     if not agents:
         return document
     if "agent" in document:

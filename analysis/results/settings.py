@@ -1,4 +1,4 @@
-"""The settings of an agent: rivals in a comparison, and points of a study, by the roles of their runs."""
+"""Settings of an agent: compared series and points of a study, by the roles of the runs."""
 
 import json
 from collections import defaultdict
@@ -13,14 +13,15 @@ from analysis.numbers import stats
 from analysis.results.study import Study, protocol, records
 
 MANY = 10
-"""Series beyond which a figure of rivals shows one of every agent."""
+"""Maximum number of series in a figure; beyond it, the figure shows one series per agent."""
 
 
 @lru_cache(maxsize=2)
 def rivals(study: Study) -> list[str]:
-    """The series that are compared with each other, in showing order: of every agent its usual setting, its variants
-    and the settings that a sweep compares. Points of studies and other protocols count only where the agent has
-    nothing else. Trials of a tuning study never do.
+    """Return the series that are compared with each other, in the order of display.
+
+    These are the usual setting of every agent, its variants, and the settings that a sweep compares. Points of studies
+    and other protocols are included only if the agent has no other runs. Tuning trials are always excluded.
     """
     scored = study.runs[study.runs["scored"]]
     present = {key for key, runs in scored.groupby("series") if not all(map(_tuned, runs["roles"]))}
@@ -43,7 +44,7 @@ def _tuned(roles: Collection[Mapping[str, Any]]) -> bool:
 
 @lru_cache(maxsize=2)
 def shown(study: Study) -> list[str]:
-    """The rivals that a figure has room for: all of them, or of every agent its usual setting where there are more
+    """Return the compared series for a figure: all of them, or the usual setting of every agent if there are more
     than MANY."""
     found = rivals(study)
     if len(found) <= MANY:
@@ -54,7 +55,7 @@ def shown(study: Study) -> list[str]:
 
 
 def plain(study: Study, agent: str, among: Collection[str]) -> str | None:
-    """The series among the given ones in which an agent has its usual setting; None where it is not there."""
+    """Return the series of an agent's usual setting among the given series; None if it is missing."""
     named = [key for key in among if study.series[key].agent.name == agent and not study.series[key].departs]
     return next(iter(named), None)
 
@@ -64,8 +65,10 @@ SENSITIVITY = ["hyperparameter", "series", "agent", "value", "common", "mean", "
 
 @lru_cache(maxsize=2)
 def sensitivity(study: Study) -> pd.DataFrame:
-    """Scores along every hyperparameter that is an axis of a study, all others at the usual setting: one row per agent
-    and value, on the tasks that all values of the agent have. Columns: SENSITIVITY; `common` marks the usual value.
+    """Return the scores along each axis of a study, with the other hyperparameters at their usual values.
+
+    One row per agent and value, on the tasks that all values of the agent have. Columns: SENSITIVITY; `common` marks
+    the usual value.
     """
     scored = records(study.runs[study.runs["scored"] & study.runs["group"].isin(study.comparable)])
     axes = {role["axis"] for run in scored for role in run["roles"] if role.keys() == {"axis", "value"}}
@@ -85,14 +88,14 @@ def _on_axis(run: Mapping[str, Any], name: str) -> bool:
 
 
 def _line(name: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one agent and hyperparameter; none with less than two values."""
+    """Return the rows of one agent and hyperparameter; empty with fewer than two values."""
     points: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(dict)
     marks: dict[str, bool] = {}
     series: dict[str, str] = {}
     for run in runs:
         value = json.dumps(run["setting"][name])
         points[value].setdefault((run["group"], run["short"]), []).append(run["score"])
-        # A value that is tuned by group may be the usual one on one group only: then no value is marked.
+        # A value that is tuned by group may be usual on one group only; no value is marked then.
         marks[value] = marks.get(value, True) and not run["departs"]
         series[value] = run["series"]
     tasks = set.intersection(*map(set, points.values())) if len(points) > 1 else set()

@@ -92,7 +92,7 @@ class Study:
     include_unfinished: bool = False
     subject: Agent = agents_of([SUBJECT], version1.agents())[SUBJECT]
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """Groups with at least one scored run, in showing order; bandits, which are pictures and no benchmarks, only
         where there is nothing else."""
@@ -311,8 +311,9 @@ def find_gaps(
     """Runs that failed, are unfinished or lack evaluations, and runs that a series lacks where another has them
     (state 'absent', one row per task with all its seeds). Columns: GAP_COLUMNS; `runs` is how many a row stands for.
 
-    apart: runs with seeds of their own (a tuning study's held-out ones), which nobody else lacks, nor they the others'.
-    left_out: runs that are not there because somebody left them out (`Results.left_out`).
+    apart: runs with other seeds (held-out runs of tuning). They are not counted as missing for other series, and vice
+        versa.
+    left_out: runs that the user excluded (`Results.left_out`).
     """
     rows: list[dict[str, Any]] = []
     by_hand = set() if left_out is None else {(_identity(run), run["short"], run["seed"]) for run in records(left_out)}

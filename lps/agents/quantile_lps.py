@@ -1,31 +1,32 @@
 """Quantile LPS: latent steering by a quantile of sampled values instead of the critic's maximum.
 
 LPS (arXiv 2603.05296) steers a one-step policy along the gradient of an action-space critic, and best-of-N takes the
-highest of N values.  Both maximise the critic, and so they favour actions whose value it overestimates.  This method
-keeps the critic, the one-step policy and the latent actor of LPS.  It takes a quantile in place of the maximum.
+highest of N values.  Both maximise the critic, and so they favour actions whose value it overestimates, the more the
+larger N is.  This method keeps the critic, the one-step policy and the latent actor of LPS.  It draws a quantile.
 
     candidates     e_n = sphere(beta z(s) + sqrt(1 - beta^2) eps_n), eps_n uniform on the sphere, a_n = basebar(s, e_n)
-    values         q_n = AGG_k Qbar_k(s, a_n)
-    quantile       of rank p = kappa (N + 1), from 1 to N: F(q_1 .. q_N) = q_(p), interpolated between two ranks
-    critic         y = R + discount^h m F(q_1 .. q_N) at s',  loss = mean_k (Q_k(s, x) - y)^2
+    values         q_n = AGG_k Q_k(s, a_n), in increasing order q_(1) .. q_(N)
+    quantile       u ~ Beta(j, 1), j = kappa / (1 - kappa): the law of the maximum of j uniform draws, with mean kappa
+    ranks          w_n = C(n - 1, j - 1) / C(N, j): the probability that q_(n) is the best of j of the N candidates
+    critic         y = R + discount^h m sum_n w_n qbar_(n) at s',  loss = mean_k (Q_k(s, x) - y)^2
     base policy    MeanFlow loss on (s, x), latents on the sphere; basebar averages its parameters at rate `base_tau`
-    latent actor   loss = -mean_B mean_n w_n z(s') . e_n / d,  w_n = (2 rank(q_n) - N - 1) / N,  ranks from 1
-    acting         the candidate of the rank nearest to p, from N' candidates
+    latent actor   loss = -mean_B mean_n v_n z(s') . e_n / d,  v_n = (2 rank(qbar_n) - N - 1) / N
+    acting         the candidate of a rank that is drawn from w, of N' candidates
 
-kappa (`quantile`).  The maximum of n samples has the expected rank n / (n + 1).  So kappa = 0.8 with N = 4 is
-best-of-4, and kappa = 1 is best-of-N.  With kappa fixed, N is a number of samples and not a strength of optimisation:
-as N grows, the estimate of the quantile improves, and the level of the chosen candidate stays.  Overestimated
-candidates, if they are fewer than the share 1 - kappa, shift the rank but are never chosen.
+kappa (`quantile`).  kappa = 0.8 acts as best-of-4, whatever N is: N is a number of samples and not a strength of
+optimisation.  The target is the expectation of best-of-j over all choices of j among the N candidates, so its variance
+falls as N grows and its mean stays.  kappa = 1 is best-of-N.  With `quantile_law` "fixed", u is kappa itself.
 
 beta (`steering`).  Candidates lie around the latent actor's z(s), at the angle arccos beta on average: beta = 0 draws
 from the base policy, beta = 1 is z(s) alone.  The loss of the actor is an evolution-strategies gradient with ranks as
 utilities (Wierstra et al., JMLR 2014).  It sees the order of the candidates that the target has evaluated already, and
 no derivative of the critic.  With `latent_loss` "gradient" the actor climbs Q through the base policy, at one candidate
-of s; then beta = 1 is LPS with averaged networks.
+of s; then beta = 1 is LPS with an averaged base policy.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -47,14 +48,15 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
     base_tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the averaged base policy
-    quantile: Annotated[float, Range(0, 1), PER_MEMBER] = 0.8  # kappa, of the candidates' values; 1: the maximum
-    steering: Annotated[float, Range(0, 1), PER_MEMBER] = 0.3  # beta, pull of the latent actor on the candidates
+    quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.8  # kappa, mean of the drawn quantile; 1: the maximum
+    quantile_law: Literal["drawn", "fixed"] = "drawn"  # "drawn": as the best of kappa / (1 - kappa); "fixed": kappa
+    steering: Annotated[float, Range(0, 1), PER_MEMBER] = 0.0  # beta, pull of the latent actor on the candidates
     latent_loss: Literal["ranks", "gradient"] = "ranks"  # of the latent actor: candidates' ranks or gradient of Q
     critic_agg: Aggregation = "mean"  # over the critics, in target and choice: "min", "mean" or "pessimistic"
     rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     num_samples: Count = 8  # N, candidates in the TD target
-    act_samples: Count = 16  # N', candidates in acting
+    act_samples: Count = 8  # N', candidates in acting
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
     meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
@@ -68,7 +70,7 @@ class QuantileLPS(Agent):
     Config = Config
     targets = {"target_critic": "critic", "target_base": "base"}
     rates = {"target_base": "base_tau"}
-    acting = ("target_base", "target_critic", "latent_actor")
+    acting = ("target_base", "critic", "latent_actor")
 
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
@@ -82,7 +84,7 @@ class QuantileLPS(Agent):
 
     @property
     def noise_dim(self) -> int:
-        return self.config.act_samples * self.chunk_dim
+        return self.config.act_samples * self.chunk_dim + 1
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
         return {
@@ -99,7 +101,7 @@ class QuantileLPS(Agent):
         with torch.no_grad():
             e_next = self._candidates(z, noise["next_e_normal"])
             _, q_bar = self._valued(batch.next_observations, e_next, self.target_critic)
-            v_next = self._quantile(q_bar)
+            v_next = (self._ranks(c.num_samples)[:, None] * q_bar.sort(-1).values).sum(-1)
         critic_loss, info = self.td_loss_towards(batch, v_next[:, None])
 
         e = latent_noise(noise["e_normal"], "sphere")
@@ -121,11 +123,13 @@ class QuantileLPS(Agent):
         return losses, info | {"candidates_sd": q_bar.std(-1, correction=0).mean(-1), "best_cosine": best}
 
     def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
-        """As many candidates as e (M, B, N' d) has latents."""
+        """As many candidates as e (M, B, N' d + 1) has latents; its last number draws the rank."""
         assert e is not None, "Quantile LPS samples: it needs latents"
-        candidates = self._candidates(self._latent(observations), e)
-        a, q = self._valued(observations, candidates, self.target_critic)
-        rank = self._position(q.shape[-1]).round().long()[:, None, None].expand(-1, q.shape[1], 1)
+        candidates = self._candidates(self._latent(observations), e[..., :-1])
+        a, q = self._valued(observations, candidates, self.critic)
+        u = 0.5 + 0.5 * torch.erf(e[..., -1:] / math.sqrt(2.0))
+        below = self._ranks(q.shape[-1]).cumsum(-1)[:, None, :-1]  # of every rank but the highest
+        rank = (u > below).sum(-1, keepdim=True)
         return take(a, q.argsort(-1).gather(-1, rank).squeeze(-1))
 
     def _latent(self, s: Observation) -> Tensor:
@@ -142,12 +146,11 @@ class QuantileLPS(Agent):
         a = meanflow_actions(self.target_base, s, e.flatten(1, 2), self.config.meanflow_form)
         return a, self.aggregate(values(critic, s, a), self.config.critic_agg).view(e.shape[:3])
 
-    def _position(self, count: int) -> Tensor:
-        """(M,) the rank of the quantile among `count` values, from 0."""
-        return (self.quantile * (count + 1) - 1).clamp(0, count - 1)
-
-    def _quantile(self, q: Tensor) -> Tensor:
-        """(M, B) quantile of values q (M, B, N), interpolated."""
-        p, q = self._position(q.shape[-1])[:, None, None].expand(-1, q.shape[1], 1), q.sort(-1).values
-        low, high = q.gather(-1, p.floor().long()), q.gather(-1, p.ceil().long())
-        return (low + (p - p.floor()) * (high - low)).squeeze(-1)
+    def _ranks(self, count: int) -> Tensor:
+        """(M, N) probability of each of `count` ranks, from the lowest."""
+        n, kappa = torch.arange(1, count + 1, device=self.quantile.device), self.quantile[:, None]
+        if self.config.quantile_law == "fixed":
+            return (1 - (n - (kappa * (count + 1)).clamp(1, count)).abs()).clamp(min=0)
+        j = (kappa / (1 - kappa)).clamp(1, count)  # C(n - 1, j - 1) / C(N, j) ~ Gamma(n) / Gamma(n - j + 1)
+        log_w = torch.lgamma(n.float()) - torch.lgamma((n - j + 1).clamp(min=1e-6))
+        return torch.where(n > j - 1, log_w, -torch.inf).softmax(-1)

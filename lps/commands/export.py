@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import hashlib
 
+    from lps.errors import printable
     from lps.files import local_path, read_file
     from lps.policy.file import policy_of, save_policy
     from lps.runs.checkpoint import Checkpoint
@@ -30,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for name, value in policy.metadata.items():
         if not isinstance(value, dict) or name == "observation":
-            print(f"  {name}: {value}")
+            print(printable(f"  {name}: {value}"))
     return 0

@@ -35,7 +35,7 @@ class Evaluator(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the evaluator; what is still pending is given up."""
+        """Stop the evaluator and drop pending evaluations."""
         ...
 
 
@@ -70,7 +70,7 @@ class PoolEvaluator:
         self._done: list[Evaluation] = []
 
     def submit(self, policy: ChunkPolicy, run: "Run", step: int) -> None:
-        pickled = pickle.dumps(policy)  # once, and now: training goes on changing the parameters
+        pickled = pickle.dumps(policy)  # now and once, because training changes the parameters
         # One evaluation alone is shared by all workers; of many, such as a pack's, each goes to few, for every part
         # costs a copy of the policy and an environment's start.
         shares = max(1, self.workers // (1 + len(self._jobs)))

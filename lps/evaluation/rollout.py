@@ -1,4 +1,4 @@
-"""Evaluation: what a policy reaches in a task, episode by episode.
+"""Evaluate a policy in a task, episode by episode.
 
 An episode is a pure function of (policy, task, run seed, step, episode): its environment and the policy's noise have
 their own random streams keyed by these three numbers. So the result depends neither on training nor on how many
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT, _NOISE = 1, 2  # the first word of a stream's key
 
-TOGETHER = 4
-"""Episodes that run side by side and ask the policy together. Beside its physics a decision of four is cheap for every
-agent (benchmarks/inference.py), and every further environment takes 160 MB."""
+EPISODES_PER_QUERY = 4
+"""Number of episodes that query the policy together. Four decisions cost little beside the physics, for every agent
+(benchmarks/inference.py), and each further environment takes 160 MB."""
 
 
 class ChunkPolicy(Protocol):
@@ -66,13 +66,13 @@ def evaluate(
     frames: Callable[[np.ndarray], None] | None = None,
     observations: Callable[[int, Mapping[str, np.ndarray]], None] | None = None,
 ) -> list[Episode]:
-    """Runs the given episodes (a number n stands for 0 .. n-1) and returns them in this order.
+    """Run the given episodes (a number n stands for 0 .. n-1) and return them in this order.
 
-    The policy is asked once per chunk, for up to TOGETHER episodes at once; all actions of a chunk are executed before
-    it is asked again, unless the episode ends. `progress` is called with every finished episode, `frames` with the
-    picture (height, width, 3) uint8 after the reset and after every step, episode after episode. `observations` is
-    called at the same moments with the number of the episode and the arrays of its observation by name. Raises
-    ValueError where the policy returns something else than finite (h, action_dim) actions.
+    The policy is queried once per chunk, for up to EPISODES_PER_QUERY episodes at once. All actions of a chunk are
+    executed before the next query, unless the episode ends. `progress` is called with every finished episode, `frames`
+    with the picture (height, width, 3) uint8 after the reset and after every step, episode after episode.
+    `observations` is called at the same moments with the number of the episode and the arrays of its observation by
+    name. Raises ValueError if the policy does not return finite (h, action_dim) actions.
     """
     wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
     waiting = collections.deque(wanted)
@@ -80,7 +80,7 @@ def evaluate(
     over: dict[int, Episode] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_thread())
-        waves = len(wanted) if frames else math.ceil(len(wanted) / TOGETHER)
+        waves = len(wanted) if frames else math.ceil(len(wanted) / EPISODES_PER_QUERY)
         together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
         free = [stack.enter_context(_environment(task, frames is not None)) for _ in range(together)]
         while waiting or running:
@@ -164,9 +164,9 @@ class _Rollout:
             self.observations(self.episode, self.observation)
 
 
-_idle: list[tuple[Any, "gymnasium.Env"]] = []
-"""Environments that wait for their next use, by `_key`: building one can take longer than an episode in it."""
-_KEPT = 8
+_env_cache: list[tuple[Any, "gymnasium.Env"]] = []
+"""(`_key`, environment) of unused environments: building an environment can take longer than an episode."""
+MAX_CACHED_ENVS = 8
 
 
 def _key(task: Task) -> Any:
@@ -181,13 +181,13 @@ def _key(task: Task) -> Any:
 
 @contextlib.contextmanager
 def _environment(task: Task, render: bool) -> Iterator["gymnasium.Env"]:
-    """An environment for this caller alone.  It is kept for the next: a seeded reset leaves no trace of the past."""
+    """Yield an environment for this caller alone and cache it afterwards: a seeded reset removes all traces."""
     key = _key(task)
-    found = next((i for i, (kept, _) in enumerate(_idle) if kept == key), None)
+    found = next((i for i, (kept, _) in enumerate(_env_cache) if kept == key), None)
     if render or found is None:
         env = make_env(task, render=render)
     else:
-        env = _idle.pop(found)[1]
+        env = _env_cache.pop(found)[1]
         if hasattr(suite := get_suite(task.suite), "set_task"):
             suite.set_task(env, task)
     try:
@@ -198,9 +198,9 @@ def _environment(task: Task, render: bool) -> Iterator["gymnasium.Env"]:
     if render:
         env.close()
         return
-    _idle.append((key, env))
-    if len(_idle) > _KEPT:
-        _idle.pop(0)[1].close()
+    _env_cache.append((key, env))
+    if len(_env_cache) > MAX_CACHED_ENVS:
+        _env_cache.pop(0)[1].close()
 
 
 @contextlib.contextmanager

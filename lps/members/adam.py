@@ -82,7 +82,7 @@ class MemberAdam:
             )  # fmt: skip
 
     def _rate(self, lr: float) -> float | Tensor:
-        """The step size of the next update; on the device where it changes, for an update may be captured."""
+        """Return the step size of the next update; on the device if it changes, because updates may be captured."""
         warmup, decay = self.schedule.warmup_steps, self.schedule.decay_steps
         if not warmup and not decay:
             return lr

@@ -38,9 +38,12 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
-@torch.compiler.assume_constant_result
 def _word(purpose: str) -> int:
     return zlib.crc32(purpose.encode())
+
+
+# As torch.compiler.assume_constant_result does, whose import takes a second and sympy: a policy does without.
+_word._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Stream:

@@ -1,4 +1,4 @@
-"""What a network is: parameters with a leading member axis, and four functions of them.
+"""The protocol of a network: parameters with a leading member axis, and four functions of them.
 
 M members, B rows, and every observation array (M, B, *shape).  The object itself holds sizes only: parameters are
 passed in, so that the same network is applied with trained, frozen or target parameters.
@@ -20,7 +20,7 @@ Observation = Mapping[str, Tensor]
 
 
 class Spec(NamedTuple):
-    """What a network is built from."""
+    """The arguments that a network is built from."""
 
     observation: Mapping[str, Space]
     inputs: tuple[int, ...]
@@ -43,7 +43,7 @@ class Network(Protocol):
         ...
 
     def encode(self, params: Params, observation: Observation) -> Tensor:
-        """Features (M, B, *) of an observation: what is computed once, however often the rest is applied."""
+        """Return the features (M, B, *) of an observation, computed once for all applications of the rest."""
         ...
 
     def __call__(self, params: Params, features: Tensor, *inputs: Tensor) -> Tensor:

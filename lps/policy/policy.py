@@ -57,7 +57,7 @@ class Policy:
 
     @classmethod
     def of_member(cls, agent: Agent, member: int, run: Run, step: int, scale: ActionScale | None = None) -> Policy:
-        """A snapshot of one member of a pack; training can go on."""
+        """Return a snapshot of one member of a pack; training may continue."""
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[member : member + 1].detach().to("cpu", copy=True)
@@ -72,7 +72,7 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a caller must know to use the policy, as plain values."""
+        """Return plain values that a caller needs to use the policy."""
         return {
             "agent": self.run.agent,
             "task": self.run.task,

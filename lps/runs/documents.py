@@ -114,6 +114,10 @@ class _Cost(TypedDict):
     decision_ms: Measured
 
 
+class _Flops(TypedDict):
+    gflop: dict[Id, Annotated[FiniteFloat, Field(gt=0)]]
+
+
 class _Compute(TypedDict):
     rows: list[_Cost]
     device: Text
@@ -136,7 +140,7 @@ def _shapes(kind: str, document: Mapping[str, Any]) -> list[Any]:
         return [_record()]
     if kind == "sweeps":
         return [_Sweep if {"usual", "agents", "tasks"} & document.keys() else _SweepOfVersion1]
-    known = {"compute": _Compute, "data-scaling": _DataScaling}.get(str(document.get("study")))
+    known = {"compute": _Compute, "data-scaling": _DataScaling, "flops": _Flops}.get(str(document.get("study")))
     tuning = {"trials", "held_out", "importances"} & document.keys()
     return [_Study, *([known] if known else []), *([_Tuning] if tuning else [])]
 

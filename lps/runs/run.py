@@ -89,7 +89,7 @@ class Run:
         most = {"steps": LARGEST, "eval_interval": LARGEST, "eval_episodes": MOST_EPISODES}
         for (name, high), value in zip(most.items(), (steps, eval_interval, eval_episodes), strict=True):
             if not isinstance(value, int) or not 1 <= value <= high:
-                raise UserError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
+                raise UserError(f"{name} must be a whole number of at least 1 and at most {high}, not {value!r}")
         if steps / eval_interval > MOST_EVALUATIONS:
             raise UserError(
                 f"{steps} steps with an evaluation every {eval_interval} are more than {MOST_EVALUATIONS} evaluations. "

@@ -328,19 +328,21 @@ class Store:
 
     def _full(self, rel: str) -> str:
         """The path of a file of these results.  StoreError if it leads out of the folder, by its name or by links."""
-        full = posixpath.join(self.root, rel)
-        inside = not rel.startswith("/") and ".." not in rel.split("/")
-        if inside and self.local:
-            folder = posixpath.dirname(full)
-            if folder not in self._inside and self._leads_inside(folder):
-                self._inside.add(folder)
-            inside = folder in self._inside and not (os.path.islink(full) and not self._leads_inside(full))
-        if not inside:
+        parts = rel.split("/")
+        if rel.startswith("/") or ".." in parts or (self.local and not self._leads_inside(parts)):
             raise StoreError(f"{self._shown(rel)} is outside of the results folder. Remove the link or the document")
-        return full
+        return posixpath.join(self.root, rel)
 
-    def _leads_inside(self, path: str) -> bool:
-        return f"{os.path.realpath(path)}/".startswith(self._real)
+    def _leads_inside(self, parts: list[str]) -> bool:
+        path = self.root
+        for number, part in enumerate(parts, 1):
+            path = f"{path}/{part}"
+            if path not in self._inside:
+                if os.path.islink(path) and not f"{os.path.realpath(path)}/".startswith(self._real):
+                    return False
+                if number < len(parts):
+                    self._inside.add(path)
+        return True
 
     def _shown(self, rel: str) -> str:
         """A file as people know it; a URI's options, such as its endpoint, would only hide the name."""

@@ -28,7 +28,7 @@ counted success 'post'; since 1.2.0 OGBench counts 'pre'."""
 
 
 class Group(NamedTuple):
-    """What the tasks of a group have in common."""
+    """The values that the tasks of a group share."""
 
     data: str
     """Kind of its default dataset: play, navigate."""

@@ -1,7 +1,7 @@
-"""The ring bandit: one action in the plane, to see in a minute what an agent makes of its data.
+"""The ring bandit: one action in the plane, to see in a minute how an agent uses its data.
 
-The dataset's actions lie on a ring, in all directions alike, and those on an arc at its top right are worth 1. Cloning
-gives back the whole ring, improving ends on the arc, and who trusts a critic where there is no data leaves the ring.
+The dataset's actions lie on a ring, uniform in direction. Actions on an arc at the top right have the reward 1. Cloning
+gives the whole ring, and improvement ends on the arc. An agent that trusts its critic outside the data leaves the ring.
 After figure 2 of LPS's paper (arXiv 2603.05296): a task in the plane with the reward in the top right corner. It is
 one ring and not two, because LPS's sphere is a circle here, and one pass of a network maps a circle to one closed
 curve, which cannot follow two rings.
@@ -41,16 +41,17 @@ TASKS: Mapping[str, Task] = {RING.name: RING}
 
 RADIUS = 0.7
 SPREAD = 0.08
-"""The data's distance from the ring is uniform up to this."""
+"""Maximum distance of the data from the ring; the distance is uniform."""
 BAND = 0.15
-"""An action at most so far from the ring counts as on it."""
+"""Maximum distance of an action that counts as on the ring."""
 ARC = (math.pi / 4, math.pi / 6)
 """Middle and half width of the rewarded arc, in radians."""
-ACTIONS = 20_000
+NUM_ACTIONS = 20_000
+"""Number of actions in the dataset."""
 
 
 def on_ring(actions: np.ndarray) -> np.ndarray:
-    """Which actions (..., 2) are on the ring, (...) bool."""
+    """Return whether actions (..., 2) are on the ring, (...) bool."""
     return np.abs(np.linalg.norm(actions, axis=-1) - RADIUS) <= BAND
 
 
@@ -81,10 +82,10 @@ class RingBandit(gymnasium.Env):
 
 
 def data() -> np.ndarray:
-    """The actions that were tried, (ACTIONS, 2) float32, the same in every process."""
+    """The actions that were tried, (NUM_ACTIONS, 2) float32, the same in every process."""
     rng = np.random.default_rng(0)
-    angles = rng.uniform(-math.pi, math.pi, ACTIONS)
-    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, ACTIONS)
+    angles = rng.uniform(-math.pi, math.pi, NUM_ACTIONS)
+    radii = RADIUS + rng.uniform(-SPREAD, SPREAD, NUM_ACTIONS)
     return (radii * [np.cos(angles), np.sin(angles)]).T.astype(np.float32)
 
 
@@ -99,7 +100,7 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
     if name != RING.dataset:
         raise UserError(f"{RING.name} has no dataset {name}: its data is generated. Remove --dataset")
     tried = data()
-    rows = 2 * ACTIONS
+    rows = 2 * NUM_ACTIONS
     actions, rewards = np.zeros((rows, 2), np.float32), np.zeros((1, rows), np.float32)
     actions[::2], rewards[0, ::2] = tried, reward(tried)
     return Dataset(

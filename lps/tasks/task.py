@@ -1,4 +1,4 @@
-"""What a task is: plain values, without a simulator."""
+"""Tasks as plain values, without a simulator."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Task:
     """Actions in a chunk."""
     max_episode_steps: int
     metric: Metric = "success"
-    """What an evaluation is scored by."""
+    """The metric that scores an evaluation."""
     return_range: tuple[float, float] | None = None
     """Returns that count as 0 % and 100 %, for a normalised return."""
     options: Mapping[str, Any] = field(default_factory=dict)

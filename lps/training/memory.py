@@ -1,8 +1,8 @@
-"""How many members fit on a device at once: measured there, not guessed.
+"""Measure how many members fit on a device at once.
 
 Every tensor of a program carries the member axis, so its memory is a line in the number of members. Two short
 measurements, of two members and of three, give the line for this agent, these widths, this device and this torch. (One
-member lies off it: what is copied for several is a mere view of one.)
+member is off the line: some copies are views when there is only one.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lps.tasks.task import Task
 from lps.training.program import Program
 
 USABLE = 0.8
-"""Of the memory that is free, the part that members may fill; the rest is for the dataset and the allocator's gaps."""
+"""Share of the free memory for members; the rest is for the dataset and the allocator's gaps."""
 
 
 COPIES = 4
@@ -66,25 +66,27 @@ class Footprint:
 
 
 def members_that_fit(run: Run, device: str, precision: str = "float32", device_share: float = 1.0) -> int | None:
-    """How many members like `run` (same agent, widths, batch) one program on `device` has room for, at least 1.
+    """Return how many members like `run` (same agent, widths, batch) fit into one program on `device`, at least 1.
 
-    None, for no limit, on the CPU: members are cheap there beside the machine's memory, and there are few of them.
+    None (no limit) on the CPU, where packs are small and members need little memory.
 
     Args:
-        device_share: the part of the device that this process may take, where others train on it too.
+        device_share: share of the device for this process, if other processes train on it too.
     """
     if torch.device(device).type != "cuda":
         return None
     line = footprint(run, device, precision)
-    torch.cuda.empty_cache()  # what the measurement used counts as free again
+    torch.cuda.empty_cache()  # the measurement's memory counts as free again
     free, total = torch.cuda.mem_get_info(device)
     room = min(free, device_share * total) * USABLE
     return max(1, int((room - line.fixed) // line.member))
 
 
 def footprint(run: Run, device: str, precision: str = "float32") -> Footprint:
-    """What the members of a pack of `run` take, by one plain update of two members and of three. Measured once for each
-    agent, configuration and device in a process; compiled updates take less, for they keep fewer tensors between."""
+    """Return the memory of a pack of `run`, measured by one plain update of two members and of three.
+
+    A process measures each agent, configuration and device once. Compiled updates need less memory.
+    """
     return _footprint(run.agent, run.config, run.task, device, precision)
 
 
@@ -97,7 +99,7 @@ def _footprint(agent: str, config: Any, task: str, device: str, precision: str) 
 
 
 def peak(agent: str, config: Any, task: Task, members: int, device: str, precision: str = "float32") -> int:
-    """Bytes of GPU memory that building a program of `members` and its first update take at their worst."""
+    """Return the peak bytes of GPU memory while building a program of `members` and running its first update."""
     dataset = _no_data(task, rows=2 * config.horizon)
 
     def once() -> None:

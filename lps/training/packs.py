@@ -65,7 +65,7 @@ def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
     """Group the runs that can train in one program, at most `max_members` together, in the order given.
 
     They share agent, group, dataset, protocol and every hyperparameter that shapes the program; seed, task and
-    the scalars of members (lps.agents.config) may differ. Packing never changes a result.
+    the scalars of members (lps.agents.config) may differ. Packing changes a result by rounding only.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""The part of a sweep's command line that is the same for all sweeps: where, on what, and how it is shown."""
+"""The options that all studies share: results, cluster, training and console."""
 
 import argparse
 import os
@@ -15,72 +15,85 @@ from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import NAME, launch, unfinished
+from sweeps.launcher.launch import check_name, launch, unfinished
 from sweeps.launcher.plan import Plan
-from sweeps.launcher.resources import Limits, Nodes, Share, split
+from sweeps.launcher.resources import Limits, Nodes, PackResources, plan_packs
 from sweeps.watch import estimate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", help="folder or s3://bucket/folder (default: results/SWEEP)")
-    parser.add_argument("--sweep", type=_name, help="name of these runs together, in MLflow and in the results")
-    parser.add_argument("--data-dir", help="where datasets are (default: $LPS_DATA_DIR or ~/.ogbench/data)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
+    parser.add_argument("--sweep", help="name of the sweep, in MLflow and in the results")
+    parser.add_argument("--data-dir", help="directory of the datasets (default: $LPS_DATA_DIR or ~/.ogbench/data)")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and the estimated time, and stop")
     parser.add_argument(
         "--price",
         type=at_least(0.0),
         metavar="PER_HOUR",
-        help="with --dry-run: of one device, to say what the updates may cost",
+        help="price per device-hour, for the cost estimate of --dry-run",
     )
-    parser.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+    parser.add_argument("--verbose", action="store_true", help="show the output of Ray and its workers")
     parser.add_argument(
         "--checkpoint-seconds",
         type=at_least(0.0),
         default=120.0,
         metavar="S",
-        help="what a lost worker costs (default: 120)",
+        help="seconds between checkpoints (default: 120)",
     )
     parser.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
     parser.add_argument(
-        "--precision", default="float32", help=f"of training: {', '.join(PRECISIONS)} (default: float32, the reference)"
+        "--precision",
+        default="float32",
+        help=f"precision of training: {', '.join(PRECISIONS)} (default: float32, the reference)",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="let torch compile the updates: minutes for each pack first, then faster"
+        "--compile", action="store_true", help="compile the updates: slow start of each pack, then faster updates"
     )
     place = parser.add_argument_group("the cluster")
-    place.add_argument("--address", help="of a Ray cluster; 'local' for this machine (default: one that is up here)")
-    place.add_argument("--device", default="auto", help="auto, cpu or cuda (default: cuda if the cluster has any)")
-    place.add_argument("--cpus-per-pack", type=float, default=1.0, metavar="N")
-    place.add_argument("--gpus-per-pack", type=float, default=1.0, metavar="N", help="0.25: four packs on a GPU")
-    place.add_argument("--packs-at-once", type=int, metavar="N", help="(default: as many as fit)")
-    place.add_argument("--max-members", type=int, metavar="N", help="most runs in a pack (default: by device)")
-
-
-def _name(text: str) -> str:
-    """The name of a sweep."""
-    if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"must be letters, digits, dots, dashes and underscores, not {text[:40]!r}")
-    return text
+    place.add_argument(
+        "--address",
+        help="address of a Ray cluster, or 'local' (default: the cluster that runs on this machine, else local)",
+    )
+    place.add_argument("--device", default="auto", help="auto, cpu or cuda (default: cuda if the cluster has GPUs)")
+    place.add_argument("--cpus-per-pack", type=float, default=1.0, metavar="N", help="CPUs of a pack (default: 1)")
+    place.add_argument(
+        "--gpus-per-pack",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="GPUs of a pack; 0.25 puts four packs on one GPU (default: 1)",
+    )
+    place.add_argument(
+        "--packs-at-once",
+        type=int,
+        metavar="N",
+        help="number of packs that train at the same time (default: as many as fit)",
+    )
+    place.add_argument(
+        "--max-members", type=int, metavar="N", help="maximum number of runs in a pack (default: by device)"
+    )
 
 
 def results_of(arguments: argparse.Namespace, sweep: str) -> str:
-    """The results folder of --results; results/SWEEP by default. `sweep`: the default of --sweep."""
+    """Return the results folder of --results; results/SWEEP by default. `sweep`: the default of --sweep."""
     return arguments.results or f"results/{arguments.sweep or sweep}"
 
 
-def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, results: str | None = None) -> int:
-    """Launches the runs with the options of the command line, or prints a description (--dry-run); the exit code.
+def launch_or_describe(
+    planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, results: str | None = None
+) -> int:
+    """Launch the runs, or describe them (--dry-run). Return the exit code.
 
-    sweep: the default of --sweep. results: another results folder than that of --results.
+    sweep: the default of --sweep. results: a results folder that replaces --results.
     """
     limits = checked(arguments)
     runs = [one.run for one in planned]
     if not runs:
-        raise UserError("there is nothing to run: the filters leave no run")
+        raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
         describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
-        if len({run.id for run in runs}) == len(runs):  # else they stand for others, as a tuning's trials do
+        if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
     return launch(
@@ -104,7 +117,9 @@ def go(planned: Sequence[Planned], arguments: argparse.Namespace, sweep: str, re
 
 
 def checked(arguments: argparse.Namespace) -> Limits:
-    """The part of the cluster for a pack. UserError for options that no sweep can have; nothing is written before."""
+    """Return the resources of a pack. UserError for invalid options, before anything is written."""
+    if arguments.sweep is not None:
+        check_name(arguments.sweep)
     limits = Limits(
         device=arguments.device,
         cpus=arguments.cpus_per_pack,
@@ -114,14 +129,13 @@ def checked(arguments: argparse.Namespace) -> Limits:
     )
     check_precision(arguments.precision, arguments.device)
     if arguments.price is not None and not arguments.dry_run:
-        raise UserError("--price goes with --dry-run: a sweep does not count money")
+        raise UserError("--price requires --dry-run")
     return limits
 
 
 def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | None = None) -> None:
-    """Prints the runs and packs by agent and group, and an estimate of the time they take; with a price per device
-    hour, also of the money."""
-    packs, share = split(runs, nodes, limits)
+    """Print the runs and packs by agent and group, the estimated time, and with `price` (per device-hour) the cost."""
+    packs, share = plan_packs(runs, nodes, limits)
     table = Table("agent", "group", "tasks", "seeds", "steps", "runs", "packs", "hours", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -141,37 +155,35 @@ def describe(runs: Sequence[Run], nodes: Nodes, limits: Limits, price: float | N
     console.print(table)
     print(f"{len(runs)} runs in {len(packs)} packs, {share.at_once} at a time on {share.device}")
     if total is None:
-        print(
-            f"How long that takes on {share.device} is not known: no rate was measured for some of these agents there."
-        )
+        print(f"No time estimate for {share.device}: some of these agents have no measured rate.")
     else:
         print(
-            f"About {_hours(total)} device hours ({share.device}), {_hours(total / share.at_once)} hours from start to "
-            f"end. An estimate, from rates measured on {estimate.MEASURED_ON[share.device]}."
+            f"Estimate: {_hours(total)} device hours ({share.device}), {_hours(total / share.at_once)} hours in "
+            f"all, from rates measured on {estimate.MEASURED_ON[share.device]}."
         )
     if price is not None:
         print(_bill(total, share, price))
 
 
 def _standing(runs: Sequence[Run], results: str) -> str:
-    """How many of the runs need no training any more. UserError where the results cannot take them."""
+    """Describe how many runs are finished. UserError if the results folder is not usable."""
     try:
         store = Store(results, create=False)
     except NoResults:
-        return f"{results} is not there yet: all of them are to be trained"
+        return f"{results} does not exist yet: {len(runs)} runs to train"
     left = len(unfinished(store, runs))
-    return f"{len(runs) - left} of them are finished in {results}: {left} are to be trained"
+    return f"{results}: {len(runs) - left} runs are finished, {left} to train"
 
 
-def _bill(hours: float | None, share: Share, price: float) -> str:
-    """What packs that train for so many hours in all cost."""
+def _bill(hours: float | None, share: PackResources, price: float) -> str:
+    """Describe the cost of this many device hours; None: unknown."""
     device = "GPU" if share.gpus else "CPU core"
     if hours is None:
-        return f"What it costs at {price:g} an hour of a {device} is not known either."
+        return f"No cost estimate at {price:g} per {device}-hour, because the time is unknown."
     devices = share.gpus or share.cpus_of_pack
     return (
-        f"At {price:g} an hour of a {device}: about {hours * devices * price:,.2f} for the {_hours(hours * devices)} "
-        f"{device} hours that are used. Devices that idle and machines without one (the head) cost what they cost."
+        f"Cost at {price:g} per {device}-hour: about {hours * devices * price:,.2f} for {_hours(hours * devices)} "
+        f"{device}-hours. Idle devices and the head node are not included."
     )
 
 

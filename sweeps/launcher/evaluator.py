@@ -1,4 +1,4 @@
-"""Evaluation as Ray tasks beside the learner: MuJoCo's work on whatever CPUs are free, while the learner goes on."""
+"""Evaluation as Ray tasks on free CPUs, while the learner continues."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from lps.runs.record import Episode
 from lps.runs.run import Run
 
 MIN_EPISODES = 5
-"""Fewest episodes of a task: less would be spent on starting an environment."""
+"""Minimum number of episodes of a task; fewer do not repay the start of an environment."""
 
 
-@ray.remote(max_retries=3, scheduling_strategy="DEFAULT")  # DEFAULT: outside of the learner's own booking
+@ray.remote(max_retries=3, scheduling_strategy="DEFAULT")  # DEFAULT: outside the placement group of the learner
 def _evaluate(policy: ChunkPolicy, run: Run, step: int, episodes: Sequence[int]) -> list[Episode]:
     return evaluate(policy, run.resolved_task, seed=run.seed, step=step, episodes=episodes)
 
@@ -31,13 +31,14 @@ class _Job:
 
 
 class RayEvaluator:
-    """Splits the episodes of each evaluation over Ray tasks. Episodes are seeded one by one, so the result is the
-    same however they are split. An `lps.evaluation.evaluators.Evaluator`.
+    """An `lps.evaluation.evaluators.Evaluator` that splits the episodes of each evaluation over Ray tasks.
+
+    Each episode has its own seed, so the result does not depend on the split.
 
     Args:
-        cpus: what one task books.
-        tasks: how many tasks find room at the same time.
-        members: runs that are evaluated at the same time.
+        cpus: CPUs that one task books.
+        tasks: number of tasks that run at the same time.
+        members: number of runs that are evaluated at the same time.
     """
 
     def __init__(self, cpus: float = 1.0, tasks: int = 1, members: int = 1):
@@ -53,7 +54,7 @@ class RayEvaluator:
         self._jobs.append(_Job(run, step, [task.remote(shared, run, step, part) for part in episodes]))
 
     def poll(self, wait: bool = False) -> list[tuple[Run, int, list[Episode]]]:
-        """The evaluations that are complete by now, in the order they were submitted; with `wait`, all of them."""
+        """Return the complete evaluations in the order of submission; with `wait`, all evaluations."""
         waiting = [ref for job in self._jobs for ref in job.waiting]
         if waiting:
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=None if wait else 0, fetch_local=False)

@@ -1,8 +1,8 @@
-"""From a list of runs to finished results.
+"""The driver of a sweep: from planned runs to finished results.
 
-The driver packs the runs that are not finished, gives each pack to Ray Tune as one trial (`pack.py`), shows how they do
-(`console.py`) and mirrors the results to MLflow (`mirror.py`). It keeps no state: the results store says what is done,
-so a sweep that was interrupted, however, goes on when the same command is run again.
+The driver packs the unfinished runs and gives each pack to Ray Tune as one trial (`pack.py`). It shows their progress
+(`watch/console.py`) and mirrors the results to MLflow (`watch/mlflow.py`). The driver keeps no state. The results store
+knows the finished runs, so the same command resumes an interrupted sweep.
 """
 
 import contextlib
@@ -26,18 +26,15 @@ from lps.tasks.suites import get_task, load_dataset
 from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.plan import Plan, mark_failed
-from sweeps.launcher.resources import Limits, Share, split
-from sweeps.watch.console import Console, title
+from sweeps.launcher.resources import Limits, PackResources, plan_packs
+from sweeps.watch.console import Console, title, titles
 from sweeps.watch.mlflow import Mirror
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
-"""Names of sweeps: parts of file names."""
+TUNE_RESTARTS = 3
+"""Number of attempts with a new Tune, which fails itself if the system kills a trial for memory."""
 
-ATTEMPTS = 3
-"""How often Ray is started over when Tune itself breaks, as it does when the system kills a trial for memory."""
-
-LOOK = 10.0
-"""Seconds between two looks at whether the head node lives."""
+HEAD_CHECK_SECONDS = 10.0
+"""Seconds between two checks that the head node is alive."""
 
 
 def launch(
@@ -49,24 +46,21 @@ def launch(
     mlflow: bool = True,
     verbose: bool = False,
 ) -> int:
-    """Trains all the runs that are not finished, and returns 0; or 1 if any of them failed.
+    """Train all unfinished runs. Return 0, or 1 if a run failed.
 
     Args:
         plan: results folder, name and options of the sweep.
-        limits: the part of the cluster for a pack.
+        limits: resources of a pack.
         address: the Ray cluster; default as in `sweeps.launcher.connection.find`.
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
-        verbose: shows what Ray and the workers print.
+        verbose: show the output of Ray and its workers.
 
-    Raises UserError for what the user can put right, and KeyboardInterrupt after having put everything away.
+    Raises UserError for invalid input, and KeyboardInterrupt after cleaning up.
     """
     runs = list({one.run.id: one.run for one in planned}.values())
     if not runs:
-        raise UserError("there is nothing to run: the filters leave no run")
-    if not NAME.fullmatch(plan.sweep):
-        raise UserError(
-            f"the sweep's name {plan.sweep!r} is not valid: use letters, digits, dots, dashes and underscores"
-        )
+        raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
+    check_name(plan.sweep)
     store = Store(plan.results)
     plan = replace(plan, results=store.path)
     done = finished(store)
@@ -74,7 +68,7 @@ def launch(
     write_intent(store, plan.sweep, planned)
     if len(todo) < len(runs):
         print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
-        _tell_of_other_code([done[run.id] for run in runs if run.id in done])
+        _warn_of_other_commits([done[run.id] for run in runs if run.id in done])
     address = cluster.find(address)
     if todo and address == "local":
         _prepare_data(todo, plan.options.data_dir)
@@ -83,7 +77,7 @@ def launch(
         if todo:
             _train(store, todo, plan, limits or Limits(), address, verbose, mirror)
     except KeyboardInterrupt:
-        print("\nStopped. Nothing that was finished is lost: the same command goes on from here.", flush=True)
+        print("\nStopped. The same command resumes.", flush=True)
         raise
     finally:
         if mirror:
@@ -91,29 +85,37 @@ def launch(
     return _conclude(store, runs, mirror)
 
 
+def check_name(sweep: str) -> None:
+    """UserError for a name of a sweep that file names and MLflow do not take."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", sweep):
+        raise UserError(
+            f"the sweep's name {sweep!r:.60} is not valid: use letters, digits, dots, dashes and underscores"
+        )
+
+
 def finished(store: Store) -> dict[str, dict[str, Any]]:
-    """The documents of the runs that are done, by their ids."""
+    """Return the documents of the finished runs, by id."""
     return {doc["id"]: doc for doc in store.runs() if doc["status"] == "done"}
 
 
 def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
-    """The runs that are not done, those included that failed in an earlier attempt."""
+    """Return the runs that are not finished, including failed runs."""
     done = finished(store)
     return [run for run in runs if run.id not in done]
 
 
-def _tell_of_other_code(done: Sequence[Mapping[str, Any]]) -> None:
+def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
     if others := Counter(other_code(done).values()):
         commits = ", ".join(f"{count} with commit {commit}" for commit, count in others.items())
         print(
-            f"  ({commits}; this is {short_commit(versions())}: to train them with this code, take another --results)",
+            f"  ({commits}; this is {short_commit(versions())}. To train them again, choose another --results)",
             flush=True,
         )
 
 
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
-    """Finds, downloads, checks and converts the datasets once, before packs ask for them all at the same time. On a
-    cluster each machine does so for itself, for what it trains on."""
+    """Download, check and convert the datasets once, before the packs start. On a cluster each machine does this for
+    its own packs."""
     for dataset, group in dict.fromkeys((run.dataset, get_task(run.task).group) for run in runs):
         task = next(get_task(run.task) for run in runs if get_task(run.task).group == group)
         load_dataset([task], dataset=dataset, data_dir=data_dir)
@@ -122,9 +124,9 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
 def _train(
     store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
 ) -> None:
-    cluster.apply_environment()  # which Ray reads when it is imported
+    cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, TUNE_RESTARTS + 1):
         try:
             with contextlib.ExitStack() as stack:
                 if not verbose:  # Ray prints warnings about itself into the table
@@ -132,7 +134,7 @@ def _train(
                 if address == "local" and attempt == 1:
                     print("starting Ray on this machine", file=out, flush=True)
                 address = stack.enter_context(cluster.connected(address, verbose))
-                packs, share = split(unfinished(store, runs), cluster.nodes(), limits)
+                packs, share = plan_packs(unfinished(store, runs), cluster.nodes(), limits)
                 check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
@@ -142,36 +144,36 @@ def _train(
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
-            if attempt < ATTEMPTS:
-                print(f"Ray Tune broke ({last_line(str(error))}): starting over with what is left", flush=True)
+            if attempt < TUNE_RESTARTS:
+                print(f"Ray Tune failed ({last_line(str(error))}); restarting it with the unfinished runs", flush=True)
             else:
-                reason = f"Ray Tune broke {ATTEMPTS} times:\n{traceback.format_exc()}"
+                reason = f"Ray Tune failed {TUNE_RESTARTS} times:\n{traceback.format_exc()}"
                 mark_failed(store, unfinished(store, runs), plan.sweep, reason)
 
 
 def _tune(
-    store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: Share, out: TextIO, mirror: Mirror | None
+    store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None
 ) -> None:
-    """Runs every pack as a trial of Ray Tune, and shows it."""
+    """Run every pack as a trial of Ray Tune, and show its progress."""
     import ray
     from ray import tune
 
-    from sweeps.launcher.pack import ON_HEAD, Board, drive
+    from sweeps.launcher.pack import ON_HEAD, ProgressBoard, run_pack
     from sweeps.launcher.placement import release
 
-    board: Any = Board.remote()  # type: ignore[attr-defined]
+    board: Any = ProgressBoard.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)
 
     def pack(config: dict[str, Any]) -> dict[str, Any]:
-        return drive(config["pack"], packs[config["pack"]], plan, share, board, scratch)
+        return run_pack(config["pack"], packs[config["pack"]], plan, share, board, scratch)
 
     class Watch(tune.Callback):
         looked = 0.0
 
         def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-            if time.monotonic() - self.looked > LOOK:
+            if time.monotonic() - self.looked > HEAD_CHECK_SECONDS:
                 self.looked = time.monotonic()
-                if not cluster.has_head():  # Tune would wait for its trials' machine for ever
+                if not cluster.has_head():  # Tune would wait forever for the machine of its trials
                     raise ConnectionError("the head node of Ray is gone")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -185,7 +187,7 @@ def _tune(
             pass
 
     tuner = tune.Tuner(
-        tune.with_resources(pack, ON_HEAD),  # a trial only watches, so it must not take a CPU from a learner
+        tune.with_resources(pack, ON_HEAD),  # a trial only waits, so it must not book a CPU
         param_space={"pack": tune.grid_search(list(range(len(packs))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -198,9 +200,9 @@ def _tune(
         ),
     )
     if mirror:
-        mirror.start()  # only now, for Ray sets environment variables when it is imported and when it connects
+        mirror.start()  # after Ray has set its environment variables, on import and on connecting
     try:
-        with Console([title(pack) for pack in packs], out) as console:
+        with Console(titles(packs), out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
             trials = tuner.fit()
     finally:
@@ -211,20 +213,20 @@ def _tune(
 
 
 def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
-    """Says how it went; the exit code."""
+    """Print the outcome of the sweep. Return the exit code."""
     docs = {doc["id"]: doc for doc in store.runs()}
     states = {run.id: docs[run.id]["status"] if run.id in docs else "missing" for run in runs}
     failed = [run for run in runs if states[run.id] != "done"]
     print(f"{len(runs) - len(failed)} of {len(runs)} runs are done; results in {store.path}")
     for run in failed:
         reason = last_line((docs.get(run.id) or {}).get("error") or states[run.id])
-        print(f"  failed: {title([run])}: {reason}\n          all of it: {store.path}/runs/{run.id}.json")
+        print(f"  failed: {title([run])}: {reason}\n          traceback: {store.path}/runs/{run.id}.json")
     if failed:
-        print("The same command tries these again, and only these.")
-        print(f"How the runs stand at any time: python -m sweeps status {store.path}")
+        print("The same command retries these runs only.")
+        print(f"State of the runs: python -m sweeps status {store.path}")
     if mirror:
         if mirror.problem:
-            print(f"MLflow does not have everything ({mirror.problem}): the same command catches up.")
+            print(f"MLflow is incomplete ({mirror.problem}). The same command completes it.")
         local = mirror.uri.startswith("sqlite:")
         print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
     return 1 if failed else 0

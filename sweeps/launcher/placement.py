@@ -1,4 +1,4 @@
-"""The placement groups that Ray holds for packs: recorded when a worker starts, released when it is gone."""
+"""Placement groups of packs: recorded when a worker starts, released when the worker is gone."""
 
 from typing import Any
 
@@ -8,13 +8,15 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 HELD = "lps-held"
-"""The namespace of these notes in the memory of the head's own service: a machine without memory loses actors."""
+"""Namespace of the records in Ray's key-value store on the head, which survives when a machine loses its actors."""
 
 
-class _Hold(WorkerGroupCallback):
-    """Notes the placement group of each worker of a pack: where a trial or its helpers are killed, Ray Train's own
-    cleaner frees it only with a dashboard and with no other Ray on the machine, and otherwise the sweep would wait for
-    it for ever."""
+class PlacementGroupTracker(WorkerGroupCallback):
+    """Record the placement group of each worker of a pack.
+
+    If a trial is killed, Ray Train releases its placement group only when a dashboard runs and no other Ray is on the
+    machine. `release` frees the recorded groups instead; otherwise the sweep would hang.
+    """
 
     def __init__(self, number: int, board: Any, scratch: str):
         self.number, self.board, self.scratch = number, board, scratch
@@ -26,7 +28,7 @@ class _Hold(WorkerGroupCallback):
 
 
 def release(scratch: str, number: int) -> None:
-    """Frees what Ray holds for the workers of a pack that are gone. `scratch` is the sweep's folder."""
+    """Free the placement groups of a pack's dead workers. `scratch` is the folder of the sweep."""
     for note in _internal_kv_list(_notes(scratch, number), namespace=HELD):
         group = note.decode().rpartition(" ")[2]
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

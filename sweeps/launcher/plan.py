@@ -1,4 +1,4 @@
-"""A plan: what the packs of a sweep have in common."""
+"""The plan of a sweep: the settings that all its packs share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from lps.training.options import TrainOptions
 
 @dataclass(frozen=True)
 class Plan:
-    """What the packs of a sweep have in common, wherever they run."""
+    """Settings that all packs of a sweep share."""
 
     results: str
     """The results store, a local path or a URI such as s3://bucket/results. All machines must see it."""
     sweep: str
     """Name of the sweep; MLflow's parent run."""
     options: TrainOptions = TrainOptions()
-    """Device and share are those of each pack."""
+    """Options of the training; each pack sets device and share of the device."""
     max_failures: int = 5
-    """Restarts of the worker of a pack that died."""
+    """Maximum number of restarts of a pack's worker."""
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:
-    """Marks those of the runs as failed that are neither done nor failed already."""
+    """Mark the unfinished runs as failed."""
     for run in runs:
         record = store.record(run, sweep)
         if record.status not in (Status.DONE, Status.FAILED):

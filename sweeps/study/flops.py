@@ -1,4 +1,4 @@
-"""The FLOPs of the runs of a results folder, kept there for the figure of success against FLOPs."""
+"""Store the FLOPs of the runs of a results folder, for the figure of success against FLOPs."""
 
 from lps.errors import UserError
 from lps.runs.run import Run
@@ -7,14 +7,14 @@ from lps.training.flops import update_gflop
 
 
 def keep(store: Store) -> None:
-    """Writes the GFLOP of an update of every run in the store, as the study "flops"; not of runs whose agent or task is
-    not installed here."""
+    """Write the GFLOP of an update of every run into the store, as the study "flops". Runs whose agent or task is not
+    installed are skipped."""
     gflop: dict[str, float] = {}
     for document in store.runs():
         try:
             run = Run.from_dict(document["run"])
             gflop[run.id] = update_gflop(run)
-        except (KeyError, TypeError, UserError):  # made by another version, or of another package
+        except (KeyError, TypeError, UserError):  # a run of another version or package
             continue
     if gflop:
         store.write_study("flops", {"gflop": gflop})

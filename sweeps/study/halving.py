@@ -1,9 +1,8 @@
-"""Successive halving: the rungs of a budget, and how a run goes on from a shorter one of the same kind.
+"""Successive halving: the rungs of a budget, and runs that continue a shorter run.
 
-ASHA (Li et al., arXiv 1810.05934) trains many configurations a little and the best of them further. A run's identity
-holds its number of updates, so a configuration on a rung is a run of its own, whole and finished. It is also the
-beginning of the longer one, number for number: batches and noise hang on seed and step alone, and nothing in a training
-knows how long it will be.
+ASHA (Li et al., arXiv 1810.05934) trains many configurations briefly and the best ones further. The id of a run has
+its number of updates, so a configuration on a rung is a finished run of its own. The longer run begins with exactly the
+same updates, because batches and noise depend on seed and step only.
 """
 
 from dataclasses import replace
@@ -15,30 +14,29 @@ from lps.runs.run import Run
 from lps.runs.store import Store
 
 ETA = 3
-"""Of so many configurations on a rung one goes on, and it then trains so many times as long."""
+"""Reduction factor: one of ETA trials is promoted and trains ETA times longer."""
 
 
 def rungs(steps: int, eval_interval: int, eta: int = ETA) -> list[int]:
-    """The shorter budgets, in updates: steps / eta^k, where a run of `steps` is evaluated. UserError where there is
+    """Return the shorter budgets in updates: steps / eta^k, rounded down to an evaluation. UserError if there is
     none."""
     found = {steps // eta**k // eval_interval * eval_interval for k in range(1, steps.bit_length())} - {0}
     if not found:
         raise UserError(
-            f"there is no rung at or below {steps // eta:,} of {steps:,} updates, for runs are evaluated every "
-            f"{eval_interval:,}: ask for a smaller --eval-interval, or tune without --asha"
+            f"no evaluation at or below {steps // eta:,} of {steps:,} updates (one every {eval_interval:,}). "
+            "Use a smaller --eval-interval, or omit --asha"
         )
     return sorted(found)
 
 
-def go_on(run: Run, steps: int, rung: Store, store: Store) -> None:
-    """Lets a run, which `store` does not know yet, begin where the one of so many `steps` ended, which is finished in
-    `rung`.
+def continue_from_rung(run: Run, steps: int, rung: Store, store: Store) -> None:
+    """Let a run continue the shorter run of `steps` updates.
 
-    Its evaluations, metrics and checkpoint become those of the run, in this order: whatever is interrupted can be
-    repeated, and what has begun is left alone.
+    The shorter run must be finished in `rung`. Its evaluations, metrics and checkpoint are copied into `store`, and the
+    document last, so an interrupted copy is repeated. A run that `store` has already is left unchanged.
     """
     if steps not in run.eval_steps:
-        raise ValueError(f"no run of {steps} updates is the beginning of {run}")
+        raise ValueError(f"{run} has no evaluation after {steps} updates to continue from")
     shorter = replace(run, steps=steps)
     document = rung.read_run(shorter.id)
     if document is None or document["status"] != Status.DONE or store.read_run(run.id):

@@ -22,17 +22,17 @@ class Scope:
 
     groups: Sequence[str]
     tasks: Sequence[int | str] | None
-    """Tasks of each group, by number (1 is the first) or by name; None: all."""
+    """Tasks of each group, by number (1 is the first) or by name; None: all tasks."""
     seeds: Sequence[int]
     steps: int
     eval_interval: int
     eval_episodes: int = 50
     dataset: str | None = None
-    """None: the task's own."""
+    """Name of a dataset; None: the task's default."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    """Given to the agents that have them, where their variant says nothing else."""
+    """Values for the agents that have these hyperparameters; values of a variant have priority."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The same, with the highest priority: the values of --set."""
+    """Values of --set, with the highest priority."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the suite, such as success_timing in OGBench."""
     suite: str | None = None
@@ -47,7 +47,7 @@ class Scope:
         known, (_, variant) = hyperparameters(agent), resolve(agent, AGENTS)
         if taken := sorted(set(self.settings) & {*variant, *varied}):
             by = agent if taken[0] in variant else "this study"
-            raise UserError(f"--set {taken[0]} conflicts with {by}, which varies it: leave out one of the two")
+            raise UserError(f"--set {taken[0]} conflicts with {by}, which varies {taken[0]}. Remove --set {taken[0]}")
         defaults = {key: value for key, value in self.hyperparameters.items() if key in known}
         by_hand = {key: value for key, value in self.settings.items() if key in known}
         protocol = {
@@ -60,7 +60,7 @@ class Scope:
         ]
 
     def task_names(self) -> list[str]:
-        """The names of all tasks. UserError for an unknown group, number or name."""
+        """Return the names of all tasks. UserError for an unknown group, number or name."""
         known = groups(self.suite)
         for group in self.groups:
             if group not in known:
@@ -74,7 +74,7 @@ class Scope:
         return [task.name for task in chosen]
 
 
-# What a first look at a study takes: the ring bandit, small networks, minutes on two CPU cores.
+# The preset quick: the ring bandit with small networks, minutes on two CPU cores.
 RING_SCOPE = Scope(
     groups=[RING.group],
     tasks=[1],
@@ -101,38 +101,40 @@ PAPER_SCOPE = Scope(
     eval_interval=100_000,
 )
 STUDY_SCOPES: Mapping[str, Scope] = {"paper": PAPER_SCOPE, "quick": RING_SCOPE}
-"""The presets of every study of sensitivity and ablation."""
+"""The presets of the studies of sensitivity and ablations."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, presets: Mapping[str, Any]) -> None:
-    """Adds `--preset`, and an option for each of its parts."""
+    """Add --preset, and an option for each part of a preset."""
     parser.add_argument("--preset", default="paper", help=f"one of {', '.join(presets)} (default: paper)")
     what = parser.add_argument_group("parts of the preset to replace")
     what.add_argument(
-        "--agents", nargs="+", metavar="AGENT", help=f"{', '.join(AGENTS)}; or a variant, as in dsrl:matched"
+        "--agents", nargs="+", metavar="AGENT", help=f"agents: {', '.join(AGENTS)}; or variants such as dsrl:matched"
     )
-    what.add_argument("--groups", nargs="+", metavar="GROUP", help=", ".join(groups("ogbench")))
+    what.add_argument("--groups", nargs="+", metavar="GROUP", help=f"groups of tasks: {', '.join(groups('ogbench'))}")
     what.add_argument(
         "--suite", help="import path of a suite, such as my_package.my_suite (default: the built-in ones)"
     )
-    what.add_argument("--tasks", nargs="+", metavar="TASK", help="numbers (1 is the first) or names, in each group")
-    what.add_argument("--seeds", nargs="+", type=int, metavar="N")
-    what.add_argument("--steps", type=int, metavar="N", help="updates")
+    what.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="tasks of each group, by number (1 is the first) or name"
+    )
+    what.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of the runs")
+    what.add_argument("--steps", type=int, metavar="N", help="number of updates")
     what.add_argument("--eval-interval", type=int, metavar="N", help="updates between evaluations")
-    what.add_argument("--eval-episodes", type=int, metavar="N")
-    what.add_argument("--dataset", help="name of a dataset file in the data folder (default: OGBench's of the task)")
+    what.add_argument("--eval-episodes", type=int, metavar="N", help="episodes per evaluation")
+    what.add_argument("--dataset", help="name of a dataset (default: the dataset of the task)")
     what.add_argument(
         "--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="settings of the suite, such as success_timing=pre",
     )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
-        help="hyperparameters, for the agents that have them",
+        help="hyperparameters of the agents that have them",
     )  # fmt: skip
 
 
 def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Scope]) -> Scope:
-    """The preset of the command line, with the other options in place of its parts. UserError for an unknown preset."""
+    """Return the preset with the parts that other options replace. UserError for an unknown preset."""
     check_known([arguments.preset], presets, "preset")
     names = ("suite", "groups", "tasks", "seeds", "steps", "eval_interval", "eval_episodes", "dataset")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
@@ -141,7 +143,7 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
         given["tasks"] = [int(one) if one.isdigit() else one for one in given["tasks"]]
     preset = presets[arguments.preset]
     known = groups(arguments.suite)
-    if arguments.suite:  # all its tasks with their own datasets, unless others are given
+    if arguments.suite:  # by default all tasks of the suite with their own datasets
         given = {"groups": list(known), "tasks": None, "dataset": None, **given}
     numbers = [task for task in preset.tasks or () if isinstance(task, int)]
     if "tasks" not in given and any(len(known.get(group, numbers)) < max(numbers) for group in given.get("groups", ())):
@@ -151,12 +153,12 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
 
 
 def agents_from_arguments(arguments: argparse.Namespace, default: Sequence[str]) -> list[str]:
-    """The values of --agents, each once, or the default."""
+    """Return the values of --agents without duplicates, or the default."""
     return list(dict.fromkeys(arguments.agents or default))
 
 
 def check_settings(scope: Scope, agents: Sequence[str]) -> None:
-    """UserError for a setting asked for by hand that none of the agents has."""
+    """UserError for a hyperparameter of --set that no agent has."""
     check_known(scope.settings, sorted(set().union(*map(hyperparameters, agents))), "hyperparameter")
 
 
@@ -170,10 +172,10 @@ def _chosen(group: str, tasks: Sequence[Task], wanted: Sequence[int | str] | Non
         elif 1 <= one <= len(tasks):
             found.append(tasks[one - 1])
         else:
-            raise UserError(f"there is no task {one} in {group}: give a number from 1 to {len(tasks)}, or a name")
+            raise UserError(f"{group} has no task {one}. Use a number from 1 to {len(tasks)}, or a name")
     return found
 
 
 def _names(task: Task) -> tuple[str, str]:
-    """The full name of a task, and the one inside its suite."""
+    """Return the full name of a task and its name inside the suite."""
     return task.name, task.key

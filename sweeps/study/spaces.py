@@ -1,6 +1,6 @@
-"""The hyperparameters that matter, and between what they are varied: the same for every agent that has them.
+"""The varied hyperparameters and their values, the same for every agent that has them.
 
-Wide enough to break an agent at both ends: a range that only holds good values says nothing about robustness.
+The ranges are wide enough to break an agent at both ends, because a range of good values says nothing about robustness.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ AXES: Mapping[str, Sequence[Any]] = {
     "latent_actor_hidden": [[64] * 2, [256] * 2, [512] * 4],
     "actor_hidden": [[64] * 4, [256] * 4, [512] * 4],
 }
-"""One at a time, the others at the default."""
+"""Values of one hyperparameter at a time, with the others at their defaults."""
 
-RANGES: Mapping[str, FloatDistribution] = {
+SEARCHED: Mapping[str, FloatDistribution] = {
     "lr": FloatDistribution(3e-5, 3e-3, log=True),
     "tau": FloatDistribution(5e-4, 1e-1, log=True),
     "discount": FloatDistribution(0.97, 0.999),
@@ -44,18 +44,18 @@ RANGES: Mapping[str, FloatDistribution] = {
     "expectile": FloatDistribution(0.5, 0.99),
     "guidance": FloatDistribution(1.0, 5.0),
 }
-"""All at once. They are scalars of a member, so that the configurations of an agent train in one program."""
+"""Ranges for all hyperparameters at once. All are scalars of a member, so an agent's configurations share a program."""
 
 
 def axes(agent: str) -> dict[str, Sequence[Any]]:
-    """The axes of AXES that an agent or variant has."""
+    """Return the axes of AXES that an agent or variant has."""
     known = hyperparameters(agent)
     return {name: values for name, values in AXES.items() if name in known}
 
 
 def ranges(agent: str) -> dict[str, FloatDistribution]:
-    """The ranges of RANGES that an agent or variant has, but for an alpha that does nothing."""
+    """Return the ranges of SEARCHED that an agent or variant has, without an alpha that has no effect."""
     known = hyperparameters(agent) & set(member_scalars(AGENTS[agent.partition(":")[0]].Config))
     if agent.partition(":")[0] in ALPHA_WITHOUT_EFFECT:
         known -= {"alpha"}
-    return {name: known_range for name, known_range in RANGES.items() if name in known}
+    return {name: known_range for name, known_range in SEARCHED.items() if name in known}

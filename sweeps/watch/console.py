@@ -23,11 +23,36 @@ ROWS = 20
 EVERY = 15.0
 """Seconds between two lines about the same pack where there is no terminal."""
 
+WIDEST = 80
+"""Letters of a pack's title."""
+
 
 def title(runs: Sequence[Run]) -> str:
     """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
     tasks = [get_task(run.task) for run in runs]
     return f"{runs[0].agent} {_tasks(tasks)} {_numbers('seed', [run.seed for run in runs])}"
+
+
+def titles(packs: Sequence[Sequence[Run]]) -> list[str]:
+    """The titles of packs. Packs of one title are told apart by their settings: 'lps ring-bandit seed 0 alpha=3.0'."""
+    alike: dict[str, list[dict[str, str]]] = {}
+    for pack in packs:
+        alike.setdefault(title(pack), []).append(_settings(pack))
+    found = {text: iter(_apart(text, settings)) for text, settings in alike.items()}
+    return [next(found[title(pack)]) for pack in packs]
+
+
+def _settings(pack: Sequence[Run]) -> dict[str, str]:
+    """The values of every setting in a pack."""
+    values = [{**run.to_dict(), **run.hyperparameters} for run in pack]
+    names = values[0].keys() - {"agent", "task", "seed", "hyperparameters"}
+    return {name: ",".join(dict.fromkeys(str(own.get(name)) for own in values)) for name in sorted(names)}
+
+
+def _apart(text: str, settings: Sequence[dict[str, str]]) -> list[str]:
+    """The title with the settings that differ between packs of this title."""
+    differing = [name for name in settings[0] if len({own.get(name) for own in settings}) > 1]
+    return [" ".join([text, *(f"{name}={own[name]}" for name in differing)])[:WIDEST] for own in settings]
 
 
 def _tasks(tasks: Sequence[Task]) -> str:

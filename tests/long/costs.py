@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray  # noqa: F401  psutil comes with it
 from small import small_hyperparameters
 
-from lps.evaluation.rollout import TOGETHER
+from lps.evaluation.rollout import EPISODES_PER_QUERY
 from lps.runs.checkpoint import checkpoint_path
 from lps.runs.provenance import versions
 from lps.runs.record import Episode
@@ -268,7 +268,7 @@ def mirror(store: Store, uri: str, runs: list[Run], folder: Path) -> None:
 def environments() -> None:
     """One number after each environment that is made and used, in a process with torch and a policy's code."""
     kept = []
-    for number in range(1, TOGETHER + 1):
+    for number in range(1, EPISODES_PER_QUERY + 1):
         kept.append(make_env(get_task(TASK)))
         kept[-1].reset(seed=0)
         for _ in range(50):

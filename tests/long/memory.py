@@ -92,7 +92,7 @@ def test_a_worker_that_takes_more_memory_than_there_is(address: str, tmp_path: P
     docs = {doc["id"]: doc for doc in store.runs()}
     *small, large = (docs[run.id] for run in runs())
     assert [doc["status"] for doc in small] == ["done"] * 4
-    assert large["status"] == "failed" and "for want of memory" in large["error"].splitlines()[-1], large["error"]
+    assert large["status"] == "failed" and "ran out of memory" in large["error"].splitlines()[-1], large["error"]
     assert store.read_episodes().num_rows == 4
 
 

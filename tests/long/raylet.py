@@ -111,7 +111,7 @@ def test_the_head_is_lost(undisturbed: list, tmp_path: Path, mark: str) -> None:
             process.kill()
     finish(driver, results)
     output = results.with_suffix(".output").read_text()
-    assert "starting over with what is left" in output and "4 of 4 runs are done" in output
+    assert "restarting it with the unfinished runs" in output and "4 of 4 runs are done" in output
     assert 0 < max(steps.values()) < STEPS
     assert rows(results) == undisturbed
 

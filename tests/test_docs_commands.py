@@ -1,0 +1,103 @@
+"""Every shell command of README and docs runs, at toy size or as a dry run; the exceptions are listed below."""
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = "docs/example/pointmaze-10k"
+PAGES = [
+    "README.md",
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "adding-a-task.md"),
+]
+"""All pages but docs/adding-a-task.md, whose commands tests/test_docs.py runs together with its files."""
+
+NOT_RUN = {
+    "source": "the environment of the tests is active already",
+    "pip": "installs packages",
+    "kubectl": "needs a Kubernetes cluster",
+    "python -m lps video": "needs OpenGL; tests/test_video.py films an episode where it works",
+    "python -m lps train --agent mean_bc": "tests/test_docs.py runs it with the file of its page",
+    "python -m lps train --agent lps --suite my_package.my_suite": "needs a Minari dataset; see tests/test_readers.py",
+}
+"""Beginnings of the commands that are not run -> the reason."""
+
+PLACEHOLDERS = {
+    "s3://<bucket>/paper": EXAMPLE,
+    "RESULTS": EXAMPLE,
+    "results/scene": "docs/example/scene-9k",
+    "CHECKPOINT": "results/cube-single/checkpoints/*.pt",
+    " --compile": "",  # tests/test_program.py compiles
+    "<run>": "*",  # the checkpoint that an earlier command of the page has written
+}
+"""Words of the pages -> their value here."""
+
+TOY = {
+    "python -m lps collect": "--episodes 2 --workers 1",
+    "python -m lps train": "--steps 2 --eval-interval 2 --eval-episodes 1 --seeds 0 --device cpu --set batch_size=4"
+    " base_hidden=8",
+    "python -m lps evaluate": "--episodes 1",
+    "python sweeps/": "--dry-run",
+    "python tests/long/": "--help",
+    "make": "--dry-run",
+    "ray": "--help",  # unknown options are still errors
+}
+"""Beginnings of commands -> options that make them quick."""
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page's shell blocks and of its `code` that begins with python or make, without comments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"`((?:python|make) [^`\n]+)`", prose)
+    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip()))
+
+
+def test_every_block_has_a_language_and_none_is_indented():
+    for page in [*PAGES, "docs/adding-a-task.md"]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
+        assert all(fences[::2]) and not any(fences[1::2]), page
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert not re.search(r"(?<=\n\n)    \S", prose), page
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_the_commands_of_a_page_run(page: str, tmp_path: Path):
+    for entry in ROOT.iterdir():
+        if entry.name not in ("docs", "results", "data", "build") and not entry.name.startswith("."):
+            (tmp_path / entry.name).symlink_to(entry)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")  # a copy, because some commands write there
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "LPS_DATA_DIR": str(tmp_path / "data"),
+    }
+    for line in commands(page):
+        for command in executable(line):
+            done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, f"{page}: {line}\n{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def executable(line: str) -> Iterator[str]:
+    """The quick form of a documented command, and of a Ray command also the one that it starts on the cluster."""
+    for placeholder, value in PLACEHOLDERS.items():
+        line = line.replace(placeholder, value)
+    words = shlex.split(line)
+    plain = " ".join(itertools.dropwhile(lambda word: "=" in word, words))  # without variables
+    if not plain.startswith(tuple(NOT_RUN)):
+        toy = [options for beginning, options in TOY.items() if plain.startswith(beginning)]
+        yield " ".join([*(word if "*" in word else shlex.quote(word) for word in words), *toy])
+    for inner in re.findall(r"^ray .* cd lps && (.*)", plain):
+        yield from executable(inner)
