@@ -41,7 +41,9 @@ def test_the_readme_lists_every_agent_and_every_study():
 
 
 def test_the_results_in_the_readme_are_those_of_the_docs():
-    results = {row[0]: row[1:] for row in reversed(rows(DOCS / "results.md"))}  # the first table of an agent counts
+    shown = rows(DOCS / "results.md")
+    first = [row[0] for row in shown].index("QC best-of-4")  # the table of cube-single, behind the demo's
+    results = {row[0]: row[1:] for row in reversed(shown[first:])}
     table = [row for row in rows(ROOT / "README.md") if re.fullmatch(r"\d+ % \[\d+, \d+\]", row[1])]
     assert len(table) == 8
     for agent, score, seeds in table:
