@@ -89,7 +89,7 @@ def check_name(sweep: str) -> None:
     """UserError for a name of a sweep that file names and MLflow do not take."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", sweep):
         raise UserError(
-            f"the sweep's name {sweep!r:.60} is not valid: use letters, digits, dots, dashes and underscores"
+            f"the sweep's name {sweep!r:.60} is not valid. Use letters, digits, dots, dashes and underscores"
         )
 
 
