@@ -27,6 +27,7 @@ NOT_RUN = {
     "pip": "installs packages",
     "kubectl": "needs a Kubernetes cluster",
     "python -m lps video": "needs OpenGL; tests/test_video.py films an episode where it works",
+    "python -m lps evaluate CHECKPOINT": "names no checkpoint; the README's `evaluate` runs",
     "python -m lps train --agent mean_bc": "tests/test_docs.py runs it with the file of its page",
     "python -m lps train --agent lps --suite my_package.my_suite": "needs a Minari dataset; see tests/test_readers.py",
 }
@@ -36,7 +37,6 @@ PLACEHOLDERS = {
     "s3://<bucket>/paper": EXAMPLE,
     "RESULTS": EXAMPLE,
     "results/scene": "docs/example/scene-9k",
-    "CHECKPOINT": "results/cube-single/checkpoints/*.pt",
     " --compile": "",  # tests/test_program.py compiles
     "<run>": "*",  # the checkpoint that an earlier command of the page has written
 }

@@ -14,6 +14,7 @@ from small import (
     random_batch,
     run_updates,
     small_config,
+    small_hyperparameters,
 )
 
 from lps.agents import AGENTS
@@ -61,7 +62,7 @@ def test_different_seeds_differ(agent):
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_resumed_pack_is_bitwise_the_uninterrupted_one(agent):
     seeds = [5, 6]
-    runs = [Run.create(agent, TASK, seed) for seed in seeds]
+    runs = [Run.create(agent, TASK, seed, **small_hyperparameters(agent)) for seed in seeds]
     whole = make_agent(agent, seeds)
     run_updates(whole, seeds, 1, 20)
     half = make_agent(agent, seeds)

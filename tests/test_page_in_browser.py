@@ -90,6 +90,8 @@ def studies(path: Path) -> Path:
     for i, bar in enumerate(dict.fromkeys(bar for panel in PANELS.values() for bar in panel.bars)):
         put_bar(path, bar, 0.1 * (i % 10), group="cube-double")
     store = Store(path)
+    gflop = {run: 4.0 + i % 2 for i, run in enumerate(studied(path).runs.index)}
+    store.write_study("flops", {"gflop": gflop})
     rows = [
         {"agent": name, "update_ms": 70.0 * i, "memory_mib": 1234.0, "decision_ms": 0.3 / i}
         for i, name in enumerate(("lps", "dsrl", "a_method_that_was_only_measured"), 1)

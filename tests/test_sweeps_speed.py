@@ -126,7 +126,13 @@ def test_a_price_of_unknown_hours_is_unknown(capsys):
     assert "No cost estimate" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--price", "1"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])
-def test_a_price_that_makes_no_sense_is_refused(words):
-    with pytest.raises(UserError, match="--price"):
-        cli.launch_or_describe(planned(), arguments(*words), "test")
+def test_a_price_without_a_dry_run_is_refused():
+    with pytest.raises(UserError, match="--price requires --dry-run"):
+        cli.launch_or_describe(planned(), arguments("--price", "1"), "test")
+
+
+@pytest.mark.parametrize("price", ["-1", "nan"])
+def test_a_price_that_is_no_price_is_refused(price, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        arguments("--dry-run", "--price", price)
+    assert "--price" in capsys.readouterr().err

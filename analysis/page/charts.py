@@ -52,7 +52,7 @@ class Panel(NamedTuple):
     height: int
 
 
-LEGENDS = {"curves", "tasks", "profiles", "sensitivity", "data_scaling", "budget"}
+LEGENDS = {"curves", "tasks", "profiles", "sensitivity", "data_scaling", "budget", "flops"}
 """The figures of lines, whose legend switches series. The rows of bars carry their names."""
 
 
@@ -82,6 +82,17 @@ def _curves(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
         told = _told(study, here, unit).assign(x=here["step"], at=here["step"].map("{:,}".format))
         title = " ".join(dict.fromkeys(map(str, place)))
         found.append(_lines(title, told, looks, x, "updates", unit, TALL if len(panels) == 1 else LOW))
+    return found
+
+
+def _flops(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
+    what = "TFLOP of training"
+    x = alt.X("x:Q", title=what, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g", tickCount=4))
+    found = []
+    for group, here in data.groupby("group", sort=False):
+        unit = study.unit(str(group))
+        told = _told(study, here, unit).assign(x=here["tflop"], at=here["tflop"].map("{:.3g}".format))
+        found.append(_lines(str(group), told, looks, x, what, unit, LOW))
     return found
 
 
@@ -278,6 +289,7 @@ CHARTS: dict[str, Chart] = {
     "importances": _importances,
     "data_scaling": _data_scaling,
     "compute": _compute,
+    "flops": _flops,
 }
 """By the names of the figures. A figure that is not here stays a picture."""
 

@@ -15,7 +15,7 @@ def draw(study: Study) -> style.Plot | None:
     if data.empty:
         return None
     groups = [group for group in study.groups if group in set(data["group"])]
-    shown = [series for key, series in study.series.items() if key in set(data["series"])]
+    shown = [study.series[key] for key in style.by_end(data, "series", "group")]
     shared = len({study.unit(group) for group in groups}) == 1
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
     figure, grid = style.panels(len(groups), 0.45, 1.9, sharey=shared, layout=layout)

@@ -86,11 +86,9 @@ def launch(
 
 
 def check_name(sweep: str) -> None:
-    """UserError for a name of a sweep that file names and MLflow do not take."""
+    """UserError for a name of a sweep that file names or MLflow do not support."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", sweep):
-        raise UserError(
-            f"the sweep's name {sweep!r:.60} is not valid. Use letters, digits, dots, dashes and underscores"
-        )
+        raise UserError(f"invalid name of a sweep {sweep!r:.60}. Use letters, digits, dots, dashes and underscores")
 
 
 def finished(store: Store) -> dict[str, dict[str, Any]]:
