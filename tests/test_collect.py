@@ -118,7 +118,11 @@ if __name__ == "__main__":
 
     done = {part: part.stat().st_mtime_ns for part in parts}
     parts[0].write_bytes(parts[0].read_bytes()[:1000])  # a full disk or a power cut can leave this
-    kept = parts[1:]
+    if len(parts) > 1:  # a whole archive with a byte that a disk has flipped
+        data = bytearray(parts[1].read_bytes())
+        data[len(data) // 2] ^= 1
+        parts[1].write_bytes(data)
+    kept = parts[2:]
     link = tmp_path / "kept"
     link.mkdir()
     for part in kept:

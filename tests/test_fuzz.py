@@ -87,6 +87,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.write_run(store.record(failed.run, "mine").failed("Traceback\nRuntimeError: the arm fell off"))
     for name, study in STUDIES.items():
         store.write_study(name, study)
+    store.write_study("flops", {"gflop": {one.run.id: 1.5 for one in runs}})
     return path
 
 
@@ -101,7 +102,7 @@ def infected(healthy: Path, path: Path, seed: int, count: int) -> int:
         name = f"f{number:05d}"
         document |= {"runs": {"id": name}, "studies": {"study": name}}.get(kind, {})
         if kind == "studies" and rng.random() < 0.5:  # some studies are known by their names
-            name = rng.choice(list(STUDIES))
+            name = rng.choice([*STUDIES, "flops"])
             document["study"] = name
         text = json.dumps(mutated(document, rng))
         if rng.random() < 0.1:

@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from lps.errors import printable
 from lps.files import FileError, open_filesystem, reason, write_durably
 from lps.runs import documents
 from lps.runs.record import Episode, RunRecord, Status
@@ -349,7 +350,7 @@ class Store:
         return f"{self.path.partition('?')[0].rstrip('/')}/{rel}"
 
     def _problem(self, rel: str, error: BaseException) -> None:
-        line = f"{self._shown(rel)}: {reason(error)}"
+        line = printable(f"{self._shown(rel)}: {reason(error)}")
         if line not in self.problems:
             self.problems.append(line)
             if self._warn:
@@ -379,7 +380,7 @@ class Store:
             if kind in ("runs", "sweeps", "studies"):
                 documents.check(kind, name, document)
                 if (schema := document.get("schema", SCHEMA)) != SCHEMA:
-                    raise ValueError(f"written with schema {schema}, not {SCHEMA}")
+                    raise ValueError(f"written with schema {schema!r:.50}, not {SCHEMA}")
             return document
         except (ValueError, RecursionError) as error:
             self._problem(rel, error)
