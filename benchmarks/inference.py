@@ -25,7 +25,7 @@ from common import device_name, save, table
 
 from lps.agents import AGENTS
 from lps.errors import at_least, check_known, guarded
-from lps.evaluation.rollout import TOGETHER
+from lps.evaluation.rollout import EPISODES_PER_QUERY
 from lps.policy.policy import Policy
 from lps.runs.run import Run
 from lps.tasks.ogbench import make_env
@@ -48,10 +48,13 @@ def measure(name: str, calls: int, device: str, physics: float) -> dict[str, Any
     for observation in observations[:20]:
         policy.act(observation)
     median, p99 = np.percentile([milliseconds(policy.act, observation) for observation in observations], [50, 99])
-    batches = [observations[first : first + TOGETHER] for first in range(0, calls - TOGETHER + 1, TOGETHER)]
-    noise = rng.standard_normal((TOGETHER, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
+    batches = [
+        observations[first : first + EPISODES_PER_QUERY]
+        for first in range(0, calls - EPISODES_PER_QUERY + 1, EPISODES_PER_QUERY)
+    ]
+    noise = rng.standard_normal((EPISODES_PER_QUERY, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
     queries = [milliseconds(policy.act_batch, batch, noise) for batch in batches]
-    base, shared = forward_pass(calls, device), float(np.median(queries)) / TOGETHER
+    base, shared = forward_pass(calls, device), float(np.median(queries)) / EPISODES_PER_QUERY
     return {
         "agent": name,
         "median_ms": median,
@@ -95,7 +98,9 @@ def forward_pass(calls: int, device: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))
-    parser.add_argument("--calls", type=at_least(TOGETHER), default=500, help="decisions measured of each agent")
+    parser.add_argument(
+        "--calls", type=at_least(EPISODES_PER_QUERY), default=500, help="decisions measured of each agent"
+    )
     parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="(default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, the fastest for one row)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV and the plot")

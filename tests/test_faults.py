@@ -158,10 +158,10 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
                 store.write_run(store.record(run).update(Status.DONE))
             return None
 
-        monkeypatch.setattr(pack, "_fit", fit)
-        board = SimpleNamespace(say=SimpleNamespace(remote=lambda *_, **__: None))
+        monkeypatch.setattr(pack, "_run_worker", fit)
+        board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
         plan: Any = SimpleNamespace(results=store.path, sweep="test")
-        failed = pack.drive(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
+        failed = pack.run_pack(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
         return store, tried, failed
 
     yield drive
