@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from analysis import compare, maze
 from analysis.page import html as page
-from lps.errors import UserError, guarded
+from lps.errors import UserError, command_line
 from lps.files import local_path
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if something could be shown, 2 if not."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="From results to figures and claims.")

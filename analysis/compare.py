@@ -17,18 +17,18 @@ if not __package__:  # started as a file: find the packages beside this folder, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.page import tables  # noqa: E402
-from analysis.page.figures import drawn  # noqa: E402
+from analysis.page.figures import all_plots  # noqa: E402
 from analysis.page.table import save  # noqa: E402
 from analysis.plots import PLOTS, style  # noqa: E402
 from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
 from analysis.results.study import Study, study  # noqa: E402
-from lps.errors import UserError, guarded, printable, suggest  # noqa: E402
+from lps.errors import UserError, command_line, printable, suggest  # noqa: E402
 from lps.files import local_path  # noqa: E402
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the results, writes the report, prints the success table and the paths; returns the exit code."""
     parser = argparse.ArgumentParser(prog="compare", description=(__doc__ or "").splitlines()[0])
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     here = read(arguments)
     out = local_path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
-    print(printable(tables.made(here)["success"].text()), end="\n\n")
+    print(printable(tables.all_tables(here)["success"].text()), end="\n\n")
     print("written:")
     for _, (path, *others) in groupby(written, key=lambda path: path.with_suffix("")):
         print(f"  {path}  (and {', '.join(other.suffix for other in others)})")
@@ -74,11 +74,11 @@ def write(here: Study, out: Path) -> list[Path]:
         UserError: the folder cannot be written.
     """
     written = []
-    made = tables.made(here)
+    made = tables.all_tables(here)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with style.styled():
-            plots = drawn(here)
+            plots = all_plots(here)
             for name, plot in plots.items():
                 written += style.save(plot, out / "figures", name)
         for name in PLOTS.keys() - plots.keys():

@@ -26,7 +26,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from lps.errors import UserError, at_least, guarded
+from lps.errors import UserError, at_least, command_line
 from lps.policy.file import policy_of, save_policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.record import Status
@@ -39,7 +39,7 @@ PART = 16 * MIB
 LEVEL = 1  # numbers of a network hardly shrink: a higher one takes time only
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.batches import Batches
-from lps.errors import check_known, guarded
+from lps.errors import check_known, command_line
 from lps.training.options import PRECISIONS
 from lps.training.program import Program, chosen_device
 
@@ -150,7 +150,7 @@ def measure(name: str, members: int, precision: str, device: str, seconds: float
     return row, [about | kernel for kernel in found[:40]]
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=["lps"], metavar="AGENT", help=", ".join(AGENTS))

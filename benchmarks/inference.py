@@ -24,7 +24,7 @@ import torch
 from common import device_name, save, table
 
 from lps.agents import AGENTS
-from lps.errors import at_least, check_known, guarded
+from lps.errors import at_least, check_known, command_line
 from lps.evaluation.rollout import EPISODES_PER_QUERY
 from lps.policy.policy import Policy
 from lps.runs.run import Run
@@ -94,7 +94,7 @@ def forward_pass(calls: int, device: str) -> float:
         return float(np.median([milliseconds(lambda: net(x.to(device)).cpu()) for _ in range(calls)]))
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))

@@ -22,7 +22,7 @@ from typing import Any
 from common import table
 
 from lps.agents import AGENTS
-from lps.errors import UserError, at_least, guarded
+from lps.errors import UserError, at_least, command_line
 
 HERE = Path(__file__).resolve().parents[1]
 MODES = ("plain", "compiled")
@@ -42,7 +42,7 @@ def update_ms(checkout: Path, agent: str, mode: str, members: Sequence[int], sec
             return {int(row["members"]): float(row["update_ms"]) for row in csv.DictReader(rows)}
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="another checkout of this project")

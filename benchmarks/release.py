@@ -35,7 +35,7 @@ import torch
 from common import device_name, save, table
 from throughput import TASK, seconds_each
 
-from lps.errors import UserError, at_least, check_known, guarded
+from lps.errors import UserError, at_least, check_known, command_line
 from lps.training.program import chosen_device
 
 BATCH, SCANNED = 256, 20
@@ -127,7 +127,7 @@ def made_up_batches(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     }
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="folder with the release")

@@ -34,7 +34,7 @@ from lps.agents.flows import meanflow_loss
 from lps.agents.latents import latent_noise
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
-from lps.errors import check_known, guarded
+from lps.errors import check_known, command_line
 from lps.members import adam as members
 from lps.nets.mlp import MLP
 from lps.nets.network import Bound
@@ -174,7 +174,7 @@ def seconds(subject: Program, updates: int, device: str) -> float:
     return clock() - start
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--savings", nargs="+", default=list(SAVINGS), metavar="NAME", help=", ".join(SAVINGS))

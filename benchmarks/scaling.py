@@ -32,7 +32,7 @@ from common import save, table  # noqa: E402
 
 from lps import data  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
-from lps.errors import UserError, check_known, guarded  # noqa: E402
+from lps.errors import UserError, check_known, command_line  # noqa: E402
 from lps.runs.intent import Planned  # noqa: E402
 from lps.runs.run import Run  # noqa: E402
 from lps.runs.store import Store  # noqa: E402
@@ -124,7 +124,7 @@ def one(arguments: argparse.Namespace) -> int:
     return code
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", default="lps", help=", ".join(AGENTS))

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lps.agents import AGENTS
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
-from lps.errors import check_known, guarded
+from lps.errors import check_known, command_line
 from lps.tasks.suites import groups
 from lps.training.options import PRECISIONS
 from lps.training.program import Program, chosen_device
@@ -116,7 +116,7 @@ def measure(
     }
 
 
-@guarded
+@command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=", ".join(AGENTS))

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from lps.commands import COMMANDS
-from lps.errors import guarded
+from lps.errors import command_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     arguments = parser.parse_args(argv)
-    return guarded(arguments.run)(arguments)
+    return command_line(arguments.run)(arguments)
 
 
 if __name__ == "__main__":

@@ -60,17 +60,17 @@ def at_least(least: int | float, most: int | float | None = None) -> Callable[[s
 
 
 def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """UserError (see `suggest`) for the first of the names that is not a known one."""
+    """Raise UserError (see `suggest`) for the first of the names that is not known."""
     known = list(known)
     for name in names:
         if name not in known:
             raise UserError(suggest(name, known, what))
 
 
-def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Decorates the main function of a command line, so that it returns an exit code and shows no traceback for
-    what is the user's to put right: a `UserError` is printed as `error: ...` (exit code 2), Ctrl-C is one line (130),
-    and a reader who has seen enough (`| head`) is none at all (141).
+def command_line(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Decorate the main function of a command line: return an exit code, and print user errors without a traceback.
+
+    UserError: `error: ...`, code 2.  Ctrl-C: one line, code 130.  Closed stdout (`| head`): nothing, code 141.
     """
 
     @functools.wraps(main)
@@ -83,7 +83,7 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
             sys.stdout.flush()
             return code
         except BrokenPipeError:
-            if not _nobody_reads():
+            if not _stdout_is_closed():
                 raise
             return 141
         except UserError as error:
@@ -101,7 +101,7 @@ def guarded(main: Callable[P, int | None]) -> Callable[P, int]:
     return wrapped
 
 
-def _nobody_reads() -> bool:
+def _stdout_is_closed() -> bool:
     """Whether standard output is a pipe closed at its other end; what Python has not written yet is dropped then."""
     poll = select.poll()
     try:

@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lps.errors import at_least, guarded
+from lps.errors import at_least, command_line
 from lps.runs.store import Store
 from sweeps import STUDIES
 from sweeps.watch import follow, status
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     about = "Show or watch the state of a sweep, retry its failed runs, or list the studies."
     parser = argparse.ArgumentParser(prog="python -m sweeps", description=about)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from lps.agents import AGENTS
 from lps.agents.variants import PANELS, resolve
-from lps.errors import check_known, guarded
+from lps.errors import check_known, command_line
 from lps.runs.intent import Planned
 from sweeps.launcher import cli
 from sweeps.study import scope as scopes
@@ -32,7 +32,7 @@ def build(panels: Sequence[str], scope: Scope, agents: Sequence[str] | None = No
     return [run for bar in chosen for run in scope.runs(bar)]
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="ablations.py", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lps.agents import AGENTS
-from lps.errors import UserError, check_known, guarded
+from lps.errors import UserError, check_known, command_line
 from lps.runs.store import Store
 from sweeps.study import flops
 
@@ -38,7 +38,7 @@ def measured(benchmark: str, arguments: Sequence[str]) -> dict[str, dict[str, st
             return {row["agent"]: row for row in csv.DictReader(rows)}
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="compute.py", formatter_class=argparse.RawDescriptionHelpFormatter

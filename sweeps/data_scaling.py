@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lps.data.names import data_dir
-from lps.errors import UserError, check_known, guarded
+from lps.errors import UserError, check_known, command_line
 from lps.runs.intent import Planned, Role
 from lps.tasks.ogbench_collect import collect
 from lps.tasks.ogbench_oracles import NOISE
@@ -89,7 +89,7 @@ def build(agents: Sequence[str], plays: Sequence[tuple[PlayDataset, Role]], scop
     ]
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="data_scaling.py", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lps.errors import guarded
+from lps.errors import command_line
 from lps.runs.intent import Planned
 from sweeps.launcher import cli
 from sweeps.study import scope as scopes
@@ -89,7 +89,7 @@ def build(agents: Sequence[str], scope: Scope) -> list[Planned]:
     return [run for agent in agents for run in scope.runs(agent)]
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="ogbench_all.py", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from lps.agents import AGENTS
-from lps.errors import guarded
+from lps.errors import command_line
 from lps.policy.file import policy_of
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.hyperparameters import hyperparameters
@@ -57,7 +57,7 @@ def sample(store: Store, runs: Sequence[Run]) -> None:
             store.write_actions(run.id, policy.step, chunks[:, 0].tolist())
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="ring.py", formatter_class=argparse.RawDescriptionHelpFormatter

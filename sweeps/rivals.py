@@ -19,7 +19,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
-from lps.errors import guarded
+from lps.errors import command_line
 from lps.runs.store import Store
 from lps.training.flops import update_gflop
 from sweeps.launcher import cli
@@ -63,7 +63,7 @@ def show(agents: Sequence[str], scope: Scope) -> None:
     Console(highlight=False).print(table)
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="rivals.py", formatter_class=argparse.RawDescriptionHelpFormatter

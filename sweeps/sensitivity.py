@@ -22,7 +22,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from lps.errors import UserError, check_known, guarded
+from lps.errors import UserError, check_known, command_line
 from lps.runs.hyperparameters import hyperparameters
 from lps.runs.intent import Planned, Role
 from sweeps.launcher import cli
@@ -84,7 +84,7 @@ def joint(agent: str, points: int, seed: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="sensitivity.py", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -26,7 +26,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from lps.errors import UserError, guarded
+from lps.errors import UserError, command_line
 from lps.runs.intent import Planned
 from lps.runs.scores import scores
 from lps.runs.store import NoResults, Store
@@ -169,7 +169,7 @@ def document(study: optuna.Study, agent: str, held_out: Mapping[str, Sequence[st
     }
 
 
-@guarded
+@command_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="tuning.py", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -27,7 +27,7 @@ def test_the_common_setting_is_that_of_most(tmp_path):
     usual = here.runs["usual"].iloc[0]
     assert (usual["lr"], usual["alpha"], usual["steps"]) == (3e-4, 1.0, 4000)
     assert sorted(map(len, here.runs["departs"])) == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert settings.rivals(here) == ["lps"]
+    assert settings.compared_series(here) == ["lps"]
     assert {series.title for series in here.series.values()} == {
         "LPS",
         "LPS (lr=0.0001)",
@@ -59,7 +59,7 @@ def test_variants_in_words_are_rivals_and_numbers_are_not(tmp_path):
     put(tmp_path, "lps", hyperparameters={"latent_dist": "normal", "lr": 3e-4})
     put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 1e-3})
     put(tmp_path, "lps", hyperparameters={"latent_dist": "sphere", "lr": 3e-4}, dataset="cube-single-play-100")
-    assert settings.rivals(studied(tmp_path)) == ["lps", "lps (normal)"]
+    assert settings.compared_series(studied(tmp_path)) == ["lps", "lps (normal)"]
 
 
 def test_sensitivity_follows_one_hyperparameter(tmp_path):
@@ -107,7 +107,7 @@ def test_all_are_compared_on_the_tasks_that_all_have(tmp_path):
             put(tmp_path, "dsrl", task=task, curve=(0.1,) * 4)
     put(tmp_path, "cfgrl", task=1)
     here = studied(tmp_path)
-    field = comparisons.field(here)
+    field = comparisons.shared_tasks(here)
     assert field.tasks == [("cube-single", "task1"), ("cube-single", "task3"), ("cube-single", "task4")]
     assert field.left_out == ["cfgrl"]
     assert field.note(here) == "On the 3 tasks that all of them have, of 4. Not shown, for too few tasks: CFGRL."

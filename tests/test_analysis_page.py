@@ -17,9 +17,9 @@ from analysis.numbers import summaries
 from analysis.numbers.claims import claims
 from analysis.page import html as page
 from analysis.page import provenance
-from analysis.page.figures import drawn
+from analysis.page.figures import all_plots
 from analysis.page.headline import headline, lead, verdict
-from analysis.page.tables import TABLES, made
+from analysis.page.tables import TABLES, all_tables
 from analysis.plots import PLOTS, style
 from analysis.results.agents import AVERAGE, SPARE_COLOURS
 from lps.runs.hyperparameters import parse_settings
@@ -164,8 +164,8 @@ def test_every_note_stands_once(written, results):
     study = studied(results)
     text = Page(written).text
     with style.styled():
-        notes = {note for plot in drawn(study).values() for note in plot.notes}
-    notes |= {note for name, table in made(study).items() if table.rows for note in table.notes}
+        notes = {note for plot in all_plots(study).values() for note in plot.notes}
+    notes |= {note for name, table in all_tables(study).items() if table.rows for note in table.notes}
     assert len(notes) > 5 and {note: text.count(note) for note in notes} == dict.fromkeys(notes, 1)
 
 

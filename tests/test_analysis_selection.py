@@ -13,7 +13,7 @@ from analysis.__main__ import main
 from analysis.numbers.claims import claims
 from analysis.page import html as page
 from analysis.page import tables
-from analysis.page.figures import drawn
+from analysis.page.figures import all_plots
 from analysis.page.table import GAP, LETTERS, WHOLE
 from analysis.plots import PLOTS, style
 from analysis.results.load import metric
@@ -63,9 +63,9 @@ def test_runs_that_are_left_out_are_named_at_every_figure_and_table(results):
     assert len(here.runs) == others - 1 and run_id not in set(here.results.evaluations["run_id"])
     name = f"run {run_id} (LPS, cube-single task"
     with style.styled():
-        plots = drawn(here)
+        plots = all_plots(here)
     assert plots and all(name in " ".join(plot.notes) for plot in plots.values())
-    made = tables.made(here)
+    made = tables.all_tables(here)
     assert made.keys() == tables.TABLES.keys() and all(name in " ".join(table.notes) for table in made.values())
     assert name in page.render(here)
     (gap,) = here.gaps.to_dict("records")
@@ -89,7 +89,9 @@ def test_agents_and_groups_can_be_chosen(results, option, key):
     here = shown(results, option, *chosen)
     assert set(here.runs[key]) == set(chosen)
     note = {"agent": "only the agents Flow BC, LPS, not DSRL.", "group": "only the group scene, not cube-single."}[key]
-    assert note in page.render(here) and all(note in " ".join(table.notes) for table in tables.made(here).values())
+    assert note in page.render(here) and all(
+        note in " ".join(table.notes) for table in tables.all_tables(here).values()
+    )
 
 
 def test_an_agent_brings_its_variants_and_its_studies(tmp_path):
@@ -137,7 +139,7 @@ def test_claims_are_about_whom_one_likes(tmp_path):
     fill(tmp_path, ("lps", "dsrl", "mine"), tasks=(1,), seeds=6)
     here = shown(tmp_path, "--subject", "mine")
     assert {(claim.ours, claim.theirs) for claim in claims(here)} == {("mine", "lps"), ("mine", "dsrl")}
-    table = tables.made(here)["published"]
+    table = tables.all_tables(here)["published"]
     assert table.header[2] == "mine %" and table.rows[0][2]
     assert {claim.ours for claim in claims(shown(tmp_path))} == {"lps"}
 
@@ -166,7 +168,7 @@ def test_folders_are_shown_as_one(tmp_path, monkeypatch):
     whole = fill(tmp_path / "whole", ("dsrl", "flow_bc"))
     fill(whole, ("lps",))
     here, expected = shown(a, b, tmp_path / "copy"), studied(whole)
-    assert tables.made(here)["success"].rows == tables.made(expected)["success"].rows
+    assert tables.all_tables(here)["success"].rows == tables.all_tables(expected)["success"].rows
     assert here.results.name == "baselines + ours + copy" and str(b) in page.render(here)
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(a), str(b)]) == 0
@@ -220,17 +222,17 @@ def test_a_series_of_different_code_is_told_at_its_table(tmp_path):
         put(tmp_path, "flow_bc", seed=seed, commit=COMMIT)
     here = shown(tmp_path)
     assert set(here.series) == {"lps", "flow_bc"}
-    (note,) = [note for note in tables.made(here)["success"].notes if "different code" in note]
+    (note,) = [note for note in tables.all_tables(here)["success"].notes if "different code" in note]
     assert "LPS (aaaaaaa: 2 runs, bbbbbbb+dirty: 1 run)" in note and "Flow BC" not in note
 
 
 def test_a_dataset_of_two_contents_is_told_at_the_table(tmp_path):
     for i, agent in enumerate(("lps", "flow_bc")):
         put(tmp_path / agent, agent, fingerprint=f"{i}" * 64)
-    notes = tables.made(shown(tmp_path / "lps", tmp_path / "flow_bc"))["success"].notes
+    notes = tables.all_tables(shown(tmp_path / "lps", tmp_path / "flow_bc"))["success"].notes
     (note,) = [note for note in notes if "under one name" in note]
     assert all(text in note for text in ("cube-single-play-v0", "0" * 12, "1" * 12))
-    assert "under one name" not in tables.made(shown(tmp_path / "lps"))["success"].text()
+    assert "under one name" not in tables.all_tables(shown(tmp_path / "lps"))["success"].text()
 
 
 def test_a_series_has_one_name_everywhere(tmp_path):
@@ -256,7 +258,7 @@ def test_a_second_call_leaves_nothing_of_the_first(tmp_path):
     for path in mine:
         path.write_text("not the analysis's")
     assert main(["compare", str(tmp_path / "b"), "--out", str(out)]) == 0
-    expected = drawn(studied(tmp_path / "b"))
+    expected = all_plots(studied(tmp_path / "b"))
     for name in PLOTS:
         for suffix in style.SUFFIXES:
             assert (out / "figures" / f"{name}.{suffix}").is_file() is (name in expected)
@@ -265,7 +267,7 @@ def test_a_second_call_leaves_nothing_of_the_first(tmp_path):
 
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_long_cells_of_latex_tables_are_broken_to_fit_the_line(results, name):
-    table = tables.made(studied(results))[name]
+    table = tables.all_tables(studied(results))[name]
     (align,) = re.findall(r"begin{tabular}{(.*)}\n", table.latex(name))
     columns = [float(width or 0) for width in re.findall(r"[lr]|p{([\d.]+)\\linewidth}", align)]
     longest = [max(map(len, column)) for column in zip(*[table.header, *table.rows], strict=True)]

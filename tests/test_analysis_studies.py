@@ -44,8 +44,8 @@ def test_every_panel_is_drawn_from_its_variants(tmp_path):
         assert row["mean"] == pytest.approx(0.1 * (list(bars).index(row["bar"]) % 10))
     known = data.dropna(subset="published_mean").set_index(["panel", "bar"])["published_mean"]
     assert known["b", "lps:normal"] == 0.039 and known["d", "fm_lps"] == 0.539 and ("matched", "dsrl") not in known
-    assert set(settings.rivals(here)) == set(here.series), "variants are rivals, in numbers too"
-    titles = {here.series[key].title for key in settings.shown(here)}
+    assert set(settings.compared_series(here)) == set(here.series), "variants are rivals, in numbers too"
+    titles = {here.series[key].title for key in settings.plotted_series(here)}
     assert titles == {"QC-FQL", "QC-MFQL", "QC best-of-32", "DSRL", "FM-LPS", "LPS"}, "too many for a figure"
     assert {"LPS (truncated normal)", "FM-LPS (one step)", "DSRL (matched)"} < {
         series.title for series in here.series.values()
@@ -218,7 +218,7 @@ def test_a_tuning_study_is_its_held_out_comparison_and_no_crowd_of_rivals(tmp_pa
         told.append({"number": 5, "params": {"lr": 0.1, "tau": 0.1}, "value": 0.9, "state": "PRUNED"})
         store.write_study(f"tuning-{agent}", {"agent": agent, "importances": {}, "trials": told, "held_out": ids})
     here = studied(tmp_path)
-    assert set(settings.rivals(here)) == {"lps", "dsrl"}
+    assert set(settings.compared_series(here)) == {"lps", "dsrl"}
     assert here.gaps.empty, "no trial lacks the held-out seeds"
     assert budgets.configurations(here).empty
     assert not {"budget", "landscape"} & drawn(here), "where a tuner looked is no draw at random"
@@ -238,13 +238,13 @@ def test_a_tuning_study_in_its_midst_has_nothing_to_compare(tmp_path):
     told = [{"number": i, "params": p, "value": None, "state": "RUNNING"} for i, p in enumerate(trials)]
     Store(tmp_path).write_study("tuning-lps", {"agent": "lps", "importances": {}, "trials": told, "held_out": {}})
     here = studied(tmp_path)
-    assert settings.rivals(here) == [] and tables.tuned(here).data.empty and budgets.configurations(here).empty
+    assert settings.compared_series(here) == [] and tables.tuned(here).data.empty and budgets.configurations(here).empty
     assert not {"success", "curves", "budget", "landscape"} & drawn(here)
     assert "LPS: under way, 0 of the 5 trials so far" in tables.tuned(here).notes[0]
     assert main(["report", str(tmp_path)]) == 0 and main(["compare", str(tmp_path)]) == 0
     put(tmp_path, "lps", curve=(0.5,) * 4, hyperparameters={"lr": 3e-4, "tau": 0.005})
     here = studied(tmp_path)
-    assert settings.rivals(here) == ["lps"], "an ordinary run among them is what it is"
+    assert settings.compared_series(here) == ["lps"], "an ordinary run among them is what it is"
     series = here.series["lps"]
     assert style.colour(here, series) == series.agent.colour.lower()
 
@@ -271,7 +271,9 @@ def test_the_dataset_is_an_axis_of_its_own(tmp_path):
     )
     assert [axes.get_xlabel() for axes in plot.figure.get_axes()] == ["episodes of play", "noise of play"]
     here = studied(tmp_path)
-    assert settings.rivals(here) == ["flow_bc", "lps"], "elsewhere the largest at the usual noise stands for all"
+    assert settings.compared_series(here) == ["flow_bc", "lps"], (
+        "elsewhere the largest at the usual noise stands for all"
+    )
     assert {run["dataset"] for run in here.runs[~here.runs["departs"].astype(bool)].to_dict("records")} == {
         "cube-single-play-100-0.1"
     }
@@ -323,7 +325,7 @@ def test_roles_of_a_sweep_say_what_its_runs_are_for(tmp_path):
             store.write_episodes(planned.run.id, step, episodes)
     here = studied(tmp_path)
     assert here.fact("ring", "bandit") and here.groups == ["ring"]
-    assert settings.rivals(here) == ["qcfql", "qcfql (matched)", "lps"]
+    assert settings.compared_series(here) == ["qcfql", "qcfql (matched)", "lps"]
     axes = settings.sensitivity(here)
     assert set(axes["hyperparameter"]) == {"alpha", "lr"} and set(axes["agent"]) == {"lps", "qcfql"}
     assert axes.loc[axes["common"], "value"].tolist() == [1.0, 1.0, 1e-3, 1e-3], "the usual lr is the scope's"

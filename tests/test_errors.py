@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lps.errors import UserError, at_least, guarded, suggest
+from lps.errors import UserError, at_least, command_line, suggest
 
 
 def test_suggest_names_the_nearest():
@@ -47,11 +47,11 @@ def test_at_least_refuses(least, text):
 
 @pytest.mark.parametrize("returned, code", [(None, 0), (0, 0), (1, 1)])
 def test_guarded_passes_the_exit_code(returned, code):
-    assert guarded(lambda: returned)() == code
+    assert command_line(lambda: returned)() == code
 
 
 def test_guarded_shows_what_the_user_can_put_right(capsys):
-    @guarded
+    @command_line
     def main(name: str):
         raise UserError(f"no file {name}")
 
@@ -63,18 +63,18 @@ def test_guarded_turns_an_interrupt_into_one_line(capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    assert guarded(interrupted)() == 130
+    assert command_line(interrupted)() == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_guarded_lets_bugs_through():
     with pytest.raises(ZeroDivisionError):
-        guarded(lambda: 1 // 0)()
+        command_line(lambda: 1 // 0)()
 
 
 @pytest.mark.parametrize("lines", [2, 100_000])
 def test_a_reader_who_has_seen_enough_is_no_error(lines):
-    code = f"from lps.errors import guarded; raise SystemExit(guarded(lambda: print('line\\n' * {lines}))())"
+    code = f"from lps.errors import command_line; raise SystemExit(command_line(lambda: print('line\\n' * {lines}))())"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
@@ -85,4 +85,4 @@ def test_a_pipe_that_breaks_elsewhere_is_not_hidden():
         raise BrokenPipeError("of a server")
 
     with pytest.raises(BrokenPipeError):
-        guarded(main)()
+        command_line(main)()

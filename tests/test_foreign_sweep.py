@@ -54,7 +54,7 @@ def test_tasks_are_one_group_with_their_titles_and_normalised_returns(results: P
             ("latent_actor_hidden", [16], [256] * 2),
         )
     ]
-    made = tables.made(here)
+    made = tables.all_tables(here)
     assert (
         made["success"].title == "Normalised return by group"
         and "Normalised return % [95% CI]" in made["success"].header

@@ -9,7 +9,7 @@ import pytest
 
 from lps.files import FileError
 from lps.runs.intent import Planned, planned, write_intent
-from lps.runs.provenance import other_code, versions
+from lps.runs.provenance import trained_by_other_commits, versions
 from lps.runs.record import Episode, RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.store import EPISODES, METRICS, SCHEMA, Store, StoreError
@@ -246,9 +246,9 @@ def test_runs_of_other_code_are_known_by_their_commits(monkeypatch):
     commits = {"same": "a" * 40, "other": "b" * 40, "changed": "a" * 40 + "+dirty", "nowhere": "unknown"}
     docs = [{"id": run, "versions": {"git_commit": commit}} for run, commit in commits.items()]
     monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": "a" * 40})
-    assert other_code([*docs, {"id": "old"}]) == {"other": "b" * 7, "changed": "a" * 7 + "+dirty"}
+    assert trained_by_other_commits([*docs, {"id": "old"}]) == {"other": "b" * 7, "changed": "a" * 7 + "+dirty"}
     monkeypatch.setattr("lps.runs.provenance.versions", lambda: {"git_commit": "unknown"})
-    assert other_code(docs) == {}
+    assert trained_by_other_commits(docs) == {}
 
 
 # --- the record of a run, and the intent of a sweep ---

@@ -95,7 +95,7 @@ def claims(study: Study) -> list[Claim]:
 
 def _on(study: Study, group: str) -> list[Claim]:
     within = study.comparable if group == AVERAGE else [group]
-    present = [key for key in settings.rivals(study) if all(len(study.cell(key, here)) for here in within)]
+    present = [key for key in settings.compared_series(study) if all(len(study.cell(key, here)) for here in within)]
     weighed: dict[tuple[str, str], Evidence] = {}
     apart: dict[tuple[str, str], str] = {}
     pairs = _pairs(study, present)
@@ -128,7 +128,7 @@ def _on(study: Study, group: str) -> list[Claim]:
 def _pairs(study: Study, keys: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs to compare: the subject at its usual setting (else at all its settings) against all others;
     without the subject, all pairs."""
-    plain = settings.plain(study, study.subject.name, keys)
+    plain = settings.default_series(study, study.subject.name, keys)
     ours = [plain] if plain else [key for key in keys if study.series[key].agent.name == study.subject.name]
     pairs = [(key, other) for key in reversed(ours) for other in reversed(keys) if other not in ours]
     return pairs or list(combinations(reversed(keys), 2))

@@ -1,7 +1,7 @@
 """Agents compared over all tasks at once, as Agarwal et al. (arXiv 2108.13264) ask for. Functions return tidy tables.
 
-Who is compared: the series of `settings.rivals`, on the tasks that all of them have. A series with fewer than half of
-the tasks is left out, so that it does not take them from the others. Intervals are as in `summaries`.
+The compared series are those of `settings.compared_series`, on the tasks that all of them have. A series with fewer
+than half of the tasks is excluded, because the others would lose those tasks. Intervals are as in `summaries`.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,9 @@ STATISTICS: dict[str, tuple[str, Callable[..., stats.Floats]]] = {
 
 
 @dataclass(frozen=True)
-class Field:
-    """Who meets where: {series: {(group, task): {seed: score}}}, all series on the same tasks; and who stays out."""
+class SharedTasks:
+    """Scores of the compared series on the tasks that all of them have, {series: {(group, task): {seed: score}}}, and
+    the excluded series."""
 
     scores: dict[str, dict[tuple[str, str], dict[int, float]]]
     left_out: list[str]
@@ -46,7 +47,7 @@ class Field:
         return min(counts), max(counts)
 
     def note(self, study: Study) -> str:
-        """What a caption has to say about who and what is shown."""
+        """Return the sentences of a caption about tasks and excluded series."""
         count = len(self.tasks)
         text = f"On the {f'{count} tasks' if count != 1 else 'one task'} that all of them have"
         text += f", of {self.tasks_of_all}." if len(self.tasks) < self.tasks_of_all else "."
@@ -57,19 +58,19 @@ class Field:
 
 
 @lru_cache(maxsize=2)
-def field(study: Study) -> Field:
-    """The series that are compared, with their scores on the tasks that all of them have."""
+def shared_tasks(study: Study) -> SharedTasks:
+    """Return the scores of the compared series on the tasks that all of them have."""
     found = {
         key: {(group, task): seeds for group in study.comparable for task, seeds in study.scores(key, group).items()}
-        for key in settings.shown(study)
+        for key in settings.plotted_series(study)
     }
     everywhere = {task for own in found.values() for task in own}
     enough = {key: own for key, own in found.items() if 2 * len(own) >= len(everywhere)}
     shared = set(everywhere).intersection(*enough.values()) if enough else set()
     if not shared:
-        return Field({}, list(found), len(everywhere))
+        return SharedTasks({}, list(found), len(everywhere))
     scores = {key: {task: seeds for task, seeds in own.items() if task in shared} for key, own in enough.items()}
-    return Field(scores, [key for key in found if key not in enough], len(everywhere))
+    return SharedTasks(scores, [key for key in found if key not in enough], len(everywhere))
 
 
 def statistics(study: Study) -> dict[str, tuple[str, Callable[..., stats.Floats]]]:
@@ -81,7 +82,7 @@ def statistics(study: Study) -> dict[str, tuple[str, Callable[..., stats.Floats]
 def aggregates(study: Study) -> pd.DataFrame:
     """One row per series and statistic of STATISTICS. Columns: series, statistic, value, low, high, n_tasks,
     n_seeds_min, n_seeds_max (per task)."""
-    here = field(study)
+    here = shared_tasks(study)
     rows = []
     for key in here.scores:
         fewest, most = here.seeds(key)
@@ -97,7 +98,7 @@ def aggregates(study: Study) -> pd.DataFrame:
 def profiles(study: Study) -> pd.DataFrame:
     """The share of runs above each of THRESHOLDS, or of as many values between the lowest and the highest score where
     these are no success rates. Columns: series, threshold, share, low, high, n_tasks, n_seeds_min."""
-    here = field(study)
+    here = shared_tasks(study)
     frames, thresholds = [], THRESHOLDS
     if study.unit() != SUCCESS and here.scores:
         every = [score for key in here.scores for stratum in here.strata(key) for score in stratum]
@@ -113,7 +114,7 @@ def profiles(study: Study) -> pd.DataFrame:
 def improvements(study: Study) -> pd.DataFrame:
     """The probability that a run of one series scores above one of another on the same task, for every pair. Columns:
     series, versus, probability, low, high, n_tasks, n_seeds, n_seeds_versus (per task, at least)."""
-    here = field(study)
+    here = shared_tasks(study)
     rows = []
     for i, key in enumerate(here.scores):
         for versus in list(here.scores)[:i]:

@@ -126,7 +126,7 @@ def differences(study: Study) -> pd.DataFrame:
     least).
     """
     rows = []
-    shown = [study.series[key] for key in settings.shown(study)]
+    shown = [study.series[key] for key in settings.plotted_series(study)]
     baselines = [series for series in shown if series.agent.imitation]
     others = [series for series in shown if not series.agent.imitation]
     for group in study.groups:
@@ -222,9 +222,9 @@ def beside_published(study: Study) -> pd.DataFrame:
 
 
 def _beside(study: Study, group: str, task: str, data: pd.DataFrame) -> list[dict[str, Any]]:
-    values = {row["series"]: row for row in data.to_dict("records") if row["series"] in settings.rivals(study)}
+    values = {row["series"]: row for row in data.to_dict("records") if row["series"] in settings.compared_series(study)}
     place = {"group": group, "task": task}
-    ours = settings.plain(study, study.subject.name, list(values))
+    ours = settings.default_series(study, study.subject.name, list(values))
     best = max(values, key=lambda key: values[key]["mean"], default=None)
     found = []
     for what, key in (("ours", ours), ("best", best)):
@@ -257,7 +257,7 @@ def shortfall(study: Study) -> str:
     cells = [
         f"{study.series[key].title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
         for group in study.groups
-        for key in settings.rivals(study)
+        for key in settings.compared_series(study)
         if is_short(study, key, group)
     ]
     return f"{DAGGER} {'; '.join(cells)}." if cells else ""
@@ -273,7 +273,7 @@ def _settings_of_rivals(study: Study) -> str:
     """`_own_settings` of the rivals shown, those that have the same ones named together; '' if none has any. Bandits
     are left out, where all are small on purpose."""
     rivals_with: dict[str, list[str]] = {}
-    for key in settings.shown(study):
+    for key in settings.plotted_series(study):
         title = study.series[key].title
         cells = [study.cell(key, group) for group in study.groups if not study.fact(group, "bandit")]
         found = [_own_settings(study, cell.iloc[0].to_dict(), title) for cell in cells if not cell.empty]
@@ -286,13 +286,13 @@ def _settings_of_rivals(study: Study) -> str:
 
 
 def of_shown(study: Study, data: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the series that are compared with each other and that a figure has room for (`settings.shown`)."""
-    return data[data["series"].isin(settings.shown(study))]
+    """Return the rows of the series in `settings.plotted_series`."""
+    return data[data["series"].isin(settings.plotted_series(study))]
 
 
 def others_note(study: Study) -> list[str]:
     """The note that tells where the series are that a figure does not show; none if it shows all."""
-    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.shown(study)))
+    count = len(set(study.runs.loc[study.runs["scored"], "series"]) - set(settings.plotted_series(study)))
     some = "One other setting is" if count == 1 else f"{count} other settings are"
     return [f"{some} in the tables and the figures of ablations and sensitivity."] if count else []
 

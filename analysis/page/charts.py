@@ -149,7 +149,7 @@ def _profiles(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
 
 def _improvement(study: Study, data: pd.DataFrame, looks: Looks) -> list[Panel]:
     titles = {key: study.series[key].title for key in study.series}
-    order = [titles[key] for key in list(comparisons.field(study).scores)[::-1]]
+    order = [titles[key] for key in list(comparisons.shared_tasks(study).scores)[::-1]]
     told = data.assign(series=data["series"].map(titles), versus=data["versus"].map(titles))
     told["value"] = told["probability"].map("{:.2f}".format)
     told["interval"] = _ends(told, "{:.2f}".format)

@@ -7,7 +7,7 @@ from analysis.plots.style import Plot
 from analysis.results.study import Study
 
 
-def drawn(study: Study) -> dict[str, Plot]:
+def all_plots(study: Study) -> dict[str, Plot]:
     """The figures that the results have something for; their notes say what was left out by hand."""
     plots = {name: plot for name, draw in PLOTS.items() if (plot := draw(study)) is not None}
     return {name: replace(plot, notes=[*plot.notes, *study.results.notes]) for name, plot in plots.items()}

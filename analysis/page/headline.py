@@ -55,7 +55,7 @@ class Headline:
 
 def headline(study: Study, table: Table) -> Headline:
     """The headline of `table`, which is `tables.success`: of the methods that are compared with each other."""
-    shown = set(settings.shown(study))
+    shown = set(settings.plotted_series(study))
     records = [row | {"texts": texts} for row, texts in zip(table.data.to_dict("records"), table.rows, strict=True)]
     records = [row for row in records if row["series"] in shown]
     groups = sorted(dict.fromkeys(str(row["group"]) for row in records), key=lambda group: group != AVERAGE)

@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis.numbers.claims import Claim, claims
 from analysis.numbers.stats import LEVEL, RESAMPLES
 from analysis.page import charts, provenance
-from analysis.page.figures import drawn
+from analysis.page.figures import all_plots
 from analysis.page.headline import headline, lead, verdict
 from analysis.page.table import Table
-from analysis.page.tables import made
+from analysis.page.tables import all_tables
 from analysis.plots import style
 from analysis.results import settings
 from analysis.results.study import LAST, Study, records
@@ -54,17 +54,17 @@ def render(study: Study) -> str:
         undefined=StrictUndefined,
     )
     notes = _Notes()
-    found = made(study)
+    found = all_tables(study)
     table = headline(study, found["success"])
     first = notes.once(found["success"].notes)
     specs: dict[str, Any] = {}
     with style.styled():
-        plots = drawn(study)
+        plots = all_plots(study)
         looks = _looks(study, plots)
         figures = _figures(study, plots, looks, specs, notes)
     supported = claims(study)
     tables = {name: _table(name, one, notes) for name, one in found.items() if name == "success" or _has(name, one)}
-    if set(study.series) == set(settings.shown(study)):
+    if set(study.series) == set(settings.plotted_series(study)):
         whole = tables.pop("success")  # the headline says it all
     else:
         whole = tables["success"]
@@ -149,7 +149,7 @@ def _facts(study: Study) -> list[str]:
 
 def _looks(study: Study, plots: Mapping[str, style.Plot]) -> dict[str, dict[str, str]]:
     """{title: light, dark, marker} of everything that a chart names: series as they are shown, then agents."""
-    shown = [study.series[key] for key in settings.shown(study)]
+    shown = [study.series[key] for key in settings.plotted_series(study)]
     found = {one.title: (style.colour(study, one), one.agent.marker) for one in shown}
     names = {name for plot in plots.values() for name in plot.data.get("agent", ())}
     for agent in study.agents(names).values():

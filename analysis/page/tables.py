@@ -296,7 +296,7 @@ TABLES: dict[str, Callable[[Study], Table]] = {
 OF_SERIES = ("claims", "success", "published", "tasks", "differences")  # tables whose numbers are those of series
 
 
-def made(study: Study) -> dict[str, Table]:
+def all_tables(study: Study) -> dict[str, Table]:
     """All tables, with what has to stand beside every one of them: what was left out by hand, and what was trained by
     different code or on different data under one name."""
     mixed = list(filter(None, [provenance.mixed_code(study), provenance.mixed_data(study)]))

@@ -1,7 +1,7 @@
 """The figures. Each is one file with one function `draw(study)`, and one line here.
 
 `draw` returns a `Plot`, or None where the results have nothing for it. It is called, and its figure saved, inside
-`style.styled()`. `analysis.page.figures.drawn` calls all of them.
+`style.styled()`. `analysis.page.figures.all_plots` calls all of them.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ def draw(study: Study) -> style.Plot | None:
     data = comparisons.aggregates(study)
     if data.empty:
         return None
-    field, unit, statistics = comparisons.field(study), study.unit(), comparisons.statistics(study)
+    field, unit, statistics = comparisons.shared_tasks(study), study.unit(), comparisons.statistics(study)
     first = data[data["statistic"] == next(iter(statistics))].sort_values("value", ascending=False, kind="stable")
     shown = [study.series[key] for key in first["series"]]
     figure = Figure(figsize=(style.PAGE, 0.74 + ROW * len(shown)))

@@ -18,7 +18,7 @@ def draw(study: Study) -> style.Plot | None:
     data = comparisons.improvements(study)
     if data.empty:
         return None
-    field = comparisons.field(study)
+    field = comparisons.shared_tasks(study)
     shown = [study.series[key] for key in field.scores][::-1]  # LPS, the last one, on top
     values = data.set_index(["series", "versus"])
     size = len(shown)

@@ -15,7 +15,7 @@ def draw(study: Study) -> style.Plot | None:
     data = comparisons.profiles(study)
     if data.empty:
         return None
-    field, unit = comparisons.field(study), study.unit()
+    field, unit = comparisons.shared_tasks(study), study.unit()
     shown = [study.series[key] for key in field.scores]
     figure = Figure(figsize=(style.COLUMN, 2.6 + 0.15 * (len(shown) // 3)))
     axes = figure.subplots()

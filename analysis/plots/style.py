@@ -108,8 +108,8 @@ def styled() -> Iterator[None]:
 
 def colour(study: Study, series: Series) -> str:
     """The colour of a series: its agent's, the lighter the more of the agent's series come before it, those that are
-    shown (`settings.shown`) before all others."""
-    shown = settings.shown(study)
+    shown (`settings.plotted_series`) before all others."""
+    shown = settings.plotted_series(study)
     own = [key for key, other in study.series.items() if other.agent == series.agent]
     place = sorted(own, key=lambda key: key not in shown).index(series.key)
     return lighter(series.agent.colour, 0.75 * place / (1 + place))

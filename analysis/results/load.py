@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from analysis.results import version1
 from analysis.results.agents import Agent, agents_of
-from lps.agents.variants import ADDED
+from lps.agents.variants import OLD_VALUES
 from lps.errors import UserError
 from lps.files import local_path
 from lps.runs.provenance import short_commit
@@ -96,7 +96,7 @@ class Results:
     def defaults(self, agent: str, group: str) -> dict[str, Any]:
         """The hyperparameters that an agent has on a group by itself: its Config's, and those tuned for the group."""
         about = self.about.get(agent, {})
-        return {**ADDED, **about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
+        return {**OLD_VALUES, **about.get("defaults", {}), **about.get("tuned", {}).get(group, {})}
 
 
 def load(path: str) -> Results:
@@ -229,7 +229,7 @@ def _row(
     document: Mapping[str, Any], run: Mapping[str, Any], task: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
     own = run.get("hyperparameters") or {}
-    hyperparameters = {**{key: value for key, value in ADDED.items() if key in defaults}, **own}
+    hyperparameters = {**{key: value for key, value in OLD_VALUES.items() if key in defaults}, **own}
     old = _PROTOCOL if task["suite"] == "ogbench" else {}  # of documents that do not say
     protocol = {**old, **{key: value for key, value in run.items() if key not in _NO_SETTING}}
     title = task["title"].removeprefix(task["group"]).strip() or task["title"]

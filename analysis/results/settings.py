@@ -17,7 +17,7 @@ MANY = 10
 
 
 @lru_cache(maxsize=2)
-def rivals(study: Study) -> list[str]:
+def compared_series(study: Study) -> list[str]:
     """Return the series that are compared with each other, in the order of display.
 
     These are the usual setting of every agent, its variants, and the settings that a sweep compares. Points of studies
@@ -43,18 +43,18 @@ def _tuned(roles: Collection[Mapping[str, Any]]) -> bool:
 
 
 @lru_cache(maxsize=2)
-def shown(study: Study) -> list[str]:
+def plotted_series(study: Study) -> list[str]:
     """Return the compared series for a figure: all of them, or the usual setting of every agent if there are more
     than MANY."""
-    found = rivals(study)
+    found = compared_series(study)
     if len(found) <= MANY:
         return found
     agents = dict.fromkeys(study.series[key].agent.name for key in found)
-    usual = {agent: plain(study, agent, found) for agent in agents}
+    usual = {agent: default_series(study, agent, found) for agent in agents}
     return [key for key in found if usual[study.series[key].agent.name] in (key, None)]
 
 
-def plain(study: Study, agent: str, among: Collection[str]) -> str | None:
+def default_series(study: Study, agent: str, among: Collection[str]) -> str | None:
     """Return the series of an agent's usual setting among the given series; None if it is missing."""
     named = [key for key in among if study.series[key].agent.name == agent and not study.series[key].departs]
     return next(iter(named), None)

@@ -117,7 +117,7 @@ PANELS: Mapping[str, Panel] = {
 }
 """The ablations, by the letter of their panel in the paper; "matched" is ours."""
 
-ADDED: Settings = {
+OLD_VALUES: Settings = {
     "meanflow_form": "noise_to_action",
     "execute": 0,
     "network": "mlp",

@@ -157,13 +157,13 @@ def _names(runs: Sequence[Run]) -> dict[str, str]:
 
 def _report_finished(runs: Sequence[Run], store: Store) -> None:
     """Print the number of finished runs, and a warning if another commit finished them."""
-    from lps.runs.provenance import other_code, short_commit, versions
+    from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 
     documents = [store.read_run(run.id) or {} for run in runs]
     finished = [document for document in documents if document.get("status") == "done"]
     if finished:
         print(f"skipping {len(finished)} of {len(runs)} runs: already finished")
-    if others := other_code(finished):
+    if others := trained_by_other_commits(finished):
         print(
             f"warning: finished runs were trained with commit {', '.join(sorted(set(others.values())))}; the current "
             f"commit is {short_commit(versions())}. To train them again, use another --results, or delete "

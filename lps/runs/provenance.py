@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
     return {**found, "git_commit": _git_commit(Path(__file__).resolve().parent.parent)}
 
 
-def other_code(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def trained_by_other_commits(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """{run id: short commit} of the runs that other code than this has trained, as far as git knows.  A run is known by
     its settings and not its code: whoever has changed an agent would be shown its old results."""
     here = short_commit(versions())

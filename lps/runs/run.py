@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lps.agents import AGENTS
-from lps.agents.variants import ADDED, group_settings, resolve
+from lps.agents.variants import OLD_VALUES, group_settings, resolve
 from lps.data.names import plain_name
 from lps.errors import UserError
 from lps.tasks.suites import check_options, get_task
@@ -52,10 +52,10 @@ class Run:
     """Settings of the task's suite that change the result (its OPTIONS)."""
 
     id: str = field(init=False, compare=False, repr=False)
-    """16 hex digits, a hash of all the fields above (but for lps.agents.variants.ADDED)."""
+    """16 hex digits, a hash of all the fields above (but for lps.agents.variants.OLD_VALUES)."""
 
     def __post_init__(self) -> None:
-        known = {k: v for k, v in self.hyperparameters.items() if k not in ADDED or v != ADDED[k]}
+        known = {k: v for k, v in self.hyperparameters.items() if k not in OLD_VALUES or v != OLD_VALUES[k]}
         text = json.dumps(self.to_dict() | {"hyperparameters": known}, sort_keys=True)
         object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
 

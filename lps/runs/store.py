@@ -7,7 +7,7 @@
     RESULTS/metrics/<run_id>/<step:09d>.parquet      one row per logged number: METRICS; named by its first step
     RESULTS/studies/<name>.json                      what a study found beyond its runs (see `Store.write_study`)
     RESULTS/checkpoints/<run_id>.pt                  what a run goes on from
-    RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: ACTIONS
+    RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: RING_ACTIONS
 
 A run has one writer. Every file is written whole or not at all, and writing it again replaces it, so whatever was
 interrupted can be repeated. Readers pass over part files, and over files that cannot be read or are not valid
@@ -62,7 +62,7 @@ METRICS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-ACTIONS = pa.schema(
+RING_ACTIONS = pa.schema(
     [
         ("run_id", pa.string()),
         ("step", pa.int64()),  # updates done
@@ -72,7 +72,7 @@ ACTIONS = pa.schema(
 )
 OBJECT_STORES = {"s3", "gcs", "abfs"}  # a put is atomic, and folders do not exist
 PAUSES = (1, 2, 4, 8, 15, 30, 60)
-"""Seconds between the attempts to write: a network or a full disk is back within minutes, or asks for a person."""
+"""Retry delays in seconds. Short outages recover within minutes; longer ones need a person."""
 PERMANENT = {
     getattr(errno, name)
     for name in "EACCES EEXIST EISDIR ELOOP ENAMETOOLONG ENOTDIR ENOTEMPTY EPERM EROFS".split()
@@ -216,11 +216,11 @@ class Store:
     def write_actions(self, run_id: str, step: int, actions: Iterable[tuple[float, float]]) -> None:
         """Writes actions (x, y) that a run's policy chose after `step` updates; they replace those of earlier steps."""
         rows = [{"run_id": run_id, "step": step, "x": x, "y": y} for x, y in actions]
-        self._write_table(f"actions/{run_id}.parquet", rows, ACTIONS)
+        self._write_table(f"actions/{run_id}.parquet", rows, RING_ACTIONS)
 
     def read_actions(self) -> pa.Table:
-        """The actions of all runs that have any, ordered by run: a table with the schema ACTIONS."""
-        return self._read_tables("actions", ACTIONS)
+        """The actions of all runs that have any, ordered by run: a table with the schema RING_ACTIONS."""
+        return self._read_tables("actions", RING_ACTIONS)
 
     # -- files: `rel` is a path inside the results folder --------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from lps.errors import UserError, last_line
 from lps.runs.intent import Planned, write_intent
-from lps.runs.provenance import other_code, short_commit, versions
+from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import get_task, load_dataset
@@ -103,7 +103,7 @@ def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
 
 
 def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
-    if others := Counter(other_code(done).values()):
+    if others := Counter(trained_by_other_commits(done).values()):
         commits = ", ".join(f"{count} with commit {commit}" for commit, count in others.items())
         print(
             f"  ({commits}; this is {short_commit(versions())}. To train them again, choose another --results)",

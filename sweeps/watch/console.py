@@ -108,7 +108,7 @@ class Console:
         """From now on the news comes from `read`. It may fail: then the last news stands."""
         self._read = read
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         self._terminal.print(text, markup=False, soft_wrap=True)
 
     def _loop(self) -> None:
@@ -134,7 +134,7 @@ class Console:
             if event != said or (news.get("state") == "training" and now - then >= EVERY):
                 self._said[number] = now, event
                 cells = [cell for cell in self._cells(number)[1:] if cell]
-                self.say(f"{time.strftime('%H:%M:%S')} {self.titles[number]:<40} {'  '.join(cells)}")
+                self.print_line(f"{time.strftime('%H:%M:%S')} {self.titles[number]:<40} {'  '.join(cells)}")
 
     # --- the table -------------------------------------------------------------------------------------------------
 

@@ -249,8 +249,9 @@ class _Mlflow:
 
 
 def _make_database(uri: str) -> None:
-    """Makes MLflow's sqlite file, if that is what `uri` names and it is not there, whole or not at all: what a driver
-    killed among the dozens of steps of its making leaves is opened by no MLflow."""
+    """Create MLflow's sqlite file if `uri` names one that does not exist.
+
+    MLflow cannot open a database whose creation was interrupted, so it is created under another name and renamed."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists():
         return

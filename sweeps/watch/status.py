@@ -150,4 +150,4 @@ def say_retry(runs: Sequence[Standing], store: Store) -> None:
     if commands := _commands(store, {run.id for run in runs}):
         print("They are trained by the same command again:", *commands, sep="\n  ")
     else:
-        print("No sweep of these results knows them: give the command that began them again.")
+        print("No sweep on record for these runs. Rerun the command that started them.")
