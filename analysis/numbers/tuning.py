@@ -22,7 +22,7 @@ def documents(results: Results) -> list[dict[str, Any]]:
     return [document for document in results.studies if "trials" in document]
 
 
-def bought(study: Study) -> pd.DataFrame:
+def tuning_gain(study: Study) -> pd.DataFrame:
     """One row per tuning study whose held-out runs count: TUNING. Means over tasks of the mean over held-out seeds
     (0..1), `difference` is best minus default over the seeds that both have, `setting` that of the best trial."""
     rows = []

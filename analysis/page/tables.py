@@ -203,7 +203,7 @@ def robustness(study: Study) -> Table:
 
 def tuned(study: Study) -> Table:
     """What tuning bought, on seeds that no trial has seen."""
-    data, unit = tuning.bought(study), study.unit()
+    data, unit = tuning.tuning_gain(study), study.unit()
     rows = []
     for row in data.to_dict("records"):
         alone = row["n_seeds_min"] == 1

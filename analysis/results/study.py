@@ -252,7 +252,7 @@ def _with_intent(results: Results) -> pd.DataFrame:
         else:
             usual = version1.usual(str(agent), str(group), rows, results.studies)
         for run in rows:
-            departs = version1.departures(run["setting"], usual)
+            departs = version1.changes(run["setting"], usual)
             own = roles.get(run["run_id"]) or version1.roles(str(agent), str(group), run, usual, results.studies)
             variant = _variant(departs, own, results.about.get(str(agent), {}).get("variants", {}))
             changes = ", ".join(f"{key}={word(value)}" for key, value in sorted(departs.items()))

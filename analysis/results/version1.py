@@ -51,11 +51,11 @@ def usual(agent: str, group: str, runs: Sequence[Mapping[str, Any]], studies: Se
     settings, counts = dict(zip(texts, (run["setting"] for run in free), strict=True)), Counter(texts)
 
     def strangeness(text: str) -> tuple[int, int, int]:
-        apart = departures(settings[text], declared)
+        apart = changes(settings[text], declared)
         words = sum(isinstance(value, str | bool) for name, value in apart.items() if name in declared)
         return (
             words,
-            sum(n * len(departures(settings[other], settings[text])) for other, n in counts.items()),
+            sum(n * len(changes(settings[other], settings[text])) for other, n in counts.items()),
             len(apart),
         )
 
@@ -65,26 +65,26 @@ def usual(agent: str, group: str, runs: Sequence[Mapping[str, Any]], studies: Se
 def roles(
     agent: str, group: str, run: Mapping[str, Any], usual: Setting, studies: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The roles of a run that its sweep did not store, from its departures from the usual setting."""
+    """The roles of a run that its sweep did not store, from its changes from the usual setting."""
     found: list[dict[str, Any]] = []
     for name, ids in _held_out(studies).items():
         found += [{"held_out": name}] if run["run_id"] in ids else []
     if found or _trial(agent, run, studies):
         return found or [{"trial": 0}]
-    apart = departures(run["setting"], usual)
+    apart = changes(run["setting"], usual)
     play, corner = _plays(studies).get(run["setting"]["dataset"]), _corner(group, studies)
     if play and corner and set(apart) <= {"dataset"}:
         for axis, other in (("episodes", "noise"), ("noise", "episodes")):
             found += [{"axis": axis, "value": play[axis]}] if play[other] == corner[other] else []
         return [*found, *([] if apart else [{}])]
     for name, settings in agents().get(agent, {}).get("variants", {}).items():
-        if apart and apart == departures(settings, usual):
+        if apart and apart == changes(settings, usual):
             return [{"variant": name}, *_axis(apart)]
     in_words = not any(name in _PROTOCOL or _is_number(value) for name, value in apart.items())
     return [*([{}] if in_words else []), *(_axis(apart) or ([] if in_words else [{"point": 0}]))]
 
 
-def departures(setting: Setting, usual: Setting) -> dict[str, Any]:
+def changes(setting: Setting, usual: Setting) -> dict[str, Any]:
     """The part of a setting that differs from another one."""
     return {name: value for name, value in setting.items() if value != usual.get(name)}
 

@@ -50,13 +50,13 @@ def cached(path: Path, key: str, write: Callable[[Path], None]) -> tuple[str, Pa
     def folder(fingerprint: str) -> Path:
         return home / f"{name}-{fingerprint[:16]}" / key
 
-    if (known := _noted(path, note)) and folder(known).is_dir():
+    if (known := _cached_sha256(path, note)) and folder(known).is_dir():
         return known, folder(known)  # without the lock: the data folder may be read-only
     try:
         with locked(home / f"{name}.lock", f"it is converting {path}"):
-            if (known := _noted(path, note)) and folder(known).is_dir():
+            if (known := _cached_sha256(path, note)) and folder(known).is_dir():
                 return known, folder(known)
-            fingerprint = _checked(path, note)  # reads all bytes, even where size and time are the same
+            fingerprint = _verified_sha256(path, note)  # reads all bytes, even where size and time are the same
             if not (target := folder(fingerprint)).is_dir():
                 with replacing(target) as part:
                     part.mkdir(parents=True)
@@ -113,7 +113,7 @@ def _state(path: Path) -> list[list[Any]]:
     return [[str(file.relative_to(path)), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in _files(path)]
 
 
-def _noted(path: Path, note: Path) -> str | None:
+def _cached_sha256(path: Path, note: Path) -> str | None:
     """The SHA-256 as computed earlier, if sizes and times are still the same."""
     try:
         noted = json.loads(note.read_text())
@@ -122,7 +122,7 @@ def _noted(path: Path, note: Path) -> str | None:
         return None
 
 
-def _checked(path: Path, note: Path) -> str:
+def _verified_sha256(path: Path, note: Path) -> str:
     """The SHA-256 from all bytes, noted for the next process."""
     if not path.exists():
         raise Damaged(path, "gone: another process found it damaged")

@@ -39,9 +39,9 @@ DTYPES = {
     "button_states": np.int64,  # only where there are buttons
 }
 
-Job = tuple[str, int, int]
+EpisodeJob = tuple[str, int, int]
 """Split ('train' or 'val'), number of the episode in it, rows of the episode."""
-How = tuple[str, int, float, Path]
+CollectorArguments = tuple[str, int, float, Path]
 """Group, seed, noise, and the folder of the part files."""
 
 
@@ -107,7 +107,9 @@ def collect(
         if _finished(path, settings) and all(_file(path, split).exists() for split in splits):
             return path
         make_dir(parts)
-        jobs: list[Job] = [(s, episode, episode_length) for s, count in splits.items() for episode in range(count)]
+        jobs: list[EpisodeJob] = [
+            (s, episode, episode_length) for s, count in splits.items() for episode in range(count)
+        ]
         todo = [job for job in jobs if not _intact(_part(parts, job))]
         bar = tqdm(
             total=len(jobs), initial=len(jobs) - len(todo), desc=f"collecting {name}", unit="ep", disable=not progress
@@ -151,7 +153,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _run(how: How, todo: Sequence[Job], workers: int) -> Generator[Job, None, None]:
+def _run(how: CollectorArguments, todo: Sequence[EpisodeJob], workers: int) -> Generator[EpisodeJob, None, None]:
     """Collects the episodes of `todo` into their part files, in any order."""
     if workers == 1 or len(todo) <= 1:
         collector = _Collector(*how)
@@ -180,7 +182,7 @@ def _make_collector(group: str, seed: int, noise: float, parts: Path) -> None:
     _collector = _Collector(group, seed, noise, parts)
 
 
-def _work(job: Job) -> Job:
+def _work(job: EpisodeJob) -> EpisodeJob:
     assert _collector is not None
     return _collector(job)
 
@@ -192,7 +194,7 @@ class _Collector:
         self.oracle: Oracle = make_oracle(group, noise)
         self.seed, self.parts = seed, parts
 
-    def __call__(self, job: Job) -> Job:
+    def __call__(self, job: EpisodeJob) -> EpisodeJob:
         split, episode, rows = job
         streams = np.random.SeedSequence([self.seed, ("train", "val").index(split), episode]).generate_state(2)
         columns = self.oracle.episode(rows, *(int(stream) for stream in streams))
@@ -202,7 +204,7 @@ class _Collector:
         return job
 
 
-def _part(parts: Path, job: Job) -> Path:
+def _part(parts: Path, job: EpisodeJob) -> Path:
     split, episode, _ = job
     return parts / f"{split}-{episode:06d}.npz"
 
