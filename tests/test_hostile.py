@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import main as analysis
+from lps.__main__ import main as lps
 from lps.runs.record import Episode
 from lps.runs.store import Store, StoreError
 from sweeps.__main__ import main as sweeps
@@ -178,3 +179,23 @@ def test_paths_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
             assert call(arguments) == 2  # type: ignore[operator]
             error = capsys.readouterr().err
             assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "base_hidden=[1000000000]",
+        "num_critics=10000000",
+        "horizon=2000000000",
+        "batch_size=2000000000",
+        "lr=" + "-" * 5000,
+    ],
+)
+def test_numbers_that_cannot_fit_are_refused_before_memory_is_asked_for(
+    setting: str, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["train", "--agent", "lps", "--task", "ring-bandit-v0", "--results", str(tmp_path / "results")]
+    assert lps([*words, "--device", "cpu", "--set", setting]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and len(error) < 300
+    assert not (tmp_path / "results" / "runs").exists()
