@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 # The demo collects its dataset with OGBench's own oracle.
 MAZE := pointmaze-medium-navigate
 WORKERS ?= 2
-RESULTS ?= results/demo
+RESULTS ?= results/maze
 
 # How long `make test-long` is.
 KILLS ?= 20
