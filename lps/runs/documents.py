@@ -122,7 +122,7 @@ class _Compute(TypedDict):
     rows: list[_Cost]
     device: Text
     torch: Text
-    threads: int
+    threads: int | Text  # a text as compute.py reads it from a CSV
 
 
 @functools.cache
