@@ -1,4 +1,4 @@
-"""What only a CPU gains from: a faster GELU, and an allocator that keeps freed memory.
+"""Speed on a CPU: a faster GELU, and an allocator that keeps freed memory.
 
 GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv 1606.08415):
 

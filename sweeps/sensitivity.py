@@ -1,4 +1,4 @@
-"""How much an agent's success depends on its hyperparameters.
+"""Sensitivity of an agent's success to its hyperparameters.
 
     python sweeps/sensitivity.py --preset quick
     python sweeps/sensitivity.py --parts alpha --agents lps dsrl qcmfql --groups cube-double --tasks 2

@@ -182,7 +182,7 @@ def iqm(strata: Sequence[Floats]) -> Floats:
 
 
 def optimality_gap(strata: Sequence[Floats]) -> Floats:
-    """How far runs are below a success rate of 1, on average: lower is better."""
+    """Mean distance of runs below a success rate of 1; lower is better."""
     return 1 - mean([np.minimum(stratum, 1) for stratum in strata])
 
 

@@ -253,7 +253,7 @@ def marked_title(study: Study, series: Series, groups: Sequence[str]) -> str:
 
 
 def shortfall(study: Study) -> str:
-    """What the dagger stands for: 'n of m runs' of every rival that is short of some; '' if none is."""
+    """Text of the dagger: 'n of m runs' of every rival with missing runs; '' if none has any."""
     cells = [
         f"{study.series[key].title} on {group}: {len(study.cell(key, group))} of {study.planned(key, group)} runs"
         for group in study.groups

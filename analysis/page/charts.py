@@ -23,7 +23,7 @@ from analysis.results.agents import AVERAGE
 from analysis.results.study import SUCCESS, Study, Unit, word
 
 VERSION = "6.1"
-"""Of Vega-Lite, as vl-convert-python names it. Tooltips of nearest points say "undefined" in 6.4."""
+"""Version of Vega-Lite, as vl-convert-python names it. Tooltips of nearest points say "undefined" in 6.4."""
 TALL, LOW, ROW = 380, 230, 26
 """Heights in pixels: lines in a panel of its own, lines in one of several panels, axes included, a bar."""
 AXES = 46  # pixels that the axis below a panel takes

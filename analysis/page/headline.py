@@ -118,7 +118,7 @@ def lead(study: Study, table: Headline) -> str:
 
 
 def verdict(study: Study, made: Sequence[Claim]) -> list[str]:
-    """What the claims say of the subject, over all groups where these are compared: a sentence per verdict."""
+    """Return the claims about the subject over all compared groups: a sentence per verdict."""
     if len({claim.ours for claim in made}) != 1:
         return []
     whole = [claim for claim in made if claim.group == AVERAGE] or made

@@ -15,7 +15,7 @@ TIMINGS = ("success_timing", "reward_timing")
 
 
 def protocol(study: Study) -> Table:
-    """What the runs of every group and series were trained and evaluated on."""
+    """Table of the data and protocol of every group and series."""
     rows, ogbench = [], all(map(study.is_ogbench, study.groups))
     for group in study.groups:
         for key in study.series:
@@ -35,7 +35,7 @@ def protocol(study: Study) -> Table:
 
 
 def versions(runs: pd.DataFrame) -> Table:
-    """What the runs say about the software and hardware they ran on; several values mean that they differ."""
+    """Table of software and hardware as the runs recorded them; several values mean that runs differ."""
     names = list(dict.fromkeys(name for versions in runs["versions"] for name in versions))
     table = {name: sorted({str(versions.get(name, "?")) for versions in runs["versions"]}) for name in names}
     table["device"] = sorted(set(runs["device"]) - {""})

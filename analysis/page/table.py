@@ -97,8 +97,8 @@ def _markdown(cell: str) -> str:
 
 
 def _paragraphs(rows: list[list[str]]) -> dict[int, float]:
-    """Of a LaTeX table that is wider than the line the columns whose cells are broken, the longest ones, and their
-    parts of the line's width, by the roots of their lengths."""
+    """Return the columns of a too wide LaTeX table whose cells are broken (the longest ones), and their shares of the
+    line's width, in proportion to the roots of their lengths."""
     longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = LETTERS - GAP * len(longest) - sum(longest)
     broken: list[int] = []

@@ -152,7 +152,7 @@ def differences(study: Study) -> Table:
 
 
 def claims(study: Study) -> Table:
-    """What the data support, one sentence per comparison, with its evidence."""
+    """Table of claims: one sentence per comparison, with its evidence."""
     columns = ["group", "series", "versus", "verdict"]
     rows: list[list[str]] = []
     data: list[dict[str, Any]] = []
@@ -178,7 +178,7 @@ def claims(study: Study) -> Table:
 
 
 def robustness(study: Study) -> Table:
-    """What the default reaches, and what departing from it costs or buys."""
+    """Table of the default's score, and of its change along every axis."""
     data = budgets.robustness(study)
     rows = []
     for row in data.to_dict("records"):
@@ -202,7 +202,7 @@ def robustness(study: Study) -> Table:
 
 
 def tuned(study: Study) -> Table:
-    """What tuning bought, on seeds that no trial has seen."""
+    """Table of the gain by tuning, on seeds that no trial used."""
     data, unit = tuning.tuning_gain(study), study.unit()
     rows = []
     for row in data.to_dict("records"):
@@ -249,7 +249,7 @@ STATES = ("done", "running", "failed", "incomplete", "absent")
 
 
 def coverage(study: Study) -> Table:
-    """How many runs of every group and agent are done, and how many are not."""
+    """Table of finished and unfinished runs by group and agent."""
     absent = study.gaps[study.gaps["state"] == "absent"]
     data = []
     for group in sorted(set(study.runs["group"]), key=group_key):

@@ -1,4 +1,4 @@
-"""What an agent costs: time of an update, memory, time of a decision."""
+"""Costs of an agent: time of an update, memory, time of a decision."""
 
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How far every agent is from imitation: differences of success with their intervals, one panel per baseline."""
+"""Differences of success from imitation, with intervals, one panel per baseline."""
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -43,5 +43,5 @@ def draw(study: Study) -> style.Plot | None:
 
 
 def _finished(trials: list[dict[str, Any]]) -> int:
-    """How many trials trained to their end: fANOVA is asked about these, and not about what was pruned on the way."""
+    """Return the number of trials that trained to their end. fANOVA uses these; pruned trials are excluded."""
     return sum(trial["state"] == "COMPLETE" for trial in trials)

@@ -1,4 +1,4 @@
-"""What policies do on the ring bandit: the density of their actions, a row per method, a column per alpha."""
+"""Actions of policies on the ring bandit: their density, a row per method, a column per alpha."""
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ def _panel(axes: Axes, actions: pd.DataFrame) -> dict[str, float]:
 
 
 def _invariance(study: Study, agents: set[str]) -> str:
-    """What has to be said where alpha cannot do anything."""
+    """Note for agents in which alpha has no effect."""
     titles = ", ".join(agent.title for agent in study.agents(agents).values() if agent.alpha_without_effect)
     if not titles:
         return ""

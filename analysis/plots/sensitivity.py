@@ -122,7 +122,7 @@ def _rings(axes: Axes, line: pd.DataFrame, unit: Unit) -> None:
 
 
 def _invariance(study: Study, data: pd.DataFrame) -> str:
-    """What has to be said where alpha cannot do anything."""
+    """Note for agents in which alpha has no effect."""
     agents = study.agents(data.loc[data["hyperparameter"] == "alpha", "agent"])
     titles = ", ".join(agent.title for agent in agents.values() if agent.alpha_without_effect)
     if not titles:

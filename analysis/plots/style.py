@@ -1,4 +1,4 @@
-"""How all figures look, and how they are saved: one place, so that they belong together.
+"""Style of all figures, and their files.
 
 Figures are made without pyplot, so that no display, backend or global state is involved. Widths are those of a
 two-column paper page, in inches: a figure is saved at exactly that width, so that a paper need not scale it. A plot
@@ -30,7 +30,7 @@ from analysis.results.study import SUCCESS, Series, Study, Unit
 COLUMN, PAGE = 3.5, 7.16
 DPI = 220
 SUFFIXES = ("png", "pdf", "csv", "txt")
-"""Of the files of a figure."""
+"""Suffixes of the files of a figure."""
 LETTER, LINE = 0.058, 0.145  # inches that a letter and a line of a legend take
 INK, MUTED, GRID, PAPER = "#1A1A1A", "#5C5C5C", "#E4E4E4", "#FFFFFF"
 ON_LIGHT, ON_DARK = "#111111", "#FAFAFA"

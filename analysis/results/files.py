@@ -1,4 +1,4 @@
-"""How numbers behind tables and figures are written."""
+"""Files with the numbers behind tables and figures."""
 
 from pathlib import Path
 

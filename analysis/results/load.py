@@ -76,11 +76,11 @@ class Results:
 
     @property
     def name(self) -> str:
-        """What a page about them is called."""
+        """Title of a page about the results."""
         return " + ".join(Path(path).name or path for path in self.paths)
 
     def only(self, run_ids: Collection[str]) -> "Results":
-        """Those of these runs, with what belongs to them."""
+        """Return the results of the given runs only."""
         kept = list(run_ids)
         if self.runs.index.isin(kept).all():
             return self
@@ -184,7 +184,7 @@ def _differing(mine: pd.Series, other: pd.Series, *evaluations: pd.DataFrame | N
 
 
 def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
-    """What these runs logged under a name while they trained, sorted by run and step: run_id, step, value (finite).
+    """Return the logged values of a metric, sorted by run and step: run_id, step, value (finite).
 
     Read when it is asked for: a large sweep has logged far more numbers than any figure needs.
     """

@@ -152,7 +152,7 @@ class Study:
         return {str(task): dict(zip(rows["seed"], rows["score"], strict=True)) for task, rows in cell.groupby("short")}
 
     def planned(self, series: str, group: str) -> int:
-        """How many runs a series should have on a group: its own, and those that only other series have."""
+        """Return the number of planned runs of a series on a group: its own, and those that only other series have."""
         absent = self.gaps[(self.gaps["series"] == series) & (self.gaps["group"] == group)]
         return len(self.cell(series, group, scored=False)) + int(absent.loc[absent["state"] == "absent", "runs"].sum())
 

@@ -19,12 +19,12 @@ _TASK_NAME = re.compile(r"(?P<group>.+?)-(?:play-singletask-task(?P<number>\d+)|
 
 @cache
 def agents() -> Mapping[str, Mapping[str, Any]]:
-    """What the results of later versions hold on each agent."""
+    """Values about each agent, as results of later versions store them."""
     return json.loads(Path(__file__).with_name("version1.json").read_text(encoding="utf-8"))
 
 
 def task(name: str) -> dict[str, Any]:
-    """What the results of later versions hold on a task; a task with a name of another form is a group of its own."""
+    """Values about a task, as later versions store them. A task with a name of another form is its own group."""
     match = _TASK_NAME.fullmatch(name)
     group, number = (match["group"], match["number"]) if match else (name, None)
     return {

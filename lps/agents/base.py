@@ -1,4 +1,4 @@
-"""What every agent shares: parameters of M members, one Adam, target networks, and the critic's TD loss.
+"""Base of all agents: parameters of M members, one Adam, target networks, and the critic's TD loss.
 
 An agent's own page holds its networks, its losses and how it acts; nothing here knows a method.
 """

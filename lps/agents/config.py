@@ -90,7 +90,7 @@ def field_types(config: Any) -> dict[str, Any]:
 
 
 def marks(hint: Any, kind: type) -> list[Any]:
-    """Those annotations of a field that are of one kind."""
+    """Return the annotations of a field that are of one kind."""
     return [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, kind)]
 
 

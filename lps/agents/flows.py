@@ -37,7 +37,7 @@ def flow_actions(net: Bound, s: Observation, e: Tensor, flow_steps: int) -> Tens
 
 MeanFlowForm = Literal["noise_to_action", "original", "original_released"]
 MEANFLOW_FORMS = get_args(MeanFlowForm)
-"""What the network f(s, z, t, t - r) stands for, and along which (dz, dt, dr) it is differentiated:
+"""Meaning of the network f(s, z, t, t - r), and the direction (dz, dt, dr) of its derivative:
 
 noise_to_action    u = z - f, along (v, 1, 0); acting a = f   (LPS, QC-MFQL)
 original           u = f, along (v, 1, 0), MeanFlow's own identity; acting a = e - f

@@ -147,5 +147,5 @@ def resolve(name: str, agents: Mapping[str, Any]) -> tuple[str, Settings]:
 
 
 def group_settings(agent: str, group: str) -> Settings:
-    """What is tuned for the agent on this group; empty where nothing is."""
+    """Return the settings that are tuned for the agent on this group; empty if there are none."""
     return GROUP_SETTINGS.get(agent, {}).get(group, {})

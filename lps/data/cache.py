@@ -26,7 +26,7 @@ from lps.errors import UserError
 from lps.files import locked, reason, replacing, sha256
 
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
-"""What zipfile raises for damaged, encrypted or unknown archives."""
+"""Errors of zipfile for damaged, encrypted or unknown archives."""
 
 
 class Damaged(UserError):

@@ -1,4 +1,4 @@
-"""What all readers of datasets share: what tasks need, the checks, and the conversion to memory-mapped arrays.
+"""Shared by all readers of datasets: the needs of tasks, checks, and the conversion to memory-mapped arrays.
 
 A reader is a function of a path that yields Episodes.  `load` checks them, writes them once per machine
 (lps.data.cache) and returns the Dataset.
@@ -27,7 +27,7 @@ clip so."""
 
 
 class Needs(NamedTuple):
-    """What a group of tasks needs of a dataset."""
+    """Arrays that a group of tasks needs from a dataset."""
 
     observations: Mapping[str, Space]
     """Space of each array of an observation, by name."""

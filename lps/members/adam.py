@@ -18,7 +18,7 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Schedule(NamedTuple):
-    """What changes Adam's step size and gradients; the defaults change nothing."""
+    """Changes of Adam's step size and gradients; the defaults change nothing."""
 
     weight_decay: float = 0.0
     """Decoupled: each step also shrinks the parameters by lr * weight_decay (AdamW)."""

@@ -264,5 +264,5 @@ def _check(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tenso
 
 
 def checkpoint_path(run: Run) -> str:
-    """Where a run's checkpoint lies inside the results."""
+    """Return the path of a run's checkpoint inside the results."""
     return f"checkpoints/{run.id}.pt"

@@ -38,7 +38,7 @@ def trained_by_other_commits(documents: Iterable[Mapping[str, Any]]) -> dict[str
 
 
 def short_commit(versions: Mapping[str, Any]) -> str:
-    """Of `versions()`, or a run's, the commit: its first seven digits, with '+dirty' if it has that; or 'unknown'."""
+    """Return the commit in a run's versions: seven digits, '+dirty' if it has that; or 'unknown'."""
     digits, plus, dirty = str(versions.get("git_commit", "unknown")).partition("+")
     return digits[:7] + plus + dirty
 

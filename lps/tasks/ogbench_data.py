@@ -259,7 +259,7 @@ class _Relabel:
         env.reset()
         self.env = env
         self.sizes = {"qpos": int(env.model.nq)}
-        """What a state consists of beside the observation, and its size."""
+        """Return the parts of a state beside the observation, with their sizes."""
         if hasattr(env, "_num_buttons"):
             self.sizes["button_states"] = env._num_buttons
 

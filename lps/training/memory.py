@@ -32,7 +32,7 @@ USABLE = 0.8
 
 
 COPIES = 4
-"""Of every parameter: itself, its gradient and Adam's two moments."""
+"""Copies of every parameter: itself, its gradient and Adam's two moments."""
 
 
 def check_fits(run: Run, device: str) -> None:

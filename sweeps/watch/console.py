@@ -1,4 +1,4 @@
-"""What the person in front of a sweep sees: one live table on a terminal, a line now and then anywhere else."""
+"""Display of a running sweep: a live table on a terminal, occasional lines elsewhere."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""How long a sweep may take, from rates that were measured: an estimate, to plan by and not to quote."""
+"""Estimate of the time of a sweep, from measured rates. It is for plans and not for papers."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -45,7 +45,7 @@ MEASURED_ON = {
     "cuda": "an NVIDIA H200 with --compile --precision tf32; without --compile, updates take up to 20 times as long",
 }
 SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
-"""Of evaluation, on one core; an episode is taken to last as long as it may. A point has next to no physics."""
+"""Seconds of an environment step in evaluation, on one core. Episodes count with their maximum length."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
 OVERHEAD = 0.15

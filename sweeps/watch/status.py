@@ -1,4 +1,4 @@
-"""How the runs of a results store stand, and the failed ones put back into the queue."""
+"""States of the runs of a results store; failed runs can be queued again."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ SILENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Standing:
-    """How one run stands."""
+    """State of one run."""
 
     id: str
     agent: str
