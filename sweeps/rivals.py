@@ -6,9 +6,9 @@
 
 The variant "pessimistic" has ten critics as in QAM's release (arXiv 2601.14234), and "qam_critics" also has their
 widths. dsrl_sac is the DSRL of that release. All agents train for the same number of updates. The results store the
-FLOPs of an update of each run, and the report has a figure of success against FLOPs. The constants of Quantile LPS are
-chosen on task 1 of cube-single, so the preset small is no comparison of it. The preset quick uses the ring bandit and
-says nothing about robots. The same command again resumes.
+FLOPs of an update of each run, and the report has a figure of success against FLOPs. The constants of Quantile LPS were
+tried on task 2 of cube-single, and the preset small compares on task 1. The preset quick uses the ring bandit and says
+nothing about robots. The same command again resumes.
 """
 
 import argparse
