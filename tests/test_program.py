@@ -33,11 +33,12 @@ from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import UserError
 from lps.members.streams import Stream
+from lps.nets.mlp import product
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups
 from lps.training.options import TrainOptions, check_precision
-from lps.training.program import Program, _tf32
+from lps.training.program import Program, _draw, _tf32
 from lps.training.trainer import train
 
 GROUPS = groups("ogbench")
@@ -99,6 +100,30 @@ def test_the_compiled_update_is_the_plain_one(dataset, as_in_batches, tmp_path, 
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tmp_path) / "kernels"))
     assert_agree("flow_bc", dataset)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_batch_and_noise_are_one_graph_of_the_same_numbers(agent, dataset):
+    """As they are compiled on a GPU: without a break, and with the step on the device."""
+    torch._dynamo.reset()
+    subject, seeds, step = make_agent(agent, SEEDS), torch.tensor(SEEDS), torch.tensor(7)
+    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
+    plain = _draw(subject, batches, seeds, step)
+    traced = torch.compile(_draw, dynamic=False, fullgraph=True, backend="aot_eager")(subject, batches, seeds, step)
+    assert all(map(torch.equal, tree_leaves((vars(plain[0]), plain[1])), tree_leaves((vars(traced[0]), traced[1]))))
+
+
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(55, 512), (512, 25), (256, 1), (64, 64)])
+def test_the_product_of_a_gpu_is_the_product(fan_in, fan_out):
+    torch.manual_seed(0)
+    shapes = (2, 8, fan_in), (2, fan_in, fan_out)
+    x, matrix = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    results = product(x, matrix), torch.bmm(x, matrix)
+    weights = torch.randn_like(results[1])
+    for ours, theirs in zip(
+        *((result, *torch.autograd.grad(result, (x, matrix), weights)) for result in results), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 class Crossings(TorchDispatchMode):

@@ -74,7 +74,7 @@ class DSRL(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
 
-        # One flow for the actions at s', which the target needs, and those of the distillation: half the passes.
+        # One flow for the actions at s', for the target, and for those of the distillation: half as many calls.
         e_distill = latent_noise(noise["distill_e_normal"], c.latent_dist)
         with torch.no_grad():
             both = {name: torch.cat((batch.next_observations[name], array), 1) for name, array in s.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from lps.agents import AGENTS
 from lps.agents.base import values
 from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate, noise_stream
-from lps.files import replacing
+from lps.files import local_path, replacing
 from lps.runs.checkpoint import Checkpoint
 from lps.runs.record import Episode
 from lps.tasks.suites import get_suite
@@ -48,7 +47,7 @@ def write_trajectories(
     `progress` is called after each episode.  UserError: checkpoints of several tasks, a task that is not in a maze, or
     a file that cannot be written.
     """
-    path, checkpoints = Path(path).expanduser(), [checkpoint for _, checkpoint in policies]
+    path, checkpoints = local_path(path), [checkpoint for _, checkpoint in policies]
     task = checkpoints[0].run.resolved_task
     if others := {c.run.task for c in checkpoints if c.run.resolved_task != task}:
         raise UserError(f"checkpoints of several tasks: {', '.join(sorted({task.name, *others}))}. Choose one task")
