@@ -159,8 +159,10 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             return None
 
         monkeypatch.setattr(pack, "_run_worker", fit)
+        monkeypatch.setattr(pack, "record_start", lambda *_: 0)
+        monkeypatch.setattr(pack, "forget_starts", lambda *_: None)
         board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
-        plan: Any = SimpleNamespace(results=store.path, sweep="test")
+        plan: Any = SimpleNamespace(results=store.path, sweep="test", max_failures=2)
         failed = pack.run_pack(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
         return store, tried, failed
 

@@ -19,8 +19,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # Ray Train's controller looks after its worker this often. At its default of 2 s a pack takes 5 s longer to end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    # Three helper services per pack that a single worker without Ray's checkpoints does not need.
+    # Helper processes of a pack that a single worker without Ray's checkpoints does not need.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -31,6 +30,8 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # The results store is the record; Tune's own loggers would write every number a second time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A pack's document and the console say why a trial ended; Tune would print the traceback of every restart.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ctrl-C ends the sweep at once instead of waiting for a snapshot that nobody reads.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's older console can be silenced, the newer one cannot.

@@ -156,8 +156,8 @@ def _tune(
     import ray
     from ray import tune
 
-    from sweeps.launcher.pack import ON_HEAD, ProgressBoard, run_pack
-    from sweeps.launcher.placement import release
+    from sweeps.launcher.pack import TRIAL_RESTARTS, ProgressBoard, run_pack
+    from sweeps.launcher.placement import reserved
 
     board: Any = ProgressBoard.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)
@@ -174,9 +174,6 @@ def _tune(
                 if not cluster.has_head():  # Tune would wait forever for the machine of its trials
                     raise ConnectionError("the head node of Ray is gone")
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            release(scratch, trial.config["pack"])
-
     class Silent(tune.ProgressReporter):
         def should_report(self, trials: list[Any], done: bool = False) -> bool:
             return False
@@ -185,7 +182,7 @@ def _tune(
             pass
 
     tuner = tune.Tuner(
-        tune.with_resources(pack, ON_HEAD),  # a trial only waits, so it must not book a CPU
+        tune.with_resources(pack, reserved(share)),
         param_space={"pack": tune.grid_search(list(range(len(packs))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -194,7 +191,7 @@ def _tune(
             verbose=0,
             progress_reporter=Silent(),
             callbacks=[Watch()],
-            failure_config=tune.FailureConfig(max_failures=2),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
         ),
     )
     if mirror:
@@ -206,8 +203,8 @@ def _tune(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for trial in trials:
-        if trial.error and trial.config:
-            mark_failed(store, packs[trial.config["pack"]], plan.sweep, f"The trial of this pack died: {trial.error}")
+        if trial.config and (error := trial.error or trial.metrics["error"]):
+            mark_failed(store, packs[trial.config["pack"]], plan.sweep, str(error))
 
 
 def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
