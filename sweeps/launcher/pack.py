@@ -9,7 +9,7 @@ reads.
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -39,6 +39,10 @@ class PackTooLarge(Exception):
     """A worker died repeatedly or ran out of memory. A smaller pack may succeed."""
 
 
+class Reclaimed(Exception):
+    """The machine is about to be taken away. The pack resumes elsewhere, from the checkpoint that was just stored."""
+
+
 def run_pack(
     number: int, runs: Sequence[Run], plan: "Plan", share: PackResources, board: Any, scratch: str
 ) -> dict[str, Any]:
@@ -64,6 +68,9 @@ def run_pack(
                 parts[:0] = _halves(part)
                 continue
             error = str(death)
+        except Reclaimed:
+            forget_starts(scratch, number)
+            raise  # Ray Tune restarts the trial, and Ray starts nothing more on this machine
         if error:
             failed = True
             mark_failed(store, part, plan.sweep, error)
@@ -80,7 +87,8 @@ def _halves(runs: Sequence[Run]) -> list[list[Run]]:
 def _run_worker(
     number: int, runs: Sequence[Run], plan: "Plan", share: PackResources, board: Any, scratch: str
 ) -> str | None:
-    """Train the runs in a worker. Return the traceback if the training failed, else None. Raises PackTooLarge."""
+    """Train the runs in a worker. Return the traceback if the training failed, else None. Raises PackTooLarge and
+    Reclaimed."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
     restarts = plan.max_failures if len(runs) == 1 else min(PATIENCE, plan.max_failures)
@@ -96,36 +104,51 @@ def _run_worker(
         ),
     )
     try:
-        error, memory = trainer.fit().return_value
+        outcome = trainer.fit().return_value
     except Exception:
         trace = traceback.format_exc()
         reason = f"{restarts + 1} times"
         if "low on memory" in trace:  # Ray's words
             reason = "because it ran out of memory. Use a smaller batch or network, or a machine with more memory"
         raise PackTooLarge(f"{trace}\nThe worker of this pack died {reason} (see above)") from None
-    if memory:
-        raise PackTooLarge(error)
-    return error
+    if outcome.reclaimed:
+        raise Reclaimed
+    if outcome.too_large:
+        raise PackTooLarge(outcome.error)
+    return outcome.error
 
 
 # --- the Ray Train worker: beside the trial ---
 
 
-def train_on_worker(config: dict[str, Any]) -> tuple[str | None, bool]:
-    """Train the runs of a pack. Return the traceback if the training failed, and whether it ran out of memory.
+@dataclass(frozen=True)
+class Outcome:
+    """How the training of a pack ended."""
+
+    error: str | None = None
+    """The traceback, if the training failed."""
+    too_large: bool = False
+    """Whether it ran out of memory."""
+    reclaimed: bool = False
+    """Whether it stopped because its machine is about to be taken away."""
+
+
+def train_on_worker(config: dict[str, Any]) -> Outcome:
+    """Train the runs of a pack.
 
     Exceptions are returned, because Ray Train would restart the worker and meet the same exception. Only a dead
     process is worth a restart.
     """
     import torch
 
-    from lps.training.trainer import train
+    from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
+    from sweeps.launcher.notice import Notice
 
     runs, plan, share = config["runs"], config["plan"], config["share"]
     config["board"].start.remote(config["number"])
     torch.set_num_threads(max(1, round(share.cpus)))
-    evaluator = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs))
+    evaluator, notice = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs)), Notice()
     try:
         train(
             runs,
@@ -136,13 +159,17 @@ def train_on_worker(config: dict[str, Any]) -> tuple[str | None, bool]:
             sweep=plan.sweep,
             evaluator=evaluator,
             callback=_progress_callback(config["number"], config["board"]),
+            stop=notice,
         )
-        return None, False
+        return Outcome()
+    except Stopped:
+        return Outcome(reclaimed=True)
     except UserError as error:
-        return str(error), False
+        return Outcome(str(error))
     except Exception as problem:
-        return traceback.format_exc(), _is_of_memory(problem)
+        return Outcome(traceback.format_exc(), too_large=_is_of_memory(problem))
     finally:
+        notice.close()
         evaluator.close()
 
 
