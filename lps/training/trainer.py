@@ -35,7 +35,6 @@ from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
 
-
 URGENT_SECONDS = 60.0
 """Seconds for which a training that must stop waits for its evaluations, so that it can store a checkpoint."""
 

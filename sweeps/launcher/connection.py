@@ -53,8 +53,8 @@ TOKEN = Path("~/.ray/auth_token")
 """The token that every request to Ray needs. Ray makes it."""
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Variable that decides whether Ray listens to other machines; at "0" all of Ray listens on the loopback address only. Ray
-reads it on every system, in spite of its name."""
+"""Variable that decides whether Ray listens to other machines. At "0" all of Ray listens on the loopback address only,
+on Linux too."""
 
 GONE_SECONDS = 45.0
 """Seconds without an answer after which Ray's head service (GCS) is given up. After 60 s Ray ends this process itself,
@@ -97,8 +97,8 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
     """Connect to the cluster at `address`, or start one on this machine for 'local', and yield the address.
 
     A recorded cluster that no longer runs is replaced by a local one. On exit, all tasks and actors of this process on
-    the cluster stop. UserError if a requested address does not answer. SIGTERM ends the process with code 143, and a lost
-    head service with code 1, each with a sentence.
+    the cluster stop. UserError if a requested address does not answer. SIGTERM ends the process with code 143, and a
+    lost head service with code 1, each with a sentence.
     """
     apply_environment()
     if address != "local":
@@ -162,18 +162,19 @@ def _start(logging_options: dict[str, Any], attempts: int = 3) -> None:
 def private_folder() -> Path:
     """Make and return a folder for Ray's temporary files, sockets and logs that other users cannot open.
 
-    It is in $RAY_TMPDIR or else in /tmp, because a path of a socket has at most 107 bytes. UserError if the folder belongs
-    to another user.
+    It is in $RAY_TMPDIR or else in /tmp, because a path of a socket has at most 107 bytes. UserError if the folder
+    belongs to another user.
     """
     folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / f"lps-{os.getuid()}"
+    remedy = "Set RAY_TMPDIR to a short folder of your own"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise UserError(f"{folder} belongs to another user. Set RAY_TMPDIR to a short folder of your own")
+            raise UserError(f"{folder} belongs to another user. {remedy}")
         folder.chmod(0o700)
     except OSError as error:
-        raise UserError(f"cannot make {folder} ({error.strerror}). Set RAY_TMPDIR to a short folder of your own") from error
+        raise UserError(f"cannot make {folder} ({error.strerror}). {remedy}") from error
     return folder
 
 
@@ -208,27 +209,27 @@ def _ended_without_head(address: str) -> Iterator[None]:
     """End the process when the head service at `address` has not answered for GONE_SECONDS. Calls of Ray wait for the
     service without end, so only another thread can do this."""
     host, _, port = address.rpartition(":")
-    done = threading.Event()
+    every, done = GONE_SECONDS / 9, threading.Event()
 
     def answers() -> bool:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=GONE_SECONDS / 9).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=every).close()
             return True
         except OSError:
             return False
 
     def watch() -> None:
         missed = 0
-        while not done.wait(GONE_SECONDS / 9):
+        while not done.wait(every) and missed < 9:
             missed = 0 if answers() else missed + 1
-            if missed * GONE_SECONDS / 9 >= GONE_SECONDS and not done.is_set():
-                print(
-                    f"error: Ray's head service at {address} has not answered for {GONE_SECONDS:g} s. Nothing is lost but "
-                    "the updates since the last checkpoints. The same command resumes the sweep",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(1)
+        if not done.is_set():
+            print(
+                f"error: Ray's head service at {address} has not answered for {GONE_SECONDS:g} s. Only the updates "
+                "since the last checkpoints are lost. The same command resumes the sweep",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
 """One pack on the cluster: the Tune trial `run_pack` starts a Ray Train worker, which calls `lps.training.trainer`.
 
 Trial and worker are on the same machine (`placement.py`). If the worker's process dies, Ray Train restarts it. If the
-trial's process or the machine dies, Ray Tune restarts the trial, perhaps elsewhere. In both cases the trainer resumes from
-its checkpoint in the results store. Packs report their progress to the `ProgressBoard`, a small actor that the console
-reads.
+trial's process or the machine dies, Ray Tune restarts the trial, perhaps elsewhere. In both cases the trainer resumes
+from its checkpoint in the results store. Packs report their progress to the `ProgressBoard`, a small actor that the
+console reads.
 """
 
 import time
@@ -55,12 +55,13 @@ def run_pack(
     apply_environment()  # this process may be on another machine than the one that launched the sweep
     killed = record_start(scratch, number)
     if killed > plan.max_failures:
-        error = f"The process of this pack's trial was killed {killed} times, on machines that are still alive. Check "
-        return {"failed": True, "error": error + "their memory and Ray's logs, then repeat the command"}
+        reason = f"The process of this pack's trial was killed {killed} times, on machines that are still alive. Check "
+        return {"failed": True, "error": reason + "their memory and Ray's logs, then repeat the command"}
     store, failed = Store(plan.results, create=False), False
     parts = _halves(runs) if killed > PATIENCE else [list(runs)]
     while parts:
         part = parts.pop(0)
+        error: str | None
         try:
             error = _run_worker(number, part, plan, share, board, scratch)
         except PackTooLarge as death:

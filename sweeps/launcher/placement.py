@@ -1,8 +1,8 @@
 """The place of a pack at work: Ray Train in two processes on one machine, the trial and its worker.
 
-By default Ray Train starts five processes for a run: controller, worker, and helpers that one worker does not need. Here
-the controller runs inside the trial, the worker runs in the placement group that Ray Tune reserved for the trial, and no
-helper starts. So the head holds nothing of a pack, and Ray Tune alone reserves and frees resources.
+By default Ray Train starts five processes for a run: controller, worker, and helpers that one worker does not need.
+Here the controller runs inside the trial, the worker runs in the placement group that Ray Tune reserved for the trial,
+and no helper starts. So the head holds nothing of a pack, and Ray Tune alone reserves and frees resources.
 """
 
 import asyncio

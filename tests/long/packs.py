@@ -9,7 +9,6 @@ sweep.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -103,13 +102,15 @@ def main() -> None:
         before = look(machines)
         print("idle")
         table(before)
-        driver = psutil.Popen([*command, "--driver", str(results), machines.address], env={**environment(), "RAY_AUTH_MODE": "disabled"})  # as Cluster has it
+        own = {**environment(), "RAY_AUTH_MODE": "disabled"}  # as Ray's Cluster has it
+        driver = psutil.Popen([*command, "--driver", str(results), machines.address], env=own)
         try:
             if arguments.short:
                 assert driver.wait() == 0
                 seconds = time.monotonic() - began
                 print(f"{seconds:.0f} s, {seconds / arguments.packs:.1f} s a pack")
             else:
+
                 def at_work() -> bool:
                     if driver.poll() is not None:
                         sys.exit("the sweep ended")
