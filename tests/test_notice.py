@@ -113,9 +113,7 @@ def test_the_notice_of_aws_is_passed_on_to_ray(metadata: type[Metadata], drains:
     assert given(one) and drains == [("here", 1767225720.0)]
 
 
-def test_a_drain_of_ray_is_a_notice_where_no_metadata_service_is(
-    drains: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_of_ray_is_a_notice_where_no_metadata_service_is(drains: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(notice.URL, "http://127.0.0.1:9")
     drains.append(("elsewhere", 0.0))
     assert not given(notice.Notice(), 0.2)
