@@ -1,13 +1,12 @@
 """A machine that is about to be taken away: the notice, and the checkpoint that it leads to."""
 
-import http.server
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from metadata import Metadata, served
 from small import small_hyperparameters
 
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
@@ -21,45 +20,11 @@ from sweeps.launcher import notice, pack
 STEPS, AT = 40, 17
 
 
-class Metadata(http.server.BaseHTTPRequestHandler):
-    """AWS's metadata service: `action` is the notice, `tokens` those that it has given and still takes."""
-
-    action: str | None = None
-    tokens: set[str] = set()
-
-    def do_PUT(self) -> None:
-        token = f"token {time.monotonic_ns()}"
-        self.tokens.add(token)
-        self.answer(200, token)
-
-    def do_GET(self) -> None:
-        if self.headers["X-aws-ec2-metadata-token"] not in self.tokens:
-            self.answer(401, "")
-        elif self.path == "/latest/meta-data/spot/instance-action" and self.action:
-            self.answer(200, self.action)
-        else:
-            self.answer(404, "")
-
-    def answer(self, code: int, body: str) -> None:
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv(notice.URL, f"http://127.0.0.1:{server.server_address[1]}")
-    monkeypatch.setattr(Metadata, "action", None)
-    monkeypatch.setattr(Metadata, "tokens", set())
-    yield Metadata
-    server.shutdown()
-    server.server_close()
+    with served("127.0.0.1") as url:
+        monkeypatch.setenv(notice.URL, url)
+        yield Metadata
 
 
 def test_the_notice_of_aws_is_read_with_a_token_that_is_renewed(metadata: type[Metadata]) -> None:
@@ -67,13 +32,13 @@ def test_the_notice_of_aws_is_read_with_a_token_that_is_renewed(metadata: type[M
     assert service.reclaimed_at() is None and len(metadata.tokens) == 1
     metadata.tokens.clear()  # too old
     assert service.reclaimed_at() is None
-    metadata.action = '{"action": "terminate", "time": "2026-01-01T00:02:00Z"}'
+    metadata.notices["127.0.0.1"] = '{"action": "terminate", "time": "2026-01-01T00:02:00Z"}'
     assert service.reclaimed_at() == 1767225720.0 and len(metadata.tokens) == 1
 
 
 @pytest.mark.parametrize("action", ["{}", "[]", "soon", '{"time": 3}'])
 def test_a_notice_without_a_time_gives_two_minutes(action: str, metadata: type[Metadata]) -> None:
-    metadata.action = action
+    metadata.notices["127.0.0.1"] = action
     when = notice._Metadata().reclaimed_at()
     assert when and abs(when - time.time() - notice.DEADLINE) < 60
 
@@ -109,7 +74,7 @@ def given(one: notice.Notice, seconds: float = 10.0) -> bool:
 def test_the_notice_of_aws_is_passed_on_to_ray(metadata: type[Metadata], drains: list) -> None:
     one = notice.Notice()
     assert not one()
-    metadata.action = '{"action": "terminate", "time": "2026-01-01T00:02:00Z"}'
+    metadata.notices["127.0.0.1"] = '{"action": "terminate", "time": "2026-01-01T00:02:00Z"}'
     assert given(one) and drains == [("here", 1767225720.0)]
 
 

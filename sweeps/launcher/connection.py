@@ -143,7 +143,7 @@ def _start(logging_options: dict[str, Any], attempts: int = 3) -> None:
     """Start Ray on this machine. On a busy machine this can exceed Ray's own timeout of 30 s, hence the attempts."""
     import ray
 
-    os.environ[LOOPBACK] = "0"  # for the processes of Ray
+    os.environ |= {LOOPBACK: "0", "RAY_enable_metrics_collection": "0"}  # for the processes of Ray
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # for this one: Ray has read the variable already
     folder = private_folder()
     for attempt in range(1, attempts + 1):
