@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -228,6 +229,31 @@ def test_every_agent_has_a_cost(agent: str) -> None:
 # --- which cluster ---
 
 
+def _distrust(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that another user may have recorded is not believed."""
+    record.chmod(0o666)
+    assert cluster.find() == "local"
+    record.chmod(0o644)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: 12345)
+        if record.stat().st_uid:  # root's records are believed by everybody
+            assert cluster.find() == "local"
+    moved = record.rename(record.with_name("elsewhere"))
+    record.symlink_to(moved)
+    assert cluster.find() == "local"
+
+
+def test_the_folder_of_ray_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    folder = cluster.private_folder()
+    folder.chmod(0o777)
+    assert cluster.private_folder() == folder and folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="RAY_TMPDIR"):
+        cluster.private_folder()
+
+
 def test_address_asked_for_then_environment_then_what_ray_start_left_then_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +263,7 @@ def test_address_asked_for_then_environment_then_what_ray_start_left_then_local(
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379\n")
     assert cluster.find() == "10.0.0.1:6379"
+    _distrust(tmp_path / "ray" / "ray_current_cluster", monkeypatch)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert cluster.find() == "10.0.0.2:6379"
     assert cluster.find("local") == "local"

@@ -15,7 +15,8 @@ from lps.runs.store import NoResults, Store
 from lps.tasks.suites import get_task
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import check_name, launch, unfinished
+from sweeps.launcher.feed import unfinished
+from sweeps.launcher.launch import check_name, launch
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, PackResources, plan_packs
 from sweeps.watch import estimate

@@ -74,14 +74,14 @@ def _numbers(word: str, numbers: Sequence[int]) -> str:
 
 
 class Console:
-    """Shows the progress of packs, given by their titles, from `follow` on until it is left.
+    """Shows the progress of packs, given by their titles, from `follow` on until it is left. The list may grow.
 
     >>> with Console(["lps ...", "dsrl ..."]) as console:
     ...     console.follow(read)
     """
 
     def __init__(self, titles: Sequence[str], out: TextIO | None = None):
-        self.titles = list(titles)
+        self.titles = titles
         self._news: News = {}
         self._terminal = Terminal(file=out or sys.stdout, highlight=False)
         self._live = Live(get_renderable=self._table, console=self._terminal, auto_refresh=False, redirect_stdout=False)
