@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import torch
 
@@ -34,6 +35,13 @@ from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
 
+URGENT_SECONDS = 60.0
+"""Seconds for which a training that must stop waits for its evaluations, so that it can store a checkpoint."""
+
+
+class Stopped(Exception):
+    """The training stopped because `stop` said so."""
+
 
 def train(
     runs: Sequence[Run],
@@ -43,6 +51,7 @@ def train(
     sweep: str = "",
     evaluator: Evaluator | None = None,
     callback: Callback | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, str]:
     """Train runs to their last step and evaluate them on the way; return "done" or "failed" for each by run id.
 
@@ -58,7 +67,9 @@ def train(
             (lps.runs.intent) by itself; without a sweep, this function does.
         evaluator: evaluates snapshots; in this process if None.
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
+        stop: called at every step; True stores a checkpoint and ends the training with Stopped.
     Raises:
+        Stopped: see `stop`. The runs stay unfinished.
         UserError: for a mistake of the caller, such as an unavailable device. Any other exception marks the unfinished
             runs as failed, with its traceback, and is raised again.
     """
@@ -75,7 +86,9 @@ def train(
     for members in packs_to_train(unfinished, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
-            status |= Trainer(members, store, options, ledger).fit()
+            status |= Trainer(members, store, options, ledger, stop).fit()
+        except Stopped:
+            raise
         except Exception as problem:
             ledger.fail(members, str(problem) if isinstance(problem, UserError) else traceback.format_exc())
             raise
@@ -88,8 +101,16 @@ class Trainer:
     agent: Agent
     scale: ActionScale
 
-    def __init__(self, members: Sequence[Member], store: Store, options: TrainOptions, ledger: Ledger):
+    def __init__(
+        self,
+        members: Sequence[Member],
+        store: Store,
+        options: TrainOptions,
+        ledger: Ledger,
+        stop: Callable[[], bool] | None = None,
+    ):
         self.members, self.store, self.options, self.ledger = members, store, options, ledger
+        self.stop = stop
         self.trained = one_per_slot(members)
         self.run = members[0].run
         """Any run of the pack: agent, dataset, protocol and steps are the same for all."""
@@ -170,6 +191,8 @@ class Trainer:
             if due and ledger.may_checkpoint() and step < self.run.steps:
                 self.checkpoint()
                 saved = time.monotonic()
+            if self.stop and step < self.run.steps and self.stop():
+                self.leave()
 
     def finish(self) -> dict[str, str]:
         """Wait for the evaluations and store the end of every run; return the status of each by id."""
@@ -198,6 +221,16 @@ class Trainer:
             self.save(member)
             self.ledger.write_document(member.run, Status.RUNNING)
         self.ledger.report("checkpoint")
+
+    def leave(self) -> NoReturn:
+        """Store a checkpoint, if the evaluations come back in time, and raise Stopped."""
+        deadline = time.monotonic() + URGENT_SECONDS
+        while not self.ledger.may_checkpoint() and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self.ledger.collect()
+        if self.ledger.may_checkpoint():
+            self.checkpoint()
+        raise Stopped(f"stopped at step {self.ledger.step}")
 
     def save(self, member: Member) -> None:
         step, fingerprint = self.ledger.step, self.ledger.fingerprint

@@ -29,7 +29,7 @@ from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
 from sweeps.launcher.plan import Plan, mark_failed
 from sweeps.launcher.resources import Limits, PackResources
 from sweeps.watch.console import Console, title
-from sweeps.watch.mlflow import Mirror
+from sweeps.watch.mlflow import Follower
 
 TUNE_RESTARTS = 3
 """Number of attempts with a new Tune, which fails itself if the system kills a trial for memory."""
@@ -87,10 +87,10 @@ def drive(
     ahead = feed.ahead(done)
     if ahead and address == "local":
         _prepare_data(ahead, plan.options.data_dir)
-    mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
+    mirror = Follower(store) if mlflow else None
     try:
         if ahead:
-            _train(store, feed, plan, limits or Limits(), address, verbose, mirror)
+            _train(store, feed, plan, limits or Limits(), address, verbose)
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", flush=True)
         raise
@@ -123,9 +123,7 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
-def _train(
-    store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
-) -> None:
+def _train(store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool) -> None:
     cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
     for attempt in range(1, TUNE_RESTARTS + 1):
@@ -140,7 +138,7 @@ def _train(
                 check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
-                _tune(store, feed, plan, share, out, mirror)
+                _tune(store, feed, plan, share, out)
             return
         except (UserError, KeyboardInterrupt):
             raise
@@ -152,14 +150,14 @@ def _train(
                 mark_failed(store, unfinished(store, feed.runs), plan.sweep, reason)
 
 
-def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None) -> None:
+def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO) -> None:
     """Run every pack as a trial of Ray Tune, and show its progress."""
     import ray
     from ray import tune
     from ray.tune.search import Searcher
 
-    from sweeps.launcher.pack import ON_HEAD, ProgressBoard, run_pack
-    from sweeps.launcher.placement import release
+    from sweeps.launcher.pack import TRIAL_RESTARTS, ProgressBoard, run_pack
+    from sweeps.launcher.placement import reserved
 
     board: Any = ProgressBoard.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)
@@ -198,13 +196,14 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
                     raise ConnectionError("the head node of Ray is gone")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            feed.end(trial.config["pack"])
+            self.end(trial.config["pack"], trial.last_result.get("error"))
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            pack: Pack = trial.config["pack"]
-            release(scratch, pack.number)
-            reason = f"The trial of this pack died: {trial.get_pickled_error() or trial.get_error()}"
-            mark_failed(Store(pack.plan.results), pack.runs, plan.sweep, reason)
+            self.end(trial.config["pack"], str(trial.get_pickled_error() or trial.get_error()))
+
+        def end(self, pack: Pack, error: str | None) -> None:
+            if error:
+                mark_failed(Store(pack.plan.results), pack.runs, plan.sweep, error)
             feed.end(pack)
 
     class Silent(tune.ProgressReporter):
@@ -214,13 +213,11 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
         def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
             pass
 
-    if mirror:
-        mirror.start()  # after Ray has set its environment variables, on import and on connecting
     try:
         with Console(feed.titles, out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
             tune.Tuner(
-                tune.with_resources(train_pack, ON_HEAD),  # a trial only waits, so it must not book a CPU
+                tune.with_resources(train_pack, reserved(share)),
                 tune_config=tune.TuneConfig(
                     search_alg=Packs(), num_samples=-1, max_concurrent_trials=share.at_once, reuse_actors=True
                 ),
@@ -230,14 +227,14 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
                     verbose=0,
                     progress_reporter=Silent(),
                     callbacks=[Watch()],
-                    failure_config=tune.FailureConfig(max_failures=2),
+                    failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
                 ),
             ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
+def _conclude(store: Store, runs: Sequence[Run], mirror: Follower | None) -> int:
     """Print the outcome of the sweep. Return the exit code."""
     docs = {doc["id"]: doc for doc in store.runs()}
     states = {run.id: docs[run.id]["status"] if run.id in docs else "missing" for run in runs}
@@ -251,7 +248,7 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
         print(f"State of the runs: python -m sweeps status {store.path}")
     if mirror:
         if mirror.problem:
-            print(f"MLflow is incomplete ({mirror.problem}). The same command completes it.")
+            print(mirror.problem)
         local = mirror.uri.startswith("sqlite:")
         print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
     return 1 if failed else 0
