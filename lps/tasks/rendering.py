@@ -1,7 +1,7 @@
 """The renderer of MuJoCo: EGL or OSMesa without a display.
 
-MuJoCo settles for one when it is imported, and a broken graphics driver may take its process down.  So each candidate is
-tried in a process of its own first.
+MuJoCo settles for one when it is imported, and a broken graphics driver may take its process down.  So each candidate
+is tried in a process of its own first.
 """
 
 import atexit
