@@ -134,6 +134,12 @@ def maze(task: Task) -> Maze | None:
     return ogbench_env.maze(task)
 
 
+def position(env: gymnasium.Env) -> Sequence[float]:
+    """Return the position (x, y) of the agent in an environment of a maze."""
+    core: Any = env.unwrapped
+    return core.get_xy()
+
+
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     """Load a dataset of the tasks' group with the rewards of each task; see lps.tasks.ogbench_data."""
     from lps.tasks import ogbench_data
