@@ -26,6 +26,14 @@ class Space(NamedTuple):
         return f"{self.dtype} {self.shape}"
 
 
+def stacked(observation: Mapping[str, Space], frames: int) -> dict[str, Space]:
+    """The spaces of an observation whose images are stacks of so many frames along the channels."""
+    return {
+        name: Space((*space.shape[:2], frames * space.shape[2]), space.dtype) if space.is_image else space
+        for name, space in observation.items()
+    }
+
+
 def describe(observation: Mapping[str, Space]) -> str:
     """The spaces of an observation as people read them: 'state float32 (28,)'."""
     return ", ".join(f"{name} {space}" for name, space in observation.items())

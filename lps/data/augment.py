@@ -22,21 +22,20 @@ PADDING = 3
 def random_crop(images: Tensor, offsets: Tensor) -> Tensor:
     """Images (M, B, H, W, C) cut at offsets (M, B, 2) int64, down and right, from 0 to 2 PADDING.  PADDING is the image
     itself."""
-    members, size, height, width = images.shape[:4]
+    members, size, height, width, channels = images.shape
     device = images.device
-    down, right = offsets[..., :1], offsets[..., 1:]
     # A row of the padded image is the nearest row of the image.
-    y = (torch.arange(height, device=device) + down - PADDING).clamp(0, height - 1)
-    x = (torch.arange(width, device=device) + right - PADDING).clamp(0, width - 1)
-    m = torch.arange(members, device=device)[:, None, None, None]
-    b = torch.arange(size, device=device)[:, None, None]
-    return images[m, b, y[..., None], x[..., None, :]]
+    y = (torch.arange(height, device=device) + offsets[..., :1] - PADDING).clamp(0, height - 1)
+    x = (torch.arange(width, device=device) + offsets[..., 1:] - PADDING).clamp(0, width - 1)
+    first = torch.arange(members * size, device=device).view(members, size, 1, 1) * height
+    pixels = (first + y[..., None]) * width + x[..., None, :]  # one index is 10 times faster than four on a CPU
+    return images.reshape(-1, channels).index_select(0, pixels.flatten()).view(images.shape)
 
 
-def augmented(batch: Batch, stream: Stream, probability: float) -> Batch:
-    """The batch with its images (uint8 of five axes) cropped for each member with this probability."""
+def augmented(batch: Batch, stream: Stream, probability: Tensor) -> Batch:
+    """The batch with its images (uint8 of five axes) cropped, for each member with its probability (M,)."""
     size = batch.actions.shape[1]
-    heads = stream.uniform(1, 1) < probability
+    heads = stream.uniform(1, 1) < probability[:, None, None]
     offsets = torch.where(heads, stream.integers(2 * PADDING + 1, size, 2), PADDING)
 
     def cropped(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
