@@ -16,6 +16,11 @@ class Space(NamedTuple):
     shape: tuple[int, ...]
     dtype: str = "float32"
 
+    @property
+    def is_image(self) -> bool:
+        """Whether the array is an image: uint8 (H, W, C)."""
+        return self.dtype == "uint8" and len(self.shape) == 3
+
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
 

@@ -13,9 +13,11 @@ from lps.agents.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, mea
 from lps.agents.latents import LATENTS, latent_noise, project_latent
 from lps.agents.variants import VARIANTS
 from lps.members.streams import Stream
+from lps.nets.encoder import ObservationEncoder
 from lps.nets.mlp import MLP
 from lps.nets.network import Bound
 from lps.runs.hyperparameters import make_config
+from lps.spaces import Space
 
 SEEDS = torch.tensor([0])
 
@@ -291,7 +293,7 @@ def test_the_latent_actor_of_quantile_lps_learns_where_the_critic_is_high(latent
 def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     """The target's derivative, taken by torch along (dz, dt, dr) as the form defines it."""
     stream = Stream(SEEDS, 1, "noise")
-    mlp = MLP(3 + 2 + 2, 8, 2)
+    mlp = MLP(3 + 2 + 2, 8, 2, encoder=ObservationEncoder({"state": Space((3,))}))
     net = Bound(mlp, mlp.init(stream))
     s, x, e = stream.normal(8, 3), stream.normal(8, 2), stream.normal(8, 2)
     t_normal, r_normal = stream.normal(8, 1), stream.normal(8, 1)

@@ -33,7 +33,7 @@ from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import UserError
 from lps.members.streams import Stream
-from lps.nets.mlp import product
+from lps.nets.layers import product
 from lps.runs.run import Run
 from lps.runs.store import Store
 from lps.tasks.suites import groups

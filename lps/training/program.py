@@ -72,7 +72,7 @@ class Program:
             keep_freed_memory()
         self.agent, self.batches, self.precision = agent, batches, precision
         self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
-        self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
+        self._losses = _in_bf16(agent) if precision == "bf16" else agent.objective
         self._draw = _draw
         if compiled and _can_compile(on_gpu):
             self._losses = _compiled(self._losses)
@@ -131,7 +131,7 @@ def _in_bf16(agent: Agent) -> Losses:
     def losses(batch: Batch, noise: Noise) -> tuple[Info, Info]:
         # Autocast's cache of rounded parameters would keep those made under no_grad, which pass no gradient on.
         with torch.autocast(agent.device.type, torch.bfloat16, cache_enabled=False):
-            losses, info = agent.losses(batch, noise)
+            losses, info = agent.objective(batch, noise)
         return {k: v.float() for k, v in losses.items()}, {k: v.float() for k, v in info.items()}
 
     return losses
@@ -140,7 +140,7 @@ def _in_bf16(agent: Agent) -> Losses:
 def _compiled(function: Any) -> Any:
     # Beyond its limit of 8 shapes the compiler silently runs the plain losses. Agents, pack sizes and precisions can
     # make more shapes than that.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 256
     return torch.compile(function, dynamic=False)
 
 
