@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +34,6 @@ MLP_RATIO = 4
 """Width of a block's perceptron, in widths of a token."""
 POSITION_SD = 0.005
 """Standard deviation of the initial positions."""
-
-SIZES = {
-    "dit_nano": (192, 6, 3),
-    "dit_tiny": (384, 8, 6),
-    "dit_small": (384, 12, 6),
-    "dit_base": (768, 12, 12),
-    "dit_large": (1024, 24, 16),
-    "dit_xl": (1152, 28, 16),
-}
-"""Width of a token, blocks and heads of each size in the release."""
-
 
 class DiT:
     """Transformer over the tokens of an observation and of an action chunk.
@@ -185,6 +175,14 @@ def _truncated_normal(stream: Stream, *shape: int) -> Tensor:
     return torch.erfinv((stream.uniform(*shape) * 2.0 - 1.0) * inside) * (math.sqrt(2.0) / cut_sd)
 
 
-def dit(size: str, spec: Spec) -> DiT:
-    """Build the transformer of a size in SIZES."""
-    return DiT(spec, *SIZES[size])
+def _of_size(token: int, depth: int, heads: int) -> Callable[[Spec], DiT]:
+    return lambda spec: DiT(spec, token, depth, heads)
+
+
+# The sizes of the release; millions of parameters without encoders, for a robot of 7 actions in chunks of 5.
+nano = _of_size(192, 6, 3)  # 4.5
+tiny = _of_size(384, 8, 6)  # 22
+small = _of_size(384, 12, 6)  # 33
+base = _of_size(768, 12, 12)  # 131
+large = _of_size(1024, 24, 16)  # 459
+xl = _of_size(1152, 28, 16)  # 677
