@@ -7,7 +7,8 @@ chunk.  Times enter through the modulation of every block (adaLN-zero, Peebles a
     block: y = x + g1 attention(rms(x) (1 + b1) + a1),  y = y + g2 mlp(rms(y) (1 + b2) + a2),  x <- x + 0.1 (y - x)
     rms(x) = x / sqrt(mean x^2 + 1e-6) sqrt(n) g over the last axis of n numbers
 
-As in the release, a block counts a tenth, and rms brings sqrt(n) into the scale of its result.  A new network returns 0.
+As in the release, a block counts a tenth, and rms brings sqrt(n) into the scale of its result.  A new network returns
+0.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MLP_RATIO = 4
 """Width of a block's perceptron, in widths of a token."""
 POSITION_SD = 0.005
 """Standard deviation of the initial positions."""
+
 
 class DiT:
     """Transformer over the tokens of an observation and of an action chunk.
@@ -68,7 +70,7 @@ class DiT:
         dense = {f"embed_{name}": (size, w) for name, size in self.observed.items()} | {"embed_action": (self.act, w)}
         for i in range(self.times):
             dense |= {f"time_{i}_0": (2 * FREQUENCIES, w), f"time_{i}_1": (w, w)}
-        scales = {}
+        scales: dict[str, int] = {}
         for i in range(self.depth):
             block = f"block_{i}"
             dense |= {f"{block}_condition": (w, 6 * w), f"{block}_qkv": (w, 3 * w), f"{block}_out": (w, w)}
