@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lps.agents import AGENTS
-from lps.agents.base import Agent
+from lps.agents.base import Agent, acting_networks
 from lps.data.scale import ActionScale
 from lps.members.streams import Stream
 from lps.nets.network import Params
@@ -64,7 +64,10 @@ class Policy:
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[member : member + 1].detach().to("cpu", copy=True)
 
-        params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
+        params = {
+            net: {name: copy(value) for name, value in agent.params[source].items()}
+            for net, source in acting_networks(agent, agent.config).items()
+        }
         return cls(run, step, agent.observation, scale or ActionScale.identity(agent.action_dim), params)
 
     @property
