@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         env = make_env(task)
         rate = _rate(env, client.metadata) if arguments.rate is None else arguments.rate
         clock = f"{rate:g} Hz" if rate else "no clock"
-        print(f"{task.name}, {clock}\nepisode  success  return   length  held")
+        print(f"{task.name}, {clock}\nepisode  success  return   length  held", flush=True)
         won = 0
         for episode in range(arguments.episodes):
             noise = noise_stream(seed, policy.step, episode)
@@ -119,7 +119,7 @@ def drive(
     """Run one episode that has been reset.  Return its success, return, length, and the number of steps in which the
     robot stood still: no action had come (`act` gave None), or `act` took longer than a step.
 
-    rate: steps per second; 0: the environment waits for `act`.
+    rate: steps per second; 0: the environment waits for `act`.  An environment slower than that goes at its own pace.
     """
     import time
 
@@ -131,20 +131,19 @@ def drive(
     still = np.clip(np.zeros_like(low), low, high)
     total, length, held, over = 0.0, 0, 0, False
     info: dict[str, Any] = {}
-    due = time.perf_counter()
     while not over:
+        started = time.perf_counter()
         action = act(as_observation(observation, spaces, "the observation"))
-        due += 1 / rate if rate else 0.0
-        missed = int((time.perf_counter() - due) * rate) if rate else 0
-        due += max(missed, 0) / rate if rate else 0.0
-        steps = [still] * max(missed, 0) + [still if action is None else action]
+        missed = int((time.perf_counter() - started) * rate)
+        steps = [still] * missed + [still if action is None else action]
         held += len(steps) - (action is not None)
         for step in steps:
             observation, reward, terminated, truncated, info = env.step(step)
             total, length, over = total + float(reward), length + 1, terminated or truncated
             if over:
                 break
-        time.sleep(max(0.0, due - time.perf_counter()) if rate else 0.0)
+        if rate:
+            time.sleep(max(0.0, started + len(steps) / rate - time.perf_counter()))
     return bool(info.get("success", False)), total, length, held
 
 

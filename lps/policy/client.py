@@ -49,6 +49,7 @@ class Client:
         self.url, self.timeout, self.patience = url, timeout, patience
         self._token = os.environ.get("LPS_TOKEN", "") if token is None else token
         self._connection: ClientConnection | None = None
+        self._closing = contextlib.ExitStack()
         self.metadata: dict[str, Any] = {}
         self.reconnects = -1
         self._patiently(self._connect)
@@ -75,10 +76,9 @@ class Client:
 
     def close(self) -> None:
         """Close the connection.  The next request opens a new one."""
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.close()
-            self._connection = None
+        self._connection = None
+        with contextlib.suppress(OSError):
+            self._closing.close()
 
     def __enter__(self) -> Client:
         return self
@@ -93,8 +93,8 @@ class Client:
             try:
                 return attempt(*arguments)
             except (InvalidURI, InvalidStatus, InvalidHandshake, ConnectionClosed, OSError, EOFError) as error:
-                self._check_hopeless(error)
                 self.close()
+                self._check_hopeless(error)
                 if time.monotonic() + pause > until:
                     raise UserError(
                         f"no answer from {self.url} in {self.patience:g} seconds: {type(error).__name__}, {error}. "
@@ -117,10 +117,10 @@ class Client:
     def _connect(self) -> ClientConnection:
         if self._connection is None:
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
-            connection = connect(
+            opening = connect(
                 self.url, additional_headers=headers, compression=None, max_size=None, open_timeout=self.timeout
             )
-            self._connection = connection
+            connection = self._connection = self._closing.enter_context(opening)
             about = _answer(connection.recv(self.timeout))
             if self.metadata and any(about.get(key) != self.metadata.get(key) for key in SAME):
                 self.close()

@@ -30,6 +30,8 @@ from lps.files import reason, replacing
 
 LARGEST_FILE = 32 << 20
 """Bytes after which an episode goes on in the next file."""
+ARRAY_OVERHEAD = 512
+"""Most bytes of an npz file for one array beside its content."""
 MOST_UNWRITTEN = 8
 """Most files that wait for the disk."""
 
@@ -81,12 +83,13 @@ class Recorder:
         if done is None or self.stopped:
             return
         self._unwritten = [file for file in self._unwritten if not file.done()]
-        if self.used + done.size > self.most:
+        size = done.size + ARRAY_OVERHEAD * (len(done.rows[0]) + 1)
+        if self.used + size > self.most:
             self._stop(f"{self.folder} holds {self.used / 1e9:.2f} GB, the limit of --record-gb")
         elif len(self._unwritten) > MOST_UNWRITTEN:
             self._stop(f"{self.folder} is too slow for the recording")
         else:
-            self.used += done.size
+            self.used += size
             self._unwritten.append(self._writer.submit(self._write, done.rows))
 
     def close(self) -> None:

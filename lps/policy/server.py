@@ -137,21 +137,23 @@ class PolicyServer:
         except (OSError, OverflowError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise UserError(f"cannot listen on {host}:{port}: {reason}. Choose another --host or --port") from None
-        async with server:
-            worker = asyncio.create_task(self._work())
-            try:
-                for _ in range(WARM_UP):
-                    job = self._job(_Client(), self._zeros())
-                    self._jobs.put_nowait(job)
-                    await job.done
-                self._ready = True
-                ready(next(iter(server.sockets)).getsockname()[1])
-                await worker
-            finally:
-                worker.cancel()
-                self._thread.shutdown(wait=False, cancel_futures=True)
-        if self.recorder:
-            self.recorder.close()
+        try:
+            async with server:
+                worker = asyncio.create_task(self._work())
+                try:
+                    for _ in range(WARM_UP):
+                        job = self._job(_Client(), self._zeros())
+                        self._jobs.put_nowait(job)
+                        await job.done
+                    self._ready = True
+                    ready(next(iter(server.sockets)).getsockname()[1])
+                    await worker
+                finally:
+                    worker.cancel()
+                    self._thread.shutdown(wait=False, cancel_futures=True)
+        finally:
+            if self.recorder:
+                self.recorder.close()
 
     def _zeros(self) -> dict[str, np.ndarray]:
         return {name: np.zeros(space.shape, space.dtype) for name, space in self.policy.observation.items()}
@@ -256,9 +258,7 @@ class PolicyServer:
         if "seed" in given:
             seed, queries = given["seed"], 0
             if type(seed) is not int or not 0 <= seed < 1 << 63:
-                raise BadMessage(
-                    f"{source} has the seed {seed!r:.40}. Send a whole number of at least 0 and below 2^63"
-                )
+                raise BadMessage(f"{source} has the seed {seed!r:.40}. Send a whole number from 0 to 2^63 - 1")
         if given.get("reset", False):
             queries = 0
         noise = self._noise(given.get("noise"), seed, queries)
