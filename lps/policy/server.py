@@ -181,7 +181,8 @@ class PolicyServer:
 
     def _is_token(self, header: str) -> bool:
         scheme, _, token = header.partition(" ")
-        return scheme.lower() in ("api-key", "bearer") and hmac.compare_digest(token.strip().encode(), self._token)
+        given = token.strip().encode(errors="surrogateescape")  # headers may hold any bytes
+        return scheme.lower() in ("api-key", "bearer") and hmac.compare_digest(given, self._token)
 
     async def _converse(self, connection: ServerConnection) -> None:
         client = _Client()
