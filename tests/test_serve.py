@@ -449,8 +449,8 @@ def test_a_recording_is_a_file_for_every_episode(sampling, tmp_path):
     np.testing.assert_array_equal(first["observations/state"], [SEEN * i for i in range(3)])
     np.testing.assert_array_equal(first["chunks"], answers)
     np.testing.assert_array_equal(first["actions"], first["chunks"][:, 0])
-    assert first["timesteps"].tolist() == [0, 5, 10] and first["terminals"].tolist() == [False, False, True]
-    assert (np.diff(first["times"]) >= 0).all()
+    assert first["timesteps"].tolist() == [0, 5, 10] and not first["terminals"].any()
+    assert (np.diff(first["times"]) >= 0).all() and first["timeouts"].tolist() == [False, False, True]
 
 
 def test_a_recording_has_a_largest_size(policy, tmp_path, monkeypatch, capsys):

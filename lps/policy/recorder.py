@@ -5,11 +5,13 @@
 | observations/NAME | (n, *shape), as the policy's |
 | actions | (n, act) float32: the first action of each answer, in the environment's units |
 | chunks | (n, k, act) float32: each whole answer |
-| terminals | (n,) bool: true in the last row |
+| terminals | (n,) bool: false; nobody tells the server how an episode ended |
+| timeouts | (n,) bool: true in the last row |
 | times | (n,) float64: time of the answer, seconds since 1970 |
 | timesteps | (n,) int64: of the client, else the number of the request |
 
-A row is a request: a robot that executes k actions of each answer has one row in k steps.  There are no rewards.
+A row is a request: a robot that executes k actions of each answer has one row in k steps.  There are no rewards.  The
+keys are D4RL's (lps.data.npz).
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ class Recorder:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         arrays: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        arrays["terminals"] = np.arange(len(rows)) == len(rows) - 1
+        arrays["timeouts"] = np.arange(len(rows)) == len(rows) - 1
+        arrays["terminals"] = np.zeros(len(rows), bool)
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.npz"
         try:
             with replacing(self.folder / name, shared=True) as part, open(part, "wb") as file:
