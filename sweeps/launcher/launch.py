@@ -84,7 +84,7 @@ def drive(
         print(f"{len(before)} of {len(feed.runs)} runs are finished already", flush=True)
         _warn_of_other_commits(before)
     address = cluster.find(address)
-    ahead = [run for run in feed.ahead if run.id not in done]
+    ahead = feed.ahead(done)
     if ahead and address == "local":
         _prepare_data(ahead, plan.options.data_dir)
     mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
