@@ -4,8 +4,9 @@
 
 PyTorch's threads meet at a barrier after every operation. By default GNU OpenMP spins there, which keeps the core from
 the thread that it waits for if another process has the other core. Each row is a process of its own, because OpenMP
-reads its settings when torch is imported, with the paper's networks and made-up data. `ratio` is the rate divided by the
-rate of the same threads without busy loops and with OpenMP's default. Writes a CSV. benchmarks/NOTES.md has the result.
+reads its settings when torch is imported. Networks and batch are the paper's, and the data is made up. `ratio` is the
+rate divided by the rate of the same threads without busy loops and with OpenMP's default. Writes a CSV.
+benchmarks/NOTES.md has the result.
 """
 
 import argparse

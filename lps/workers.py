@@ -18,8 +18,9 @@ threads beside other work then take many times as long (benchmarks/threads.py)."
 
 
 def sleep_when_waiting() -> None:
-    """Let PyTorch's threads sleep while they wait for each other, unless the user has chosen otherwise. It has an effect
-    only before torch is imported."""
+    """Let PyTorch's threads sleep while they wait for each other, unless the user has chosen otherwise.
+
+    It has an effect only before torch is imported."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ.update(SLEEP_WHEN_WAITING)
 
