@@ -11,9 +11,9 @@
     RESULTS/leases/<owner>.json                      the runs that a process trains at this moment (lps.runs.lease)
 
 A run has one writer at a time (lps.runs.lease). Every file is written whole or not at all, and writing it again
-replaces it, so whatever was interrupted can be repeated. Readers pass over part files, and over files that cannot be read or are not valid
-(lps.runs.documents): these are named in `Store.problems`. No file outside of the folder is read, written or deleted,
-whatever the documents say and wherever links lead.
+replaces it, so whatever was interrupted can be repeated. Readers pass over part files, and over files that cannot be
+read or are not valid (lps.runs.documents): these are named in `Store.problems`. No file outside of the folder is read,
+written or deleted, whatever the documents say and wherever links lead.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def run_pack(
             raise  # Ray Tune restarts the trial, and Ray starts nothing more on this machine
         if error:
             failed = True
-            mark_failed(store, part, plan.sweep, error)
+            mark_failed(store, part, plan.sweep, error, plan.driver)
     forget_starts(scratch, number)
     board.update.remote(number, state="failed" if failed else "done")
     return {"failed": failed, "error": None}
@@ -142,6 +142,7 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     """
     import torch
 
+    from lps.runs.lease import LeaseLost
     from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
     from sweeps.launcher.notice import Notice
@@ -161,10 +162,13 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
             evaluator=evaluator,
             callback=_progress_callback(config["number"], config["board"]),
             stop=notice,
+            driver=plan.driver,
         )
         return Outcome()
     except Stopped:
         return Outcome(reclaimed=True)
+    except LeaseLost:
+        raise  # this process stood still for too long; a new one takes the runs again
     except UserError as error:
         return Outcome(str(error))
     except Exception as problem:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from moto.ec2.responses.instances import InstanceResponse
 from metadata import Metadata, served
+from moto.ec2.responses.instances import InstanceResponse
 from moto.server import ThreadedMotoServer
 
 HERE = Path(__file__).resolve().parent
