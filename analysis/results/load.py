@@ -191,13 +191,17 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
     stores = {path: _open(path) for path in results.paths}
     tables = [stores[results.runs.at[run_id, "results"]].read_metrics(run_id) for run_id in sorted(run_ids)]
     found = [problem for store in stores.values() for problem in store.problems]
-    results.problems.extend(problem for problem in found if problem not in results.problems)
     if not tables:
         return pd.DataFrame({"run_id": [], "step": [], "value": []})
     table = pa.concat_tables(tables)
     frame = table.filter(pc.equal(table["metric"], name)).select(["run_id", "step", "value"]).to_pandas()
-    # Two drivers may have logged a step twice.
-    frame = frame.drop_duplicates(["run_id", "step"], keep="last")
+    if double := sorted(set(frame["run_id"][frame.duplicated(["run_id", "step"])])):
+        frame = frame.drop_duplicates(["run_id", "step"], keep="last")
+        found.append(
+            f"metrics/{double[0]}{f' and of {len(double) - 1} more runs' if double[1:] else ''}: some steps are stored "
+            "twice, because two processes trained the run at once; the later file counts"
+        )
+    results.problems.extend(problem for problem in found if problem not in results.problems)
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 

@@ -109,7 +109,7 @@ def _train(
     room = functools.partial(
         members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
     )
-    status = {}
+    status: dict[str, str] = {}
     for members in packs_to_train(runs, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
