@@ -34,9 +34,9 @@ class Feed(Protocol):
     def runs(self) -> Sequence[Run]:
         """All runs of the sweep that are known so far, including finished runs."""
 
-    @property
-    def ahead(self) -> Sequence[Run]:
-        """Runs that are still to come, or other runs with the same datasets; empty if nothing is left to train."""
+    def ahead(self, done: Container[str]) -> Sequence[Run]:
+        """Return the runs that are still to come, or other runs with the same datasets; none if there is nothing left
+        to train. done: ids of the finished runs."""
 
     @property
     def titles(self) -> Sequence[str]:
@@ -64,10 +64,12 @@ class FixedFeed:
     """The packs of runs that are all known at the start, the most expensive pack first."""
 
     def __init__(self, runs: Sequence[Run], plan: Plan):
-        self.runs = self.ahead = runs
-        self.plan = plan
+        self.runs, self.plan = runs, plan
         self.titles: Sequence[str] = []
         self._packs: list[Pack] = []
+
+    def ahead(self, done: Container[str]) -> Sequence[Run]:
+        return [run for run in self.runs if run.id not in done]
 
     def claims(self, done: Container[str]) -> Mapping[str, str]:
         return {run.id: run.title for run in self.runs if run.id not in done}

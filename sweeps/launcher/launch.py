@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TextIO
 
 from lps.errors import UserError, last_line, printable
@@ -81,8 +82,12 @@ def drive(
     mlflow: bool = True,
     verbose: bool = False,
     if_busy: str = "wait",
+    parent: str = "",
 ) -> int:
-    """Train the packs of a feed to its end. Return 0, or 1 if a run failed. Arguments and errors as in `launch`."""
+    """Train the packs of a feed to its end. Return 0, or 1 if a run failed. Arguments and errors as in `launch`.
+
+    parent: owner of a lease of this process.
+    """
     store = Store(plan.results)
     done = finished(store)
     if before := [done[run.id] for run in feed.runs if run.id in done]:
@@ -92,12 +97,12 @@ def drive(
     wanted, trained = feed.claims(done), set[str]()
     mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
     try:
-        with Lease(store) as lease:
+        with Lease(store, parent) as lease:
             plan = replace(plan, results=store.path, driver=lease.owner)
-            for turn in lease.turns(wanted, if_busy, lambda ids: [*ids - finished(store).keys()], say):
+            for turn in lease.turns(wanted, if_busy, partial(_unfinished, store), say):
                 trained |= set(turn)
                 if address == "local":
-                    _prepare_data([run for run in feed.ahead if run.id not in done], plan.options.data_dir)
+                    _prepare_data(feed.ahead(done), plan.options.data_dir)
                 _train(store.fenced(lease.check), feed, plan, limits, address, verbose, mirror, lease)
     except Busy:
         mirror = None  # it belongs to the other process
@@ -110,6 +115,11 @@ def drive(
             mirror.close()
     skipped = wanted.keys() - trained if if_busy == "skip" else set()
     return _conclude(store, [run for run in feed.runs if run.id not in skipped], mirror)
+
+
+def _unfinished(store: Store, claims: Iterable[str]) -> list[str]:
+    done = finished(store)
+    return [claim for claim in claims if claim not in done]
 
 
 def say(text: str) -> None:
@@ -189,10 +199,11 @@ def _tune(
     from sweeps.launcher.placement import reserved
 
     board: Any = ProgressBoard.remote()  # type: ignore[attr-defined]
-    scratch, driver = cluster.scratch(store, plan.sweep), plan.driver
+    scratch = cluster.scratch(store, plan.sweep)
 
     def train_pack(config: dict[str, Any]) -> dict[str, Any]:
         pack: Pack = config["pack"]
+        driver = plan.driver if pack.plan.results == plan.results else ""
         return run_pack(pack.number, pack.runs, replace(pack.plan, driver=driver), share, board, scratch)
 
     class Packs(Searcher):

@@ -142,19 +142,26 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     """
     import torch
 
-    from lps.runs.lease import LeaseLost
+    from lps.runs.lease import Lease, LeaseLost
     from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
     from sweeps.launcher.notice import Notice
+    from sweeps.study.halving import continue_from_rungs
 
     runs, plan, share = config["runs"], config["plan"], config["share"]
     config["board"].start.remote(config["number"])
     torch.set_num_threads(max(1, round(share.cpus)))
     evaluator, notice = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs)), Notice()
     try:
+        store = Store(plan.results, create=False)  # every machine must see it
+        if plan.rung:
+            with Lease(store, plan.driver) as lease:
+                for turn in lease.turns({run.id: run.title for run in runs}):
+                    mine = [run for run in runs if run.id in turn]
+                    continue_from_rungs(mine, plan.rung, store.fenced(lease.check))
         train(
             runs,
-            Store(plan.results, create=False),  # every machine must see it
+            store,
             replace(
                 plan.options, device=share.device, device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0
             ),

@@ -24,6 +24,8 @@ class Plan:
     """Maximum number of restarts of a pack's worker."""
     driver: str = ""
     """Owner of the lease under which the driver holds the runs (lps.runs.lease)."""
+    rung: tuple[str, int] | None = None
+    """Results folder and number of updates of shorter runs that these runs continue (sweeps/study/halving.py)."""
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str, driver: str = "") -> None:
