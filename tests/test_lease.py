@@ -403,6 +403,7 @@ def test_many_threads_train_each_run_once(kind: str, tmp_path: Path, monkeypatch
     """An object store has no folders, and a put replaces at once."""
     if kind == "object store":
         mock = pafs._MockFileSystem()
+        mock.create_dir("results")
         monkeypatch.setattr("lps.runs.store.OBJECT_STORES", {"mock"})
         monkeypatch.setattr("lps.runs.store.open_filesystem", lambda path: ("mock://results", mock, "results"))
     monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
