@@ -34,11 +34,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
@@ -46,17 +45,11 @@ from lps.errors import UserError, printable
 from lps.runs.store import Store, StoreError
 from lps.runs.values import Count, Id, Text, Time
 
-if TYPE_CHECKING:
-    from lps.runs.run import Run
-
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 FENCE_SECONDS = 40.0
 LOOK_SECONDS = 3.0
 """Seconds between two looks at the claims of others."""
-
-IF_BUSY = ("wait", "skip", "stop")
-"""What to do about runs that another process holds: train them when they are free, leave them out, or train nothing."""
 
 
 class LeaseLost(UserError):
@@ -237,41 +230,43 @@ class Lease:
 
     def turns(
         self,
-        runs: Sequence[Run],
+        wanted: Mapping[str, str],
         if_busy: str = "wait",
-        unfinished: Callable[[Sequence[Run]], Sequence[Run]] | None = None,
+        unfinished: Callable[[Iterable[str]], Iterable[str]] | None = None,
         tell: Callable[[str], None] | None = None,
-    ) -> Iterator[list[Run]]:
+    ) -> Iterator[list[str]]:
         """Yield the unfinished runs in groups that this process holds; every group is released afterwards. The first
-        group are the runs that nobody else holds.
+        group are the runs that no other process holds.
 
         Args:
-            if_busy: what to do about the runs of other processes, from IF_BUSY.
-            unfinished: returns the unfinished ones of some runs; default: asks the store for each run.
+            wanted: the runs: id -> description.
+            if_busy: what to do about the runs of other processes, from lps.training.options.IF_BUSY.
+            unfinished: returns the unfinished ones of some ids; default: asks the store for each run.
             tell: is called with a sentence about the runs of other processes.
         Raises:
             Busy: for "stop", if another process holds some of the runs.
         """
         unfinished = unfinished or self._unfinished
-        left, told = list(runs), set[str]()
+        left, told = list(wanted), set[str]()
         while left:
-            busy = self.take([run.id for run in left])
+            busy = self.take(left)
             if len(busy) < len(left):
                 left = list(unfinished(left))  # the last holder may have finished a run
-            mine = [run for run in left if run.id not in busy]
-            others = [run for run in left if run.id in busy]
-            self.release(self.held - {run.id for run in mine})
-            if others and if_busy != "wait" and not all(self._proven(busy[run.id]) for run in others):
+            mine, others = [run for run in left if run not in busy], [run for run in left if run in busy]
+            self.release(self.held.difference(mine))
+            if others and if_busy != "wait" and not all(self._proven(busy[run]) for run in others):
                 time.sleep(LOOK_SECONDS)  # a dead process is not waited for longer than that takes to find out
                 continue
             if others and if_busy == "stop":
                 raise Busy(
-                    f"{self._describe(others, busy)}. Wait for that, choose another --results, or repeat the command "
-                    "with --if-busy wait or skip"
+                    f"{_who_holds({run: wanted[run] for run in others}, busy)}. Wait for that, choose another "
+                    "--results, or repeat the command with --if-busy wait or skip"
                 )
-            holders = {busy[run.id].owner for run in others}
+            holders = {busy[run].owner for run in others}
             if tell and not holders <= told:
-                tell(f"{self._describe(others, busy)}. {'Waiting for it' if if_busy == 'wait' else 'Skipped'}")
+                who = _who_holds({run: wanted[run] for run in others}, busy)
+                then = "Skipping them" if if_busy == "skip" else "They come last" if mine else "Waiting for them"
+                tell(f"{who}. {then}")
                 told |= holders
             if mine:
                 yield mine
@@ -280,15 +275,8 @@ class Lease:
                 time.sleep(LOOK_SECONDS)
             left = others if if_busy == "wait" else []
 
-    def _unfinished(self, runs: Sequence[Run]) -> list[Run]:
-        return [run for run in runs if not self.store.finished(run.id)]
-
-    def _describe(self, runs: Sequence[Run], busy: dict[str, Claim]) -> str:
-        """Say who holds which of the runs."""
-        by_holder: dict[str, list[Run]] = {}
-        for run in runs:
-            by_holder.setdefault(str(busy[run.id]), []).append(run)
-        return "; ".join(f"{describe(of_holder)}: held by {holder}" for holder, of_holder in by_holder.items())
+    def _unfinished(self, runs: Iterable[str]) -> list[str]:
+        return [run for run in runs if not self.store.finished(run)]
 
     # --- the others --------------------------------------------------------------------------------------------------
 
@@ -340,16 +328,21 @@ def in_force(store: Store, owner: str) -> bool:
     return store.exists(_path(owner)) and not store.exists(_ended(owner))
 
 
-def describe(runs: Sequence[Run]) -> str:
-    """Describe runs in a few words."""
-    names = [f"{run.agent} {run.task} seed {run.seed}" for run in runs[:3]]
-    return ", ".join(names) + (f" and {len(runs) - 3} more runs" if len(runs) > 3 else "")
-
-
 def _holders(others: Iterable[Claim], runs: Collection[str]) -> dict[str, Claim]:
     """Return the claims that hold some of the runs, by run; a driver's claim before its workers'."""
     ordered = sorted(others, key=lambda claim: not claim.parent)
     return {run: claim for claim in ordered for run in claim.held.intersection(runs)}
+
+
+def _who_holds(wanted: Mapping[str, str], busy: Mapping[str, Claim]) -> str:
+    """Say which process holds which runs (id -> description)."""
+    by_holder: dict[str, list[str]] = {}
+    for run, title in wanted.items():
+        by_holder.setdefault(str(busy[run]), []).append(title)
+    return "; ".join(
+        ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "") + f": trained by {holder}"
+        for holder, titles in by_holder.items()
+    )
 
 
 def _asked(others: Iterable[Claim]) -> frozenset[str]:

@@ -75,7 +75,7 @@ def run_pack(
             raise  # Ray Tune restarts the trial, and Ray starts nothing more on this machine
         if error:
             failed = True
-            mark_failed(store, part, plan.sweep, error)
+            mark_failed(store, part, plan.sweep, error, plan.driver)
     forget_starts(scratch, number)
     board.update.remote(number, state="failed" if failed else "done")
     return {"failed": failed, "error": None}
@@ -144,6 +144,7 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     sleep_when_waiting()
     import torch
 
+    from lps.runs.lease import Lease, LeaseLost
     from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
     from sweeps.launcher.notice import Notice
@@ -156,7 +157,10 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     try:
         store = Store(plan.results, create=False)  # every machine must see it
         if plan.rung:
-            continue_from_rungs(runs, plan.rung, store)
+            with Lease(store, plan.driver) as lease:
+                for turn in lease.turns({run.id: run.title for run in runs}):
+                    mine = [run for run in runs if run.id in turn]
+                    continue_from_rungs(mine, plan.rung, store.fenced(lease.check))
         train(
             runs,
             store,
@@ -167,10 +171,13 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
             evaluator=evaluator,
             callback=_progress_callback(config["number"], config["board"]),
             stop=notice,
+            driver=plan.driver,
         )
         return Outcome()
     except Stopped:
         return Outcome(reclaimed=True)
+    except LeaseLost:
+        raise  # this process stood still for too long; a new one takes the runs again
     except UserError as error:
         return Outcome(str(error))
     except Exception as problem:
