@@ -79,9 +79,7 @@ class AgentConfig:
     base_network: str = ""  # kind of the base policy's network; "": that of the others
     encoder: str = "impala_small"  # kind of the encoder of images, see lps.nets
     encoder_width: Annotated[float, Range(0, open_low=True)] = 1.0  # factor on the widths of the encoder's layers
-    p_aug: Annotated[float, Range(0, 1), PER_MEMBER] = (
-        0.5  # probability that a batch has its images cropped at random
-    )
+    p_aug: Annotated[float, Range(0, 1), PER_MEMBER] = 0.5  # probability that a batch has its images cropped at random
     frame_stack: Count = 1  # frames of an image that are stacked along its channels
     weight_decay: Annotated[float, Range(0)] = 0.0  # of AdamW
     warmup_steps: Annotated[int, Range(0)] = 0  # updates in which the step size grows from 0
