@@ -106,7 +106,7 @@ def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
         line += f"; the largest has {max(known) / 1e9:.1f} GB, which members share in memory"
     if missing := [name for name, size in sizes.items() if not size]:
         line += f". Unknown sizes: {', '.join(missing)}"
-    members = {run.agent: kept_bytes(run) for run in sorted(runs, key=lambda run: run.task)}
+    members = {agent: kept_bytes(run) for agent, run in {run.agent: run for run in runs}.items()}
     return [
         f"{line}.",
         "Memory of a member, at least: "
