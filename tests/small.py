@@ -13,6 +13,8 @@ from lps.agents.base import Agent
 from lps.data.batch import Batch
 from lps.data.episodes import Dataset
 from lps.members.streams import Stream
+from lps.nets.dit import DiT
+from lps.nets.network import Spec
 from lps.spaces import Space
 
 OBSERVATION_DIM, ACTION_DIM = 7, 3
@@ -29,9 +31,9 @@ def small_config(agent: str, **overrides: Any) -> Any:
     return cls(**(small | overrides))
 
 
-def small_hyperparameters(agent: str) -> dict[str, Any]:
+def small_hyperparameters(agent: str, **overrides: Any) -> dict[str, Any]:
     """The same as plain values for Run.create."""
-    config, default = small_config(agent), AGENTS[agent].Config()
+    config, default = small_config(agent, **overrides), AGENTS[agent].Config()
     names = [f.name for f in dataclasses.fields(config)]
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
 
@@ -99,3 +101,8 @@ def member_params(agent: Agent, member: int) -> dict[str, torch.Tensor]:
         for net, tensors in agent.params.items()
         for name, tensor in tensors.items()
     }
+
+
+def small_dit(spec: Spec) -> DiT:
+    """A transformer of two blocks; as a hyperparameter: base_network="small.small_dit"."""
+    return DiT(spec, token=16, depth=2, heads=2)

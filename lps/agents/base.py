@@ -73,12 +73,12 @@ class Agent(ABC):
         self._build(configs, observation, action_dim)
         seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
         self.params: dict[str, Params] = {
-            name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
+            name: {} if name in self.following else net.init(Stream(seeds_, 0, f"init {name}"))
             for name, net in self.nets.items()
         }
-        for target, source in self.targets.items():
+        for target, source in self.following.items():
             self.params[target] = {name: value.clone() for name, value in self.params[source].items()}
-        self._trained = [name for name in self.nets if name not in self.targets]
+        self._trained = [name for name in self.nets if name not in self.following]
         for tensor in self.trained_tensors():
             tensor.requires_grad_()
         self._bind()
@@ -112,6 +112,10 @@ class Agent(ABC):
         self.observation, self.action_dim = dict(observation), action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, Network] = self.networks()
+        averages = {average: name for name, average in acting_networks(self, self.config).items() if average != name}
+        self.nets |= {average: self.nets[name] for average, name in averages.items()}
+        self.following = {**self.targets, **averages}
+        """Target or averaged network -> the network it follows."""
 
     def _bind(self) -> None:
         bound = {name: Bound(self.nets[name], params) for name, params in self.params.items()}
@@ -187,9 +191,9 @@ class Agent(ABC):
         losses, info = (losses_of or self.objective)(batch, noise)
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
-        for target, source in self.targets.items():
+        for target, source in self.following.items():
             name = self.rates.get(target, "tau")
-            rate = self.shared.get(name, getattr(self, name))
+            rate = self.shared.get(name, getattr(self, name)) if target in self.targets else self.config.policy_tau
             move_targets(list(self.params[target].values()), list(self.params[source].values()), rate)
         self.adam.step(grads)
         return {name: value.detach() for name, value in (losses | info).items()}
@@ -240,6 +244,11 @@ class Agent(ABC):
         q = values(self.critic, batch.observations, batch.actions)
         loss, q = (q - y).square().mean((1, 2)), q.detach().mean(1)
         return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
+
+
+def acting_networks(agent: type[Agent] | Agent, config: Any) -> dict[str, str]:
+    """Network that acts -> the network that a policy takes its parameters from: its average, where there is one."""
+    return {name: f"average_{name}" if config.policy_tau else name for name in agent.acting}
 
 
 def values(critic: Bound, s: Observation, *inputs: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ class AgentConfig:
     encoder_width: Annotated[float, Range(0, open_low=True)] = 1.0  # factor on the widths of the encoder's layers
     p_aug: Annotated[float, Range(0, 1), PER_MEMBER] = 0.5  # probability that a batch has its images cropped at random
     frame_stack: Count = 1  # frames of an image that are stacked along its channels
+    policy_tau: Annotated[float, Range(0, 1)] = 0.0  # rate of averages of the networks that act; 0: policies use none
     weight_decay: Annotated[float, Range(0)] = 0.0  # of AdamW
     warmup_steps: Annotated[int, Range(0)] = 0  # updates in which the step size grows from 0
     decay_steps: Annotated[int, Range(0)] = 0  # updates until the step size has fallen to a tenth by a cosine; 0: never

@@ -121,6 +121,7 @@ OLD_VALUES: Settings = {
     "meanflow_form": "noise_to_action",
     "execute": 0,
     "network": "mlp",
+    "policy_tau": 0.0,
     "weight_decay": 0.0,
     "warmup_steps": 0,
     "decay_steps": 0,

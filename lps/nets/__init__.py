@@ -6,7 +6,18 @@ A new kind is a file here and a line below.  Other packages add theirs through t
 
 from lps.registry import Registry
 
-NETWORKS = Registry("lps.networks", {"mlp": "lps.nets.mlp:mlp"})
+NETWORKS = Registry(
+    "lps.networks",
+    {
+        "mlp": "lps.nets.mlp:mlp",
+        "dit_nano": "lps.nets.dit:nano",
+        "dit_tiny": "lps.nets.dit:tiny",
+        "dit_small": "lps.nets.dit:small",
+        "dit_base": "lps.nets.dit:base",
+        "dit_large": "lps.nets.dit:large",
+        "dit_xl": "lps.nets.dit:xl",
+    },
+)
 ENCODERS = Registry(
     "lps.encoders",
     {

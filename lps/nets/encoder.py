@@ -60,10 +60,11 @@ class ObservationEncoder:
         self.images: dict[str, Encoder] = {
             name: ENCODERS[kind](space, factor) for name, space in observation.items() if space.is_image
         }
-        self.width = sum(
-            self.images[name].width if name in self.images else math.prod(space.shape)
+        self.widths = {
+            name: self.images[name].width if name in self.images else math.prod(space.shape)
             for name, space in observation.items()
-        )
+        }
+        self.width = sum(self.widths.values())
 
     def init(self, stream: Stream) -> Params:
         return {
