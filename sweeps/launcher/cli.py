@@ -95,6 +95,8 @@ def launch_or_describe(
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
         describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
+        for line in estimate.of_images(runs, arguments.data_dir):
+            print(line)
         if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
