@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from lps.errors import UserError, last_line, printable
 from lps.runs.intent import Planned, write_intent
-from lps.runs.lease import Busy, Lease
+from lps.runs.lease import Lease
 from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -31,7 +31,7 @@ from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
 from sweeps.launcher.plan import Plan, mark_failed
 from sweeps.launcher.resources import Limits, PackResources
 from sweeps.watch.console import Console, title
-from sweeps.watch.mlflow import Mirror
+from sweeps.watch.mlflow import Follower
 
 TUNE_RESTARTS = 3
 """Number of attempts with a new Tune, which fails itself if the system kills a trial for memory."""
@@ -95,7 +95,7 @@ def drive(
         _warn_of_other_commits(before)
     address, limits = cluster.find(address), limits or Limits()
     wanted, trained = feed.claims(done), set[str]()
-    mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
+    mirror = None
     try:
         with Lease(store, parent) as lease:
             plan = replace(plan, results=store.path, driver=lease.owner)
@@ -103,10 +103,9 @@ def drive(
                 trained |= set(turn)
                 if address == "local":
                     _prepare_data(feed.ahead(done), plan.options.data_dir)
-                _train(store.fenced(lease.check), feed, plan, limits, address, verbose, mirror, lease)
-    except Busy:
-        mirror = None  # it belongs to the other process
-        raise
+                mirror = mirror or (Follower(store) if mlflow else None)
+                _train(store.fenced(lease.check), feed, plan, limits, address, verbose, lease)
+        mirror = mirror or (Follower(store) if mlflow else None)  # earlier commands may have left it incomplete
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", flush=True)
         raise
@@ -150,16 +149,7 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
-def _train(
-    store: Store,
-    feed: Feed,
-    plan: Plan,
-    limits: Limits,
-    address: str,
-    verbose: bool,
-    mirror: Mirror | None,
-    lease: Lease,
-) -> None:
+def _train(store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, lease: Lease) -> None:
     cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
     for attempt in range(1, TUNE_RESTARTS + 1):
@@ -174,7 +164,7 @@ def _train(
                 check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
-                _tune(store, feed, plan, share, out, mirror, lease)
+                _tune(store, feed, plan, share, out, lease)
             return
         except (UserError, KeyboardInterrupt):
             raise
@@ -183,13 +173,12 @@ def _train(
                 print(f"Ray Tune failed ({last_line(str(error))}); restarting it with the unfinished runs", flush=True)
             else:
                 reason = f"Ray Tune failed {TUNE_RESTARTS} times:\n{traceback.format_exc()}"
-                left = [run for run in unfinished(store, feed.runs) if run.id in lease.held]
+                others = feed.claims(()).keys() - lease.held
+                left = [run for run in unfinished(store, feed.runs) if run.id not in others]
                 mark_failed(store, left, plan.sweep, reason)
 
 
-def _tune(
-    store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None, lease: Lease
-) -> None:
+def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, lease: Lease) -> None:
     """Run every pack as a trial of Ray Tune, and show its progress."""
     import ray
     from ray import tune
@@ -255,8 +244,6 @@ def _tune(
         def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
             pass
 
-    if mirror:
-        mirror.start()  # after Ray has set its environment variables, on import and on connecting
     try:
         with Console(feed.titles, out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
@@ -278,7 +265,7 @@ def _tune(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
+def _conclude(store: Store, runs: Sequence[Run], mirror: Follower | None) -> int:
     """Print the outcome of the sweep. Return the exit code."""
     docs = {doc["id"]: doc for doc in store.runs()}
     states = {run.id: docs[run.id]["status"] if run.id in docs else "missing" for run in runs}
@@ -292,7 +279,7 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
         print(f"State of the runs: python -m sweeps status {store.path}")
     if mirror:
         if mirror.problem:
-            print(f"MLflow is incomplete ({mirror.problem}). The same command completes it.")
+            print(mirror.problem)
         local = mirror.uri.startswith("sqlite:")
         print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
     return 1 if failed else 0

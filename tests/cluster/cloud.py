@@ -2,7 +2,8 @@
 
 A host is a network namespace with the instance's address, its own processes, files and sshd (host.sh), which accepts
 the instance's key pair. A terminated one vanishes without a word, as a reclaimed spot instance does. A metadata service
-gives notices before. S3 and IAM are moto's alone. Nothing leaves the machine: the addresses are on a bridge, and behind it there is no way on.
+gives notices before. S3 and IAM are moto's alone. Nothing leaves the machine: the addresses are on a bridge, and behind
+it there is no way on.
 """
 
 import contextlib

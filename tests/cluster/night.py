@@ -155,12 +155,11 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         with sweep(file, "evening") as (process, output):
             wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process, output)
             seen.workers = cloud.workers()
-            before = checkpoints()
-            wait_for(lambda: advanced(before), process, output)
             time.sleep(8)  # updates that a reclaim without notice costs
-            cloud.reclaim(seen.workers[0])
+            worker = worker_of_last(cloud)
+            cloud.reclaim(worker)
             seen.reclaimed = checkpoints()
-            cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
+            cloud.say(f"reclaimed {worker['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
             wait_for(lambda: advanced(seen.reclaimed), process, output)
             worker = worker_of_last(cloud)
             cloud.notify(worker, NOTICE)
@@ -280,11 +279,11 @@ def worker_of_last(cloud: Cloud) -> dict[str, Any]:
 
 def repeated(log: str) -> list[int]:
     """The updates that were repeated after each restart of a pack: from the last step that its worker reported to the
-    first step of the next one, as the console shows them."""
+    first step of the next one, as the live table of the console shows them."""
     found, last = [], dict[str, int]()
-    for line in log.splitlines():
-        if match := re.match(r"[\d:]{8} (.+?)  +(\w+)( \(restarted.*\))?  step (\d+)/", line):
-            pack, state, step = match[1], match[2], int(match[4])
+    for line in re.sub(r"\x1b\[[\d;]*[A-Za-z]|\r", "", log).splitlines():
+        if match := re.match(rf"(\w+) cube-single .* (starting|training)\b.* (\d+)/{STEPS}", line):
+            pack, state, step = match[1], match[2], int(match[3])
             if state == "starting":
                 last[pack] = step
             elif pack in last:

@@ -1,7 +1,7 @@
 """What packs at work cost: memory and processes, by kind and by machine, with logical CPUs; the table of docs/scale.md.
 
     python tests/long/packs.py --packs 24     on a Ray of two machines: a head without CPUs, and a worker machine
-    python tests/long/packs.py --packs 24 --short     the seconds of a pack of one step, all packs at once
+    python tests/long/packs.py --packs 24 --short     seconds, and seconds of a core, of a pack of one step
 
 Each pack is one tiny run on the ring, and there is a CPU for each by Ray's count. Run with --driver, this file is the
 sweep.
@@ -23,7 +23,6 @@ from small import small_hyperparameters
 
 from lps.runs.intent import Planned
 from lps.runs.run import Run
-from lps.runs.store import Store
 from lps.tasks.ring import RING
 from lps.training.options import TrainOptions
 from sweeps.launcher import connection as cluster
@@ -74,6 +73,19 @@ def look(machines: Cluster) -> dict[tuple[str, str], list[float]]:
     return found
 
 
+def processor_seconds() -> dict[int, float]:
+    """The seconds of a core that each process of the sweep has used, by its id."""
+    found = {}
+    for process in marked("packs"):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid():
+            found[process.pid] = times.user + times.system
+    return found
+
+
 def table(found: dict[tuple[str, str], list[float]]) -> None:
     print(f"{'machine':8} {'process':28} count  MB each  MB together")
     for (where, kind), memory in sorted(found.items()):
@@ -99,22 +111,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results, began = Path(folder) / "results", time.monotonic()
         command = [sys.executable, __file__, "--packs", str(arguments.packs), *["--short"] * arguments.short]
-        before = look(machines)
-        print("idle")
-        table(before)
+        print("before the sweep")
+        table(look(machines))
         own = {**environment(), "RAY_AUTH_MODE": "disabled"}  # as Ray's Cluster has it
         driver = psutil.Popen([*command, "--driver", str(results), machines.address], env=own)
         try:
             if arguments.short:
+                cores: dict[int, float] = {}
+                while driver.poll() is None:
+                    cores |= processor_seconds()
+                    time.sleep(1)
                 assert driver.wait() == 0
-                seconds = time.monotonic() - began
-                print(f"{seconds:.0f} s, {seconds / arguments.packs:.1f} s a pack")
+                seconds, each = time.monotonic() - began, arguments.packs
+                print(f"{seconds:.0f} s, {seconds / each:.1f} s a pack, {sum(cores.values()) / each:.1f} s of a core")
             else:
 
                 def at_work() -> bool:
-                    if driver.poll() is not None:
-                        sys.exit("the sweep ended")
-                    return len(list(results.glob("metrics/*"))) + len(running(results)) >= arguments.packs
+                    assert driver.poll() is None
+                    return len(list(results.glob("runs/*.json"))) == arguments.packs
 
                 wait_until(at_work, PATIENCE, lambda: "the packs do not come to work")
                 print(f"all at work after {time.monotonic() - began:.0f} s", flush=True)
@@ -125,10 +139,6 @@ def main() -> None:
                 driver.kill()
             driver.wait()
             machines.shutdown()
-
-
-def running(results: Path) -> list[dict[str, Any]]:
-    return Store(results, create=False, warn=False).runs() if (results / "schema.json").exists() else []
 
 
 if __name__ == "__main__":

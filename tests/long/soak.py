@@ -228,7 +228,7 @@ def test_a_thousand_runs(address: str, tmp_path: Path) -> None:
 
     for name, (much, more) in GROWTH.items():
         assert grown[name] <= much + more * PACKS, f"{name} has grown by {grown[name]:g}"
-    # For a pack: its trial and worker, and Train's barrier that dies at birth; twice, where one goes and the next comes.
+    # For a pack: trial, worker, and Train's barrier, which dies at birth; twice, where one goes and the next comes.
     assert most["actors_alive"] <= 6 * at_once + 2
     assert most["groups_held"] <= 2 * at_once
 
