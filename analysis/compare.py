@@ -20,6 +20,7 @@ from analysis.page import tables  # noqa: E402
 from analysis.page.figures import all_plots  # noqa: E402
 from analysis.page.table import save  # noqa: E402
 from analysis.plots import PLOTS, style  # noqa: E402
+from analysis.progress import progress  # noqa: E402
 from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
@@ -79,7 +80,7 @@ def write(here: Study, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         with style.styled():
             plots = all_plots(here)
-            for name, plot in plots.items():
+            for name, plot in progress(plots.items(), what="drawing", unit="figure"):
                 written += style.save(plot, out / "figures", name)
         for name in PLOTS.keys() - plots.keys():
             for suffix in style.SUFFIXES:

@@ -20,6 +20,7 @@ from analysis.page.headline import headline, lead, verdict
 from analysis.page.table import Table
 from analysis.page.tables import all_tables
 from analysis.plots import style
+from analysis.progress import progress
 from analysis.results import settings
 from analysis.results.study import LAST, Study, records
 
@@ -171,7 +172,7 @@ def _figures(
     found = {}
     markers = charts.Looks({title: look["marker"] for title, look in looks.items()})
     colours = [look["light"] for look in looks.values()]
-    for name, plot in plots.items():
+    for name, plot in progress(plots.items(), what="drawing", unit="figure"):
         picture = _data("image/svg+xml", style.svg(plot, colours).encode())
         panels = charts.CHARTS[name](study, plot.data, markers) if name in charts.CHARTS else []
         ids = [f"chart-{name}-{i}" for i in range(len(panels))]

@@ -15,6 +15,7 @@ from analysis.numbers import budgets, summaries, tuning
 from analysis.numbers.claims import claims as claimed
 from analysis.page import provenance
 from analysis.page.table import DOUBLE_DAGGER, Table
+from analysis.progress import progress
 from analysis.results.agents import AVERAGE, SUBJECT, group_key
 from analysis.results.study import DAGGER, SUCCESS, Study, Unit
 
@@ -301,7 +302,7 @@ def all_tables(study: Study) -> dict[str, Table]:
     different code or on different data under one name."""
     mixed = list(filter(None, [provenance.mixed_code(study), provenance.mixed_data(study)]))
     found = {}
-    for name, make in TABLES.items():
+    for name, make in progress(TABLES.items(), what="tables", unit="table"):
         table = make(study)
         notes = [*table.notes, *(mixed if name in OF_SERIES else []), *study.results.notes]
         found[name] = replace(table, notes=notes)

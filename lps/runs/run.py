@@ -137,6 +137,11 @@ class Run:
         return get_task(self.task, self.options)
 
     @property
+    def title(self) -> str:
+        """Agent, task and seed, for people."""
+        return f"{self.agent} {self.resolved_task.title} seed {self.seed}"
+
+    @property
     def config(self) -> Any:
         """The agent's Config."""
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.hyperparameters.items()}
