@@ -52,11 +52,11 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def task_of(policy: Policy | ServedPolicy, name: str | None) -> Task:
     """Return the task `name`, or the task that the policy was trained on. UserError if its sizes do not fit."""
-    from lps.spaces import describe
+    from lps.spaces import describe, stacked
     from lps.tasks.suites import get_task
 
     task = get_task(name or policy.run.task, policy.run.options if name is None else None)
-    if dict(task.observation) != policy.observation:
+    if stacked(task.observation, policy.frame_stack) != policy.observation:
         raise UserError(
             f"--task {task.name} has the observation {describe(task.observation)}; the policy was trained on "
             f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lps.agents import AGENTS
-from lps.agents.base import Agent
+from lps.agents.base import Agent, acting_networks
 from lps.data.scale import ActionScale
 from lps.members.streams import Stream
 from lps.nets.network import Params
@@ -29,7 +29,8 @@ class Policy:
 
     Attributes:
         run: the run it belongs to; step: the number of updates it has seen.
-        observation: spaces of the arrays of an observation, by name.
+        observation: spaces of the arrays of an observation, by name; images have the channels of `frame_stack` frames.
+        frame_stack: frames of an image that are stacked along its channels (lps.spaces.FrameStack).
         scale: units of actions.
         horizon: h, actions of a chunk; execute: k, those to execute open loop before the next query.
         noise_dim: length of the standard normal draw of one decision; 0 where a latent actor decides.
@@ -51,6 +52,7 @@ class Policy:
         self.action_dim = len(scale.scale)
         self._agent = AGENTS[run.agent].for_acting(run.config, observation, self.action_dim, params)
         self.horizon: int = self._agent.config.horizon
+        self.frame_stack: int = self._agent.config.frame_stack
         self.execute: int = self._agent.config.execute or self.horizon
         self.noise_dim = self._agent.noise_dim
         self.reset()
@@ -62,7 +64,10 @@ class Policy:
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[member : member + 1].detach().to("cpu", copy=True)
 
-        params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
+        params = {
+            net: {name: copy(value) for name, value in agent.params[source].items()}
+            for net, source in acting_networks(agent, agent.config).items()
+        }
         return cls(run, step, agent.observation, scale or ActionScale.identity(agent.action_dim), params)
 
     @property
@@ -84,6 +89,7 @@ class Policy:
             "action_high": (self.scale.offset + self.scale.scale).tolist(),
             "horizon": self.horizon,
             "execute": self.execute,
+            "frame_stack": self.frame_stack,
             **self.provenance,
         }
 

@@ -6,7 +6,6 @@ evaluation through an Evaluator, so that both can be placed elsewhere.
 
 from __future__ import annotations
 
-import functools
 import time
 import traceback
 from collections.abc import Sequence
@@ -27,9 +26,10 @@ from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.spaces import stacked
 from lps.tasks.suites import load_dataset
 from lps.training.ledger import Callback, Ledger
-from lps.training.memory import check_fits, members_that_fit
+from lps.training.memory import check_fits, has_images, image_room, members_that_fit
 from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
@@ -69,9 +69,13 @@ def train(
     unfinished = [run for run in runs if not store.finished(run.id)]
     for same_shape in pack(unfinished):
         check_fits(same_shape[0], options.device)
-    room = functools.partial(
-        members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
-    )
+
+    def room(run: Run) -> int | None:
+        task = run.resolved_task
+        images = load_dataset([task], dataset=run.dataset, data_dir=options.data_dir) if has_images(task) else None
+        size = images.image_bytes if images else 0
+        return members_that_fit(run, options.device, options.precision, options.device_share, size)
+
     for members in packs_to_train(unfinished, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
@@ -122,7 +126,8 @@ class Trainer:
 
     def build(self, dataset: Dataset) -> Agent:
         configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        spaces, action_dim = self.members[0].task.observation, dataset.actions.shape[1]
+        spaces = stacked(self.members[0].task.observation, configs[0].frame_stack)
+        action_dim = dataset.actions.shape[1]
         return AGENTS[self.run.agent](configs, seeds, spaces, action_dim, self.options.device)
 
     def resume(self, dataset: Dataset) -> None:
@@ -138,14 +143,17 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
+        configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
         batches = Batches(
             dataset,
             [member.run.task for member in self.trained],
-            [member.config.discount for member in self.trained],
-            self.trained[0].config.horizon,
+            [config.discount for config in configs],
+            configs[0].horizon,
             self.options.device,
+            frame_stack=configs[0].frame_stack,
+            seeds=seeds,
+            room=image_room(self.options.device, self.options.device_share),
         )
-        seeds = [member.seed for member in self.trained]
         return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
 
     # --- updates -----------------------------------------------------------------------------------------------------
