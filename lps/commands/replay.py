@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+
 from lps.commands.serve import add_token_argument, token_of
 from lps.errors import at_least
 
