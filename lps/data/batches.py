@@ -47,7 +47,10 @@ class Batches:
 
     def sample(self, stream: Stream, batch_size: int) -> Batch:
         """A batch for each member, decided by its stream alone: uniform over all starts whose chunk stays inside."""
-        start = self.starts[stream.integers(len(self.starts), batch_size)]
+        return self.at(self.starts[stream.integers(len(self.starts), batch_size)])
+
+    def at(self, start: Tensor) -> Batch:
+        """The batch of the chunks that begin in the rows start (M, B)."""
         chunk = start[..., None] + self.steps
         return Batch(
             observations={name: array[start] for name, array in self.observations.items()},

@@ -21,6 +21,7 @@ from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
+from lps.evaluation.heldout import HeldOut
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
@@ -87,6 +88,8 @@ class Trainer:
 
     agent: Agent
     scale: ActionScale
+    checks: HeldOut | None = None
+    """Checks on held-out episodes, where the dataset has them."""
 
     def __init__(self, members: Sequence[Member], store: Store, options: TrainOptions, ledger: Ledger):
         self.members, self.store, self.options, self.ledger = members, store, options, ledger
@@ -104,7 +107,8 @@ class Trainer:
         self.resume(dataset)
         program = self.program(dataset)
         self.ledger.report("start")
-        if self.ledger.start in self.eval_steps:  # the evaluation at the checkpoint's step may not have come back
+        # The evaluation at the checkpoint's step may not have come back; checks are stored before the checkpoint.
+        if self.ledger.start in self.eval_steps and not self.checks:
             self.evaluate()
         self.loop(range(self.ledger.start + 1, self.run.steps + 1), program)
         return self.finish()
@@ -138,14 +142,13 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
-        batches = Batches(
-            dataset,
-            [member.run.task for member in self.trained],
-            [member.config.discount for member in self.trained],
-            self.trained[0].config.horizon,
-            self.options.device,
-        )
+        tasks = [member.run.task for member in self.trained]
+        discounts = [member.config.discount for member in self.trained]
         seeds = [member.seed for member in self.trained]
+        horizon, device = self.trained[0].config.horizon, self.options.device
+        batches = Batches(dataset, tasks, discounts, horizon, device)
+        if dataset.held_out:
+            self.checks = HeldOut(dataset.held_out, tasks, discounts, seeds, horizon, device)
         return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
 
     # --- updates -----------------------------------------------------------------------------------------------------
@@ -182,9 +185,12 @@ class Trainer:
         return self.ledger.statuses()
 
     def evaluate(self) -> None:
-        """Submit a snapshot of every living member whose evaluation is not in the store."""
+        """Submit a snapshot of every living member whose evaluation is not in the store.  Without an environment, check
+        the members on the held-out episodes."""
         with self.ledger.timed_evaluation():
             self.drop_diverged()
+            if self.checks:
+                self.ledger.record(self.checks(self.agent))
             for member in self.ledger.unevaluated():
                 policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
                 self.ledger.submit(member, policy)

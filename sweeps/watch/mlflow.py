@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task
 
 EXPERIMENT = "lps"
 EVERY = 5.0
@@ -168,7 +167,7 @@ class _Mlflow:
         from mlflow.entities import Param
 
         if run.id not in self.children:
-            task = get_task(run.task)
+            task = run.resolved_task
             tags = {"mlflow.parentRunId": self.parent, "run_id": run.id}
             tags |= {f"version.{name}": version for name, version in doc["versions"].items() if name != "git_commit"}
             tags["mlflow.source.git.commit"] = doc["versions"].get("git_commit", "unknown")
