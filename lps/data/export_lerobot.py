@@ -57,7 +57,7 @@ def export(
         raise UserError(f"{folder} exists. Give another folder, or remove it")
     names = column_names(recordings)
     for name in recordings.roles.cameras:
-        check_codec(codec, recordings.columns[name].shape)
+        check_codec(codec, recordings.columns[name].shape[:2])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as part:
         part.mkdir()
