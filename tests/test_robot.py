@@ -11,6 +11,7 @@ import torch
 from recorded import CAMERAS, episodes, write_droid, write_robomimic
 from small import small_hyperparameters
 
+from analysis.__main__ import main as analyse
 from lps.__main__ import main
 from lps.agents import AGENTS
 from lps.data import export_lerobot
@@ -77,6 +78,8 @@ def test_a_run_has_the_content_of_its_file(data: Path, tmp_path: Path):
     again = Run.from_dict(json.loads(json.dumps(run.to_dict())))
     assert again.id == run.id and again.task == "robot:pick"
     assert again.resolved_task == get_task(str(data / "pick.toml"))  # without the file
+    named = Run.create("lps", "robot:pick", steps=4, options={"robot": run.options["robot"]})
+    assert named.id == run.id  # as the report's commands name it
     other = tmp_path / "other.toml"
     other.write_text(FILE.replace("quantiles", "min_max"))
     assert Run.create("lps", str(other), steps=4).id != run.id
@@ -127,6 +130,23 @@ def test_training_without_an_environment_stores_held_out_checks(data: Path, tmp_
     assert 0 < checks["heldout/action_error"] < 2
     assert checks != last_checks(store, runs[1])
     assert not any("success" in name for name in checks)
+
+
+@pytest.mark.slow
+def test_the_report_shows_held_out_checks_and_calls_them_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = [
+        Run.create(agent, str(data / "pick.toml"), steps=2, **small_hyperparameters(agent))
+        for agent in ("lps", "flow_bc")
+    ]
+    train(runs, Store(tmp_path), options(data))
+    assert analyse(["compare", str(tmp_path)]) == analyse(["report", str(tmp_path)]) == 0
+    table = (tmp_path / "report/tables/held_out.csv").read_text().splitlines()
+    assert len(table) == 3 and not (tmp_path / "report/tables/success.csv").exists()
+    assert "incomplete" not in capsys.readouterr().out
+    page = (tmp_path / "report/report.html").read_text()
+    assert "Held-out checks (no success rates)" in page and "not how often it succeeds" in page
 
 
 def test_a_member_alone_has_the_checks_of_a_pack_and_a_resumed_run_those_of_an_uninterrupted(

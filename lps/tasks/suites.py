@@ -111,6 +111,8 @@ def check_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     choices: Mapping[str, tuple[str, ...]] = getattr(suite, "OPTIONS", {})
     stored = {name: task.options[name] for name in getattr(suite, "STORED", ())}
     for name, value in options.items():
+        if name in stored:
+            continue
         if name not in choices:
             raise UserError(suggest(name, choices, f"option of the suite {task.suite}"))
         if value not in choices[name]:
