@@ -92,7 +92,7 @@ def counted(name: str, members: int, precision: str, device: str) -> tuple[float
     with ProductBytes(width) as products:
         Program(agent, batches, seeds).update(2)
     adam = 7 * sum(tensor.nbytes for tensor in agent.trained_tensors())
-    targets = 3 * sum(tensor.nbytes for net in agent.targets for tensor in agent.params[net].values())
+    targets = 3 * sum(tensor.nbytes for net in agent.following for tensor in agent.params[net].values())
     return float(flops.get_total_flops()), float(products.bytes + adam + targets)
 
 

@@ -2,11 +2,12 @@
 
     python benchmarks/release.py CHECKOUT
     python benchmarks/release.py CHECKOUT --members 1 40 --device cuda
+    python benchmarks/release.py CHECKOUT --pixels
 
 CHECKOUT is a folder with github.com/jellyho/LPS (tried with commit c87dee0). Python needs jax, flax, optax and
 ml_collections beside what this project needs. Data are made up in the shape of cube-single's: observations (256, 28),
-chunks (256, 5, 5). Batches lie on the device: drawing one, which their program does in numpy before every update, is
-not in the time, while in throughput.py it is.
+chunks (256, 5, 5); with --pixels, images (256, 64, 64, 3) and the encoder impala_small. Batches lie on the device:
+drawing one, which their program does in numpy before every update, is not in the time, while in throughput.py it is.
 
     update  their jitted update, called once for each update, as their training does
     scan    their `batch_update`: 20 updates, each on a batch of its own, in one call, which leaves out JAX's calls
@@ -17,8 +18,8 @@ On an NVIDIA GPU both of JAX's precisions are measured: `default`, with which th
 in products (compare with throughput.py's tf32), and `highest`, which is float32.
 
 Nothing of theirs is changed, except what JAX itself has changed: `jnp.clip` knows its bounds as `min` and `max` today,
-and the release calls them `a_min` and `a_max`. Two packages that their modules import, and that no update of a state
-task calls, are left empty: distrax (Gaussian actors) and flaxmodels (image encoders). Writes a CSV. No Ray.
+and the release calls them `a_min` and `a_max`. Two packages that their modules import, and that no update of a task
+here calls, are left empty: distrax (Gaussian actors) and flaxmodels (pretrained encoders). Writes a CSV. No Ray.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import device_name, save, table
-from throughput import TASK, seconds_each
+from throughput import PIXELS, TASK, seconds_each
 
 from lps.errors import UserError, at_least, check_known, command_line
 from lps.training.program import chosen_device
@@ -64,17 +65,20 @@ def load(checkout: Path, device: str) -> types.ModuleType:
         ) from error
 
 
-def measure(package: types.ModuleType, name: str, members: int, mode: str, precision: str, seconds: float) -> Any:
+def measure(
+    package: types.ModuleType, name: str, members: int, mode: str, precision: str, seconds: float, pixels: bool = False
+) -> Any:
     """One row of the table."""
     import jax
 
     cls, module = package.agents[name], importlib.import_module(f"agents.{name}")
-    batch = made_up_batches((members, SCANNED) if mode == "scan" else (members,))
-    example = made_up_batches(())  # of which networks take their shapes
+    batch = made_up_batches((members, SCANNED) if mode == "scan" else (members,), pixels)
+    example = made_up_batches((), pixels)  # of which networks take their shapes
 
     def create(seed: Any) -> Any:
         config = module.get_config()
         config["horizon_length"] = TASK.horizon
+        config["encoder"] = "impala_small" if pixels else None
         return cls.create(seed, example["observations"], example["actions"], config)
 
     update = getattr(cls, MODES[mode])
@@ -114,13 +118,19 @@ def measure(package: types.ModuleType, name: str, members: int, mode: str, preci
     }
 
 
-def made_up_batches(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def made_up_batches(shape: tuple[int, ...], pixels: bool = False) -> dict[str, np.ndarray]:
     """Noise in the form of their batches, (*shape, 256, ...)."""
     rng, rows = np.random.default_rng(0), (*shape, BATCH)
-    state, action = TASK.observation["state"].shape, (TASK.horizon, *TASK.action.shape)
+    action = (TASK.horizon, *TASK.action.shape)
+
+    def observations() -> np.ndarray:
+        if pixels:
+            return rng.integers(0, 256, (*rows, *PIXELS["pixels"].shape), np.uint8)
+        return rng.standard_normal((*rows, *TASK.observation["state"].shape), np.float32)
+
     return {
-        "observations": rng.standard_normal((*rows, *state), np.float32),
-        "next_observations": rng.standard_normal((*rows, *state), np.float32),
+        "observations": observations(),
+        "next_observations": observations(),
         "actions": rng.uniform(-1, 1, (*rows, *action)).astype(np.float32),
         "rewards": -np.ones(rows, np.float32),
         "masks": np.ones(rows, np.float32),
@@ -134,6 +144,7 @@ def main() -> int:
     parser.add_argument("--agents", nargs="+", default=["lps"], metavar="AGENT", help="the release's names")
     parser.add_argument("--members", nargs="+", type=at_least(1), default=[1], metavar="M")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--pixels", action="store_true", help="observations are images of 64x64")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--seconds", type=at_least(0.1), default=3.0, help="measured for each row (default: 3)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"), help="folder for the CSV")
@@ -144,13 +155,16 @@ def main() -> int:
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # for the table, which names torch's: XLA takes every core
     print(device_name(device))
     rows: list[dict[str, Any]] = []
+    files = "release-pixels" if arguments.pixels else "release"
     for name in arguments.agents:
         for precision in ("default", "highest") if device == "cuda" else ("default",):
             for mode in arguments.modes:
                 for members in arguments.members:
-                    rows.append(measure(package, name, members, mode, precision, arguments.seconds))
+                    rows.append(measure(package, name, members, mode, precision, arguments.seconds, arguments.pixels))
                     print(table(rows[-1:], header=len(rows) == 1), flush=True)
-                    (path,) = save(rows, Path(arguments.out), "release", device)  # at once: time may run out
+                    (path,) = save(
+                        rows, Path(arguments.out), "release-pixels" if arguments.pixels else "release", device
+                    )  # at once: time may run out
     print(f"written: {path}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +17,21 @@ class Space(NamedTuple):
     shape: tuple[int, ...]
     dtype: str = "float32"
 
+    @property
+    def is_image(self) -> bool:
+        """Whether the array is an image: uint8 (H, W, C)."""
+        return self.dtype == "uint8" and len(self.shape) == 3
+
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
+
+
+def stacked(observation: Mapping[str, Space], frames: int) -> dict[str, Space]:
+    """The spaces of an observation whose images are stacks of so many frames along the channels."""
+    return {
+        name: Space((*space.shape[:2], frames * space.shape[2]), space.dtype) if space.is_image else space
+        for name, space in observation.items()
+    }
 
 
 def describe(observation: Mapping[str, Space]) -> str:
@@ -54,3 +68,24 @@ def as_observation(
             raise UserError(f"{source} has {name!r} of {given}. It needs {space}")
         found[name] = array.astype(dtype, copy=False)
     return found
+
+
+class FrameStack:
+    """Stacks the images of the last `frames` observations of an episode along their channels, the oldest first.  Before
+    the start of the episode, its first observation counts."""
+
+    def __init__(self, observation: Mapping[str, Space], frames: int):
+        self._images = {name for name, space in observation.items() if space.is_image}
+        self._last: deque[Mapping[str, np.ndarray]] = deque(maxlen=frames)
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._last.clear()
+
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the arrays of an observation, with images (H, W, frames * C)."""
+        self._last.extend([observation] * (1 if self._last else self._last.maxlen or 1))
+        return {
+            name: np.concatenate([seen[name] for seen in self._last], -1) if name in self._images else array
+            for name, array in observation.items()
+        }

@@ -21,13 +21,13 @@ class WorkerPool(ProcessPoolExecutor):
 
     Args:
         workers: number of processes.
-        setup: called with `arguments` in every process before its first task.
+        setup: called in every process before its first task.  An error in it breaks the pool without a reason.
     """
 
-    def __init__(self, workers: int, setup: Callable[..., None], *arguments: Any):
+    def __init__(self, workers: int, setup: Callable[[], None] | None = None):
         spawn = multiprocessing.get_context("spawn")
         watched, self._alive = spawn.Pipe(duplex=False)
-        super().__init__(workers, spawn, _start, (watched, setup, arguments))
+        super().__init__(workers, spawn, _start, (watched, setup))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Like the executor's. The processes that it starts ignore Ctrl-C from their first import on."""
@@ -43,7 +43,7 @@ class WorkerPool(ProcessPoolExecutor):
         self.shutdown(cancel_futures=True)
 
 
-def _start(parent: Connection, setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(parent: Connection, setup: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
 
     def follow() -> None:
@@ -52,4 +52,5 @@ def _start(parent: Connection, setup: Callable[..., None], arguments: tuple[Any,
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    setup(*arguments)
+    if setup:
+        setup()

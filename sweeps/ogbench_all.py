@@ -22,6 +22,7 @@ EVERYONE = ["lps", "dsrl", "qcfql", "qcmfql", "best_of_n", "cfgrl", "meanflow_bc
 """The agents of LPS's main figure, and best_of_n, the strongest published method that it does not include."""
 AGENTS_OF = {
     "demo": ["lps", "meanflow_bc", "flow_bc"],
+    "demo-visual": ["lps", "meanflow_bc"],
     "small": EVERYONE,
     "small-scene": EVERYONE,
     "paper": EVERYONE,
@@ -42,6 +43,27 @@ PRESETS = {
             # The goal is 40 chunks away. With the default of 0.005, the value takes three times the updates to reach
             # the start, and errors at the edge of the data last longer: one seed in three fails.
             "tau": 0.02,
+            "base_hidden": [128, 128, 128],
+            "critic_hidden": [128, 128],
+            "latent_actor_hidden": [128, 128],
+        },
+    ),
+    # The same from pixels: a small maze seen from above, with a quarter of the encoder's width. Frames of 32 pixels are
+    # too small for crops of 3. First:
+    #   python -m lps collect visual-pointmaze-medium-navigate --episodes 200 --seed 0
+    "demo-visual": Scope(
+        groups=["visual-pointmaze-medium"],
+        tasks=[1],
+        seeds=[0, 1, 2],
+        steps=10_000,
+        eval_interval=2500,
+        eval_episodes=25,
+        dataset="visual-pointmaze-medium-navigate-200",
+        hyperparameters={
+            "lr": 1e-3,
+            "tau": 0.02,
+            "encoder_width": 0.25,
+            "p_aug": 0.0,
             "base_hidden": [128, 128, 128],
             "critic_hidden": [128, 128],
             "latent_actor_hidden": [128, 128],

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from small import OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
+from small import IMAGES, OBSERVATION_DIM, make_agent, member_params, random_batch, run_updates, small_config
 
 from lps.agents import AGENTS
 from lps.agents.base import values
@@ -13,9 +13,12 @@ from lps.agents.flows import MEANFLOW_FORMS, flow_actions, meanflow_actions, mea
 from lps.agents.latents import LATENTS, latent_noise, project_latent
 from lps.agents.variants import VARIANTS
 from lps.members.streams import Stream
+from lps.nets.encoder import ObservationEncoder
+from lps.nets.impala import Impala
 from lps.nets.mlp import MLP
 from lps.nets.network import Bound
 from lps.runs.hyperparameters import make_config
+from lps.spaces import Space
 
 SEEDS = torch.tensor([0])
 
@@ -45,6 +48,11 @@ REACHES = {
     "meanflow_bc": {"base": {"base_loss"}},
     "flow_bc": {"base": {"base_loss"}},
 }
+# With images, where another network takes the critic's features.
+SHARED_ENCODER = {
+    "dsrl_sac": {"critic": {"critic_loss", "distill_loss"}},
+    "cfgrl": {"critic": {"critic_loss", "value_loss"}},
+}
 
 
 def reached(agent) -> dict[str, set[str]]:
@@ -64,6 +72,34 @@ def reached(agent) -> dict[str, set[str]]:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_gradients_reach_what_the_method_says_and_nothing_else(agent):
     assert reached(make_agent(agent, [0])) == REACHES[agent]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_gradients_reach_the_encoders_of_the_same_networks(agent):
+    assert reached(make_agent(agent, [0], observation=IMAGES)) == REACHES[agent] | SHARED_ENCODER.get(agent, {})
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_network_encodes_an_image_once_in_an_update_and_in_a_decision(agent, monkeypatch):
+    subject, encoded, encode = make_agent(agent, [0], observation=IMAGES), [], Impala.__call__
+
+    def counted(self, params, image):
+        encoded.append((params["dense.kernel"].data_ptr(), image.data_ptr()))
+        return encode(self, params, image)
+
+    batch, stream = random_batch(subject, SEEDS, 1), Stream(SEEDS, 1, "noise")
+    noise = subject.noise(stream, subject.config.batch_size)
+    expected = subject.losses(batch, noise)
+    monkeypatch.setattr(Impala, "__call__", counted)
+    found = subject.objective(batch, noise)
+    assert encoded and len(encoded) == len(set(encoded))
+    for with_memory, without in zip(found, expected, strict=True):
+        assert all(torch.equal(with_memory[name], without[name]) for name in without)
+    grads = zip(subject.gradients(found[0]), subject.gradients(expected[0]), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-4) for a, b in grads)
+    encoded.clear()
+    subject.act(batch.observations, stream.normal(subject.config.batch_size, subject.noise_dim))
+    assert encoded and len(encoded) == len(set(encoded))
 
 
 def test_a_detached_distillation_leaves_the_action_critic_alone():
@@ -291,7 +327,7 @@ def test_the_latent_actor_of_quantile_lps_learns_where_the_critic_is_high(latent
 def test_the_tangent_of_every_meanflow_form_against_autograd(form):
     """The target's derivative, taken by torch along (dz, dt, dr) as the form defines it."""
     stream = Stream(SEEDS, 1, "noise")
-    mlp = MLP(3 + 2 + 2, 8, 2)
+    mlp = MLP(3 + 2 + 2, 8, 2, encoder=ObservationEncoder({"state": Space((3,))}))
     net = Bound(mlp, mlp.init(stream))
     s, x, e = stream.normal(8, 3), stream.normal(8, 2), stream.normal(8, 2)
     t_normal, r_normal = stream.normal(8, 1), stream.normal(8, 1)

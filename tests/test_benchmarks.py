@@ -25,7 +25,7 @@ GROUPS = groups("ogbench")
 
 
 SEEDS = torch.tensor([0, 1])
-MEASURES = ("inference", "savings", "scaling", "throughput")
+MEASURES = ("inference", "savings", "scaling", "serving", "throughput")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from check import AGENT_NAMES, RELATIVE, check  # noqa: E402
 from lps.agents import AGENTS  # noqa: E402
 
 FILES = {path.stem: path for path in sorted(GOLDEN.glob("*.npz"))}
+VISUAL = {path.stem: path for path in sorted(GOLDEN.glob("visual/*.npz"))}
 # Not in LPS's release: tests/test_agents.py holds them to plain loops over parts that are held here.
 WITHOUT = {"best_of_n", "dsrl_sac", "meanflow_best_of_n", "quantile_lps"}
 
@@ -24,8 +25,16 @@ def test_every_golden_file_is_met(name):
     assert max(errors.values()) <= RELATIVE, errors
 
 
-def test_every_agent_has_golden_vectors():
-    assert {AGENT_NAMES.get(name, name) for name in FILES} == set(AGENTS) - WITHOUT
+@pytest.mark.parametrize("name", VISUAL)
+def test_every_golden_file_of_images_is_met(name):
+    errors = check(VISUAL[name])
+    assert max(errors.values()) <= RELATIVE, errors
+
+
+@pytest.mark.parametrize("files", [FILES, VISUAL], ids=["states", "images"])
+def test_every_agent_has_golden_vectors(files):
+    agents = {AGENT_NAMES.get(name, name) for name in files if not name.startswith(("encoder", "augment"))}
+    assert agents - {"lps_robot"} == set(AGENTS) - WITHOUT
 
 
 def test_the_check_fails_on_other_numbers(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from small import (
     ACTION_DIM,
-    OBSERVATION,
     OBSERVATION_DIM,
+    SEEN,
+    made_up_data,
     make_agent,
     member_params,
     random_batch,
@@ -36,13 +37,13 @@ def own_scalars(agent: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("scalars", ["shared", "own"])
-def test_a_member_alone_is_the_member_packed_with_others(agent, scalars):
-    seeds, updates, member = [3, 1, 4], 30, 2
+@pytest.mark.parametrize(("scalars", "seen"), [("shared", "state"), ("own", "state"), ("shared", "images")])
+def test_a_member_alone_is_the_member_packed_with_others(agent, scalars, seen):
+    seeds, updates, member = [3, 1, 4], 30 if seen == "state" else 5, 2
     overrides = own_scalars(agent) if scalars == "own" else [{}] * 3
-    packed = make_agent(agent, seeds, overrides)
+    packed = make_agent(agent, seeds, overrides, SEEN[seen])
     run_updates(packed, seeds, 1, updates)
-    alone = make_agent(agent, [seeds[member]], [overrides[member]])
+    alone = make_agent(agent, [seeds[member]], [overrides[member]], SEEN[seen])
     start = member_params(alone, 0)
     run_updates(alone, [seeds[member]], 1, updates)
     ours, theirs = member_params(alone, 0), member_params(packed, member)
@@ -78,14 +79,15 @@ def test_a_resumed_pack_is_bitwise_the_uninterrupted_one(agent):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_member_that_is_not_finite_leaves_the_others_untouched(agent):
+@pytest.mark.parametrize(("seen", "updates"), [("state", 20), ("images", 3)])
+def test_a_member_that_is_not_finite_leaves_the_others_untouched(agent, seen, updates):
     seeds = [0, 1, 2]
-    healthy, sick = make_agent(agent, seeds), make_agent(agent, seeds)
+    healthy, sick = (make_agent(agent, seeds, observation=SEEN[seen]) for _ in range(2))
     with torch.no_grad():
         for tensor in sick.trained_tensors():
             tensor[1] = float("nan")
-    run_updates(healthy, seeds, 1, 20)
-    info = run_updates(sick, seeds, 1, 20)
+    run_updates(healthy, seeds, 1, updates)
+    info = run_updates(sick, seeds, 1, updates)
     assert all(bool(torch.isnan(value[1])) for name, value in info.items() if name.endswith("loss"))
     for member in (0, 2):
         ours, theirs = member_params(sick, member), member_params(healthy, member)
@@ -93,8 +95,9 @@ def test_a_member_that_is_not_finite_leaves_the_others_untouched(agent):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_one_update_changes_every_trained_tensor_and_targets_follow(agent):
-    subject = make_agent(agent, [0])
+@pytest.mark.parametrize("seen", SEEN)
+def test_one_update_changes_every_trained_tensor_and_targets_follow(agent, seen):
+    subject = make_agent(agent, [0], observation=SEEN[seen])
     before = member_params(subject, 0)
     run_updates(subject, [0], 1, 3)  # three: a layer whose successor starts at zero moves one step later
     after = member_params(subject, 0)
@@ -138,20 +141,21 @@ def test_a_policy_acts_alone_and_survives_pickling(agent):
     np.testing.assert_array_equal(copy.act(observation).shape, chunk.shape)
 
 
-@pytest.mark.parametrize("size", ["small", "paper"])
+@pytest.mark.parametrize(("size", "seen"), [("small", "state"), ("paper", "state"), ("small", "images")])
 @pytest.mark.parametrize("agent", AGENTS)
-def test_an_answer_depends_on_its_own_row_alone(agent, size):
+def test_an_answer_depends_on_its_own_row_alone(agent, size, seen):
     """To the last bit, so that an episode does not depend on those that run beside it."""
     run = Run.create(agent, TASK, 1, **(vars(small_config(agent)) if size == "small" else {}))
-    policy = Policy.of_member(AGENTS[agent]([run.config], [1], OBSERVATION, ACTION_DIM), 0, run, 7)
+    policy = Policy.of_member(AGENTS[agent]([run.config], [1], SEEN[seen], ACTION_DIM), 0, run, 7)
     rng = np.random.default_rng(0)
-    observations = rng.standard_normal((7, OBSERVATION_DIM)).astype(np.float32)
+    observations = made_up_data(TASK, SEEN[seen], 7).observations
     noise = rng.standard_normal((7, policy.noise_dim)).astype(np.float32) if policy.noise_dim else None
     chunks = policy.act_batch(observations, noise)
     for rows in ([0], [6, 2], [5, 4, 3, 2, 1, 0], [3, 3, 1, 6]):
-        some = policy.act_batch(observations[rows], None if noise is None else noise[rows])
-        np.testing.assert_array_equal(some, chunks[rows])
-    alone = [policy.act(o, None if noise is None else noise[i]) for i, o in enumerate(observations)]
+        some = {name: array[rows] for name, array in observations.items()}
+        np.testing.assert_array_equal(policy.act_batch(some, None if noise is None else noise[rows]), chunks[rows])
+    each = [{name: array[i] for name, array in observations.items()} for i in range(7)]
+    alone = [policy.act(o, None if noise is None else noise[i]) for i, o in enumerate(each)]
     np.testing.assert_allclose(chunks, alone, atol=1e-5)
-    with pytest.raises(UserError, match="needs float32"):
-        policy.act_batch(observations[:, 1:], noise)
+    with pytest.raises(UserError, match="needs"):
+        policy.act_batch({name: array[:, 1:] for name, array in observations.items()}, noise)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from functorch.compile import make_boxed_func
 from small import (
     ACTION_DIM,
     OBSERVATION,
-    OBSERVATION_DIM,
+    SEEN,
+    made_up_data,
     make_agent,
     member_params,
     small_config,
@@ -29,13 +29,16 @@ from torch.utils._pytree import tree_leaves
 
 from lps import cpu as gelu
 from lps.agents import AGENTS
+from lps.agents.base import Agent
 from lps.data.batches import Batches
 from lps.data.episodes import Dataset
 from lps.errors import UserError
 from lps.members.streams import Stream
-from lps.nets.mlp import product
+from lps.nets.layers import product
+from lps.runs.checkpoint import Checkpoint
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.spaces import Space
 from lps.tasks.suites import groups
 from lps.training.options import TrainOptions, check_precision
 from lps.training.program import Program, _draw, _tf32
@@ -48,26 +51,29 @@ TASK = GROUPS["cube-single"][0]
 SEEDS = [3, 1]
 
 
+DATA = {name: made_up_data(TASK.name, observation) for name, observation in SEEN.items()}
+
+
+@pytest.fixture(scope="module", params=SEEN)
+def seen(request) -> Dataset:
+    """Data of vectors and of images, in turn."""
+    return DATA[request.param]
+
+
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    rng, rows = np.random.default_rng(0), 60
-    return Dataset(
-        name="made",
-        fingerprint="",
-        observations={"state": rng.standard_normal((rows, 7)).astype(np.float32)},
-        actions=rng.uniform(-1, 1, (rows, 3)).astype(np.float32),
-        terminals=np.arange(rows) % 20 == 19,
-        rewards=-rng.random((1, rows)).astype(np.float32),
-        masks=(rng.random((1, rows)) > 0.1).astype(np.float32),
-        tasks=(TASK.name,),
-    )
+    return DATA["state"]
+
+
+def spaces(dataset: Dataset) -> dict[str, Space]:
+    return {name: Space(array.shape[1:], str(array.dtype)) for name, array in dataset.observations.items()}
 
 
 def trained(agent: str, dataset: Dataset, compiled: bool) -> dict[str, torch.Tensor]:
-    subject = make_agent(agent, SEEDS)
+    subject = make_agent(agent, SEEDS, observation=spaces(dataset))
     batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
     program = Program(subject, batches, SEEDS, compiled)
-    for step in range(1, 21):
+    for step in range(1, 21 if not dataset.images else 4):
         info = program.update(step)
     assert all(value.shape == (2,) for value in info.values())
     return {f"{i}/{name}": value for i in range(2) for name, value in member_params(subject, i).items()}
@@ -87,27 +93,28 @@ def assert_agree(agent: str, dataset: Dataset) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_traced_update_is_the_plain_one(agent, dataset, as_in_batches, monkeypatch):
+def test_the_traced_update_is_the_plain_one(agent, seen, as_in_batches, monkeypatch):
     """Traced and differentiated as for compiling, without the minutes that code generation takes."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    assert_agree(agent, dataset)
+    assert_agree(agent, seen)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
-def test_the_compiled_update_is_the_plain_one(dataset, as_in_batches, tmp_path, monkeypatch):
+def test_the_compiled_update_is_the_plain_one(seen, as_in_batches, tmp_path, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tmp_path) / "kernels"))
-    assert_agree("flow_bc", dataset)
+    assert_agree("flow_bc", seen)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_batch_and_noise_are_one_graph_of_the_same_numbers(agent, dataset):
+@pytest.mark.parametrize(("agent", "seen"), [*((agent, "state") for agent in AGENTS), ("lps", "images")])
+def test_batch_and_noise_are_one_graph_of_the_same_numbers(agent, seen):
     """As they are compiled on a GPU: without a break, and with the step on the device."""
     torch._dynamo.reset()
-    subject, seeds, step = make_agent(agent, SEEDS), torch.tensor(SEEDS), torch.tensor(7)
-    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
+    subject, seeds = make_agent(agent, SEEDS, observation=SEEN[seen]), torch.tensor(SEEDS)
+    step = torch.tensor(7)
+    batches = Batches(DATA[seen], [TASK.name] * 2, [0.99] * 2, subject.config.horizon)
     plain = _draw(subject, batches, seeds, step)
     traced = torch.compile(_draw, dynamic=False, fullgraph=True, backend="aot_eager")(subject, batches, seeds, step)
     assert all(map(torch.equal, tree_leaves((vars(plain[0]), plain[1])), tree_leaves((vars(traced[0]), traced[1]))))
@@ -142,19 +149,25 @@ class Crossings(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_neither_an_update_nor_a_decision_leaves_its_device(agent, dataset):
+def test_neither_an_update_nor_a_decision_leaves_its_device(agent, seen):
     """On torch's device without data, where whatever asks for a value raises: what would wait for a GPU or copy to one,
     and could not be captured, shows without a GPU."""
     config = small_config(agent)
-    subject = AGENTS[agent]([config] * 2, SEEDS, OBSERVATION, ACTION_DIM, "meta")
-    batches = Batches(dataset, [TASK.name] * 2, [0.99] * 2, config.horizon, "meta")
+    subject = AGENTS[agent]([config] * 2, SEEDS, spaces(seen), ACTION_DIM, "meta")
+    batches = Batches(seen, [TASK.name] * 2, [0.99] * 2, config.horizon, "meta", seeds=SEEDS)
     program, step = Program(subject, batches, SEEDS), torch.tensor(1, device="meta")
     program._update(step)  # constants are made once
     copies = pytest.fail  # of what the host has, which this device would take without a word
     with Crossings() as crossings, patch.multiple(torch, tensor=copies, as_tensor=copies, from_numpy=copies):
         info = program._update(step)
         noise = torch.randn(2, 5, subject.noise_dim, device="meta") if subject.noise_dim else None
-        chunks = subject.act({"state": torch.randn(2, 5, OBSERVATION_DIM, device="meta")}, noise)
+        chunks = subject.act(
+            {
+                name: torch.empty(2, 5, *space.shape, dtype=getattr(torch, space.dtype), device="meta")
+                for name, space in subject.observation.items()
+            },
+            noise,
+        )
     assert chunks.shape == (2, 5, subject.chunk_dim)
     assert {value.device.type for value in (chunks, *info.values(), *subject.trained_tensors())} == {"meta"}
     assert not crossings.found
@@ -193,6 +206,33 @@ def test_a_program_leaves_no_cycle_that_keeps_its_pack(precision, dataset):
         assert kept() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_resumed_training_on_images_is_bitwise_the_uninterrupted_one(agent):
+    """With crops, and with images from host memory after the interruption."""
+    run = Run.create(agent, TASK.name, **small_hyperparameters(agent))
+
+    def updated(subject: Agent, steps: range, room: float | None) -> Agent:
+        batches = Batches(DATA["images"], [TASK.name] * 2, [0.99] * 2, subject.config.horizon, seeds=SEEDS, room=room)
+        program = Program(subject, batches, SEEDS)
+        for step in steps:
+            program.update(step)
+        return subject
+
+    def fresh(seeds: list[int]) -> Agent:
+        return make_agent(agent, seeds, [{"p_aug": 0.5}] * 2, SEEN["images"])
+
+    whole, half, resumed = (
+        updated(fresh(SEEDS), range(1, 7), None),
+        updated(fresh(SEEDS), range(1, 4), None),
+        fresh([0, 0]),
+    )
+    for member in range(2):
+        stored = Checkpoint.of(half, member, run, 3, "x").to_bytes()
+        Checkpoint.from_bytes(stored, "memory").restore(resumed, member)
+    updated(resumed, range(4, 7), 0.0)
+    assert all(map(torch.equal, resumed.trained_tensors(), whole.trained_tensors()))
 
 
 def test_compiling_without_a_compiler_says_what_to_do(dataset, monkeypatch):

@@ -16,7 +16,7 @@ from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.__main__ import main
-from sweeps.launcher.launch import unfinished
+from sweeps.launcher.feed import unfinished
 from sweeps.launcher.plan import mark_failed
 from sweeps.watch.status import SILENCE, standings
 

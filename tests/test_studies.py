@@ -1,15 +1,13 @@
-"""The studies: what each of them runs, and tuning that survives being interrupted."""
+"""The studies: what each of them runs. Tuning is in test_tuning.py."""
 
 import importlib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from small import small_hyperparameters
@@ -20,7 +18,6 @@ from lps.agents.config import member_scalars
 from lps.agents.variants import PANELS, VARIANTS
 from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
-from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Episode, RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.scores import scores
@@ -79,7 +76,7 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (tuning, "--asha --eval-interval 3000", "smaller --eval-interval"),
         (tuning, "--seeds 100", "--held-out has tuning seeds: 100"),
         (tuning, "--storage nothing://here", "cannot open the Optuna database nothing://here"),
-        (tuning, "--results s3://bucket/tuning", "with --storage"),
+        (tuning, "--set lr=1 tau=1 discount=1 flow_ratio=1 alpha=1 noise_scale=1", "hyperparameters of lps that could"),
         (data_scaling, "--sizes 0", "--sizes must be at least 1, and --noises from 0 to 1"),
         (data_scaling, "--groups ring", "unknown group 'ring'"),
         (data_scaling, "--noises 2", "--sizes must be at least 1, and --noises from 0 to 1"),
@@ -90,7 +87,7 @@ def test_bad_input_is_a_sentence(
     study: ModuleType, arguments: str, message: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dry = [] if "storage" in message or "storage" in arguments else ["--dry-run"]
+    dry = [] if "--storage" in arguments or "could" in message else ["--dry-run"]
     assert study.main(["--preset", "quick", *arguments.split(), "--address", "local", *dry]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir()), "nothing was made"
@@ -176,82 +173,6 @@ def test_the_score_is_the_mean_of_the_last_three_evaluations(tmp_path: Path) -> 
     assert scores(store, [run]) == {}, "an evaluation is missing"
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[Run]]:
-    """Sweeps train here and now, each pack in turn; gives the lists of runs that were launched."""
-    launched: list[list[Run]] = []
-
-    def go(planned: Sequence[Planned], arguments: Any, sweep: str, results: str) -> int:
-        launched.append([one.run for one in planned])
-        store = Store(results)
-        write_intent(store, sweep, planned)
-        left = [run for run in {run.id: run for run in launched[-1]}.values() if not store.finished(run.id)]
-        for part in pack(left):
-            train(part, store, sweep=sweep)
-        return 0
-
-    monkeypatch.setattr(tuning.cli, "launch_or_describe", go)
-    return launched
-
-
-def test_tuning_asks_in_rounds_and_compares_on_held_out_seeds(without_ray: Any, tmp_path: Path, capsys: Any) -> None:
-    command = f"{TINY} --agents lps flow_bc --trials 5 --at-once 3 --held-out 7 8 --results {tmp_path}".split()
-    assert tuning.main(command) == 0
-    assert [len(runs) for runs in without_ray] == [6, 4, 8], "3 + 2 trials of two agents; best and default, two seeds"
-    assert all(len(pack(runs)) == 2 for runs in without_ray), "one program for each agent"
-    first = {doc["study"]: doc for doc in Store(tmp_path, create=False).studies()}
-    assert set(first) == {"tuning-lps", "tuning-flow_bc"}
-    for doc in first.values():
-        assert len(doc["trials"]) == 5 and {trial["state"] for trial in doc["trials"]} == {"COMPLETE"}
-        assert set(doc["trials"][0]["params"]) == set(spaces.ranges(doc["agent"]))
-        assert [len(ids) for ids in doc["held_out"].values()] == [2, 2]
-    assert "on held-out seeds" in capsys.readouterr().out
-    assert tuning.main(command) == 0
-    assert len(without_ray) == 4, "again: the studies are full, only the comparison is looked at"
-    assert {doc["study"]: doc for doc in Store(tmp_path, create=False).studies()} == first
-
-
-def test_tuning_goes_on_with_the_trials_that_were_left_open(without_ray: Any, tmp_path: Path) -> None:
-    command = f"{TINY} --agents lps --trials 4 --at-once 2 --held-out 7 --results".split()
-    assert tuning.main([*command, str(tmp_path / "whole")]) == 0
-    go, calls = tuning.cli.launch_or_describe, []
-
-    def interrupted(runs: Sequence[Planned], arguments: Any, sweep: str, results: str) -> int:
-        calls.append(runs)
-        (doc,) = Store(results, create=False).studies()
-        states = [trial["state"] for trial in doc["trials"]]
-        assert states == ["COMPLETE"] * (2 * len(calls) - 2) + ["RUNNING"] * 2, "known before they are trained"
-        assert doc["held_out"] == {}
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return int(go(runs, arguments, sweep, results))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning.cli, "launch_or_describe", interrupted)
-        assert tuning.main([*command, str(tmp_path / "cut")]) == 130
-    assert len(calls) == 2
-    assert tuning.main([*command, str(tmp_path / "cut")]) == 0
-    whole, cut = (Store(tmp_path / name, create=False).studies()[0] for name in ("whole", "cut"))
-    assert whole == cut, "the same trials, the same values, the same end"
-
-
-def test_what_is_set_by_hand_is_not_tuned(without_ray: Any, tmp_path: Path) -> None:
-    command = f"{TINY} lr=0.002 --agents lps --trials 2 --at-once 2 --held-out 7 --results {tmp_path}".split()
-    assert tuning.main(command) == 0
-    (doc,) = Store(tmp_path, create=False).studies()
-    assert all("lr" not in trial["params"] and trial["params"] for trial in doc["trials"])
-    assert {doc["run"]["hyperparameters"]["lr"] for doc in Store(tmp_path, create=False).runs()} == {0.002}
-
-
-def test_trials_on_other_tasks_or_seeds_are_another_study(without_ray: Any, tmp_path: Path, capsys: Any) -> None:
-    shared = f"--agents lps --trials 2 --at-once 2 --held-out 7 --storage sqlite:///{tmp_path}/shared.db --results"
-    first, other = f"{TINY} {shared} {tmp_path}/a", f"{TINY} {shared} {tmp_path}/b --seeds 1"
-    assert tuning.main(first.split()) == 0 and tuning.main(other.split()) == 0
-    assert [len(runs) for runs in without_ray] == [2, 2, 2, 2], "the second asked for trials of its own"
-    assert tuning.main(f"{other} --results {tmp_path}/a".split()) == 2, "a report shows one tuning of an agent"
-    assert "Choose another --results" in capsys.readouterr().err and len(without_ray) == 4
-
-
 def ring_run(steps: int, **changes: Any) -> Run:
     small = {"batch_size": 8, "base_hidden": [8], "critic_hidden": [8], "latent_actor_hidden": [8]}
     return Run.create("lps", "ring-bandit-v0", 3, steps=steps, eval_interval=2, eval_episodes=4, **(small | changes))
@@ -287,91 +208,8 @@ def test_a_run_that_goes_on_from_a_rung_is_the_run_itself(tmp_path: Path) -> Non
         halving.continue_from_rung(run, 3, rung, store)
 
 
-ASHA = "--agents lps flow_bc --trials 5 --at-once 3 --held-out 7 --steps 8 --eval-interval 2 --asha 2 --results".split()
-
-
-def test_of_the_trials_on_a_rung_the_best_go_on(without_ray: Any, tmp_path: Path) -> None:
-    assert tuning.main([*TINY.split(), *ASHA, str(tmp_path)]) == 0
-    steps = [[run.steps for run in runs] for runs in without_ray]
-    assert all(len(set(of_round)) == 1 for of_round in steps)
-    assert [of_round[0] for of_round in steps[:3]] == [2, 4, 8] and len(steps[0]) == 6
-    store = Store(tmp_path, create=False)
-    assert {document["run"]["steps"] for document in store.runs()} == {8}, "the rungs are kept apart"
-    for document in store.studies():
-        states = [trial["state"] for trial in document["trials"]]
-        assert len(states) == 5 and set(states) == {"COMPLETE", "PRUNED"}
-        trained = [doc for doc in store.runs() if doc["run"]["agent"] == document["agent"] and doc["run"]["seed"] == 0]
-        assert len(trained) == states.count("COMPLETE"), "only these trained to the end"
-        name = f"{document['agent']}-{document['of']}"
-        study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/tuning.db")
-        seen = [set(trial.intermediate_values) for trial in study.trials]
-        assert {2, 4} in seen and all(2 in rungs for rungs in seen)
-        assert all(state == "PRUNED" or rungs == {2, 4} for state, rungs in zip(states, seen, strict=True))
-
-
-@pytest.mark.slow
-def test_a_round_that_was_interrupted_on_a_rung_is_finished(without_ray: Any, tmp_path: Path) -> None:
-    command = [*TINY.split(), *ASHA]
-    assert tuning.main([*command, str(tmp_path / "whole")]) == 0
-    go, calls = tuning.cli.launch_or_describe, 0
-
-    def interrupted(runs: Sequence[Planned], *rest: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls in (1, 3, 6, 10):  # on a rung of its own each: on the first, the second, at the end, in a later round
-            go(list(runs)[:1], *rest)  # the first of them was finished
-            raise KeyboardInterrupt
-        return int(go(runs, *rest))
-
-    codes = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning.cli, "launch_or_describe", interrupted)
-        for _ in range(5):
-            codes.append(tuning.main([*command, str(tmp_path / "cut")]))
-    assert codes == [130] * 4 + [0]
-    whole, cut = (Store(tmp_path / name, create=False).studies() for name in ("whole", "cut"))
-    assert whole == cut, "the same trials, pruned at the same rungs, the same end"
-
-
-def test_the_best_of_a_rung_are_among_all_that_were_on_it() -> None:
-    study = optuna.create_study(direction="maximize")
-    for number, value in enumerate([0.5, 0.9, 0.1]):
-        trial = study.ask(spaces.ranges("lps"))
-        trial.report(value, 100)
-        assert trial.number == number
-    assert tuning.promoted(study, [0, 1, 2], 100, 3) == [1]
-    assert [trial.state.name for trial in study.trials] == ["PRUNED", "RUNNING", "PRUNED"]
-    for value in (0.6, 0.8):
-        study.ask(spaces.ranges("lps")).report(value, 100)
-    assert tuning.promoted(study, [3, 4], 100, 3) == [4], "two of five go on, and trial 1 is the other"
-    runs = [Planned(ring_run(4))]
-    study.ask(spaces.ranges("lps"))
-    assert not tuning.report_rung(study, 5, 100, runs, {}) and study.trials[5].state.name == "FAIL"
-
-
-def test_importances_find_what_matters() -> None:
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-    assert tuning.importances(study) == {}
-    for _ in range(30):
-        trial = study.ask(spaces.ranges("lps"))
-        study.tell(trial, float(trial.params["tau"] > 0.01))
-    found = tuning.importances(study)
-    assert set(found) == set(spaces.ranges("lps")) and sum(found.values()) == pytest.approx(1)
-    assert max(found, key=lambda name: found[name]) == "tau"
-
-
-def test_a_trial_without_a_score_has_failed() -> None:
-    study = optuna.create_study(direction="maximize")
-    runs = [Planned(Run.create("lps", "ring-bandit-v0", seed)) for seed in (0, 1)]
-    study.ask(spaces.ranges("lps"))
-    tuning.tell_score(study, 0, runs, {runs[0].run.id: 1.0})
-    assert study.trials[0].state.name == "FAIL"
-    study.ask(spaces.ranges("lps"))
-    tuning.tell_score(study, 1, runs, {runs[0].run.id: 1.0, runs[1].run.id: 0.5})
-    assert study.trials[1].value == 0.75
-
-
-def test_datasets_are_collected_once_and_are_axes(without_ray: Any, tmp_path: Path) -> None:
+def test_datasets_are_collected_once_and_are_axes(tmp_path: Path) -> None:
+    launched: list[Any] = []
     collected: list[tuple[str, int, float]] = []
 
     def collect(dataset: str, *, episodes: int, name: str, data_dir: Path, noise: float, workers: int) -> None:
@@ -381,16 +219,16 @@ def test_datasets_are_collected_once_and_are_axes(without_ray: Any, tmp_path: Pa
     command = f"--preset quick --sizes 5 9 --noises 0.1 0.3 --data-dir {tmp_path} --results {tmp_path / 'results'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_scaling, "collect", collect)
-        patch.setattr(data_scaling.cli, "launch_or_describe", lambda runs, *_: without_ray.append(runs) or 0)
+        patch.setattr(data_scaling.cli, "launch_or_describe", lambda runs, *_: launched.append(runs) or 0)
         for _ in range(2):
             assert data_scaling.main(command.split()) == 0
         assert data_scaling.main(command.replace("5 9", "5").split()) == 0
     names = ["cube-single-play-5", "cube-single-play-9", "cube-single-play-9-noise0.3"]
     assert collected[:3] == [(names[0], 5, 0.1), (names[1], 9, 0.1), (names[2], 9, 0.3)]
     assert collected[3:] == [("cube-single-play-5-noise0.3", 5, 0.3)], "each once"
-    assert list(dict.fromkeys(planned.run.dataset for planned in without_ray[0])) == names
-    assert {planned.usual.dataset for planned in without_ray[0]} == {names[1]}, "the largest at the usual noise"
-    roles = [planned.role for planned in without_ray[0]]
+    assert list(dict.fromkeys(planned.run.dataset for planned in launched[0])) == names
+    assert {planned.usual.dataset for planned in launched[0]} == {names[1]}, "the largest at the usual noise"
+    roles = [planned.role for planned in launched[0]]
     values = {"episodes": [5, 9], "noise": [0.1, 0.3]}
     assert all({"axis": axis, "value": value} in roles for axis, of in values.items() for value in of)
 

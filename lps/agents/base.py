@@ -5,6 +5,7 @@ An agent's own page holds its networks, its losses and how it acts; nothing here
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +18,7 @@ from lps.data.batch import Batch
 from lps.members.adam import MemberAdam, Schedule, move_targets
 from lps.members.streams import Stream
 from lps.nets import NETWORKS
-from lps.nets.network import Bound, Network, Observation, Params, Spec
+from lps.nets.network import Bound, Network, Observation, Params, Remembering, Spec
 from lps.spaces import Space
 
 Noise = Mapping[str, Tensor]
@@ -45,6 +46,8 @@ class Agent(ABC):
     """Target network -> the network it follows, at rate `tau`."""
     rates: ClassVar[Mapping[str, str]] = {}
     """Target network -> the hyperparameter that is its rate, where that is not `tau`."""
+    heads: ClassVar[Mapping[str, str]] = {}
+    """Network -> the network whose features it takes.  It has no encoder of its own, and its losses train that one."""
     acting: ClassVar[tuple[str, ...]] = ("base",)
     """The networks that `act` needs: all that a policy carries."""
     acts_with_noise: ClassVar[bool] = True
@@ -70,12 +73,12 @@ class Agent(ABC):
         self._build(configs, observation, action_dim)
         seeds_ = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
         self.params: dict[str, Params] = {
-            name: {} if name in self.targets else net.init(Stream(seeds_, 0, f"init {name}"))
+            name: {} if name in self.following else net.init(Stream(seeds_, 0, f"init {name}"))
             for name, net in self.nets.items()
         }
-        for target, source in self.targets.items():
+        for target, source in self.following.items():
             self.params[target] = {name: value.clone() for name, value in self.params[source].items()}
-        self._trained = [name for name in self.nets if name not in self.targets]
+        self._trained = [name for name in self.nets if name not in self.following]
         for tensor in self.trained_tensors():
             tensor.requires_grad_()
         self._bind()
@@ -109,10 +112,17 @@ class Agent(ABC):
         self.observation, self.action_dim = dict(observation), action_dim
         self.chunk_dim: int = self.config.horizon * action_dim
         self.nets: dict[str, Network] = self.networks()
+        averages = {average: name for name, average in acting_networks(self, self.config).items() if average != name}
+        self.nets |= {average: self.nets[name] for average, name in averages.items()}
+        self.following = {**self.targets, **averages}
+        """Target or averaged network -> the network it follows."""
 
     def _bind(self) -> None:
-        for name, params in self.params.items():
-            setattr(self, name, Bound(self.nets[name], params))
+        bound = {name: Bound(self.nets[name], params) for name, params in self.params.items()}
+        for name, net in bound.items():
+            if name in self.heads:
+                net.encoder = bound[self.heads[name]]
+            setattr(self, name, net)
 
     # --- a method's page -----------------------------------------------------------------------------------------
 
@@ -142,33 +152,56 @@ class Agent(ABC):
 
     # --- networks --------------------------------------------------------------------------------------------------
 
-    def net(self, hidden: Sequence[int], *inputs: int, output: int | None = None, **kind: Any) -> Network:
-        """A network over the observation and further inputs of these widths; its output is a chunk unless given."""
-        output = self.chunk_dim if output is None else output
-        spec = Spec(self.observation, inputs, output, tuple(hidden), self.config.horizon, **kind)
-        return NETWORKS[self.config.network](spec)
+    def net(
+        self, hidden: Sequence[int], *inputs: int, output: int | None = None, kind: str = "", **spec: Any
+    ) -> Network:
+        """A network over the observation and further inputs of these widths; its output is a chunk unless given.
 
-    def critics(self, *inputs: int) -> Network:
-        """K value heads (`num_critics`) over the observation and further inputs, with layer norm."""
+        kind: a name in NETWORKS; "": the hyperparameter `network`.  spec: further fields of a Spec.
+        """
         c = self.config
-        return self.net(c.critic_hidden, *inputs, output=1, layer_norm=True, ensemble=c.num_critics)
+        fields = {"observation": self.observation, "encoder": c.encoder, "encoder_width": c.encoder_width, **spec}
+        output = self.chunk_dim if output is None else output
+        return NETWORKS[kind or c.network](
+            Spec(inputs=inputs, output=output, hidden=tuple(hidden), horizon=c.horizon, **fields)
+        )
+
+    def base_policy(self, *inputs: int) -> Network:
+        """The network of the base policy over the observation, a chunk and further inputs, such as times."""
+        return self.net(self.config.base_hidden, self.chunk_dim, *inputs, kind=self.config.base_network)
+
+    def critics(self, *inputs: int, features_of: Network | None = None) -> Network:
+        """K value heads (`num_critics`) over the observation and further inputs, with layer norm.
+
+        features_of: the network whose features they take instead of an observation (`heads`).
+        """
+        c = self.config
+        spec = {"output": 1, "layer_norm": True, "ensemble": c.num_critics}
+        if features_of is not None:
+            return self.net(c.critic_hidden, features_of.width, *inputs, observation={}, **spec)
+        return self.net(c.critic_hidden, *inputs, **spec)
 
     # --- one update ----------------------------------------------------------------------------------------------
 
     def update(self, batch: Batch, noise: Noise, losses_of: Callable[..., tuple[Info, Info]] | None = None) -> Info:
         """One gradient step on the sum of the losses; members share no parameter, so no gradient crosses.
 
-        losses_of: a compiled form of `losses`.
+        losses_of: a compiled form of `objective`.
         """
-        losses, info = (losses_of or self.losses)(batch, noise)
+        losses, info = (losses_of or self.objective)(batch, noise)
         grads = self.gradients(losses)
         # The LPS release moves the target towards the critic from BEFORE the step, and so do we.
-        for target, source in self.targets.items():
+        for target, source in self.following.items():
             name = self.rates.get(target, "tau")
-            rate = self.shared.get(name, getattr(self, name))
+            rate = self.shared.get(name, getattr(self, name)) if target in self.targets else self.config.policy_tau
             move_targets(list(self.params[target].values()), list(self.params[source].values()), rate)
         self.adam.step(grads)
         return {name: value.detach() for name, value in (losses | info).items()}
+
+    def objective(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
+        """`losses`, for which each network encodes an observation once."""
+        s, s_next = Remembering(batch.observations), Remembering(batch.next_observations)
+        return self.losses(dataclasses.replace(batch, observations=s, next_observations=s_next), noise)
 
     def gradients(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
         """Gradient of the summed losses for `trained_tensors()`; zero where no loss reaches."""
@@ -211,6 +244,11 @@ class Agent(ABC):
         q = values(self.critic, batch.observations, batch.actions)
         loss, q = (q - y).square().mean((1, 2)), q.detach().mean(1)
         return loss, {"q_mean": q.mean(-1), "q_min": q.amin(-1), "q_max": q.amax(-1)}
+
+
+def acting_networks(agent: type[Agent] | Agent, config: Any) -> dict[str, str]:
+    """Network that acts -> the network that a policy takes its parameters from: its average, where there is one."""
+    return {name: f"average_{name}" if config.policy_tau else name for name in agent.acting}
 
 
 def values(critic: Bound, s: Observation, *inputs: Tensor) -> Tensor:

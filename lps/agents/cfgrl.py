@@ -48,14 +48,16 @@ class CFGRL(Agent):
     colour = "#E8D44D"
     Config = Config
     targets = {"target_critic": "critic"}
+    heads = {"value": "critic"}
 
     def networks(self) -> dict[str, Network]:
-        c, d = self.config, self.chunk_dim
+        d = self.chunk_dim
+        critic = self.critics(d)
         return {
-            "base": self.net(c.base_hidden, d, 1, 1),
-            "critic": self.critics(d),
+            "base": self.base_policy(1, 1),
+            "critic": critic,
             "target_critic": self.critics(d),
-            "value": self.critics(),
+            "value": self.critics(features_of=critic),
         }
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise, steering_loss, values
 from lps.agents.config import PER_MEMBER, AgentConfig, Aggregation, Count, Range, Rho, Widths
-from lps.agents.flows import flow_actions, flow_matching_loss
+from lps.agents.flows import flow_actions, flow_from, flow_matching_loss
 from lps.agents.latents import LatentDist, latent_noise, latent_size, project_latent
 from lps.data.batch import Batch
 from lps.members.streams import Stream
@@ -51,16 +51,18 @@ class DSRL(Agent):
     colour = "#E38B1E"
     Config = Config
     targets = {"target_critic": "critic"}
+    heads = {"noise_critic": "critic"}
     acting = ("base", "latent_actor")
     acts_with_noise = False
 
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
+        critic = self.critics(d)
         return {
-            "base": self.net(c.base_hidden, d, 1),
-            "critic": self.critics(d),
+            "base": self.base_policy(1),
+            "critic": critic,
             "target_critic": self.critics(d),
-            "noise_critic": self.critics(d),
+            "noise_critic": self.critics(d, features_of=critic),
             "latent_actor": self.net(c.latent_actor_hidden),
         }
 
@@ -74,20 +76,20 @@ class DSRL(Agent):
     def losses(self, batch: Batch, noise: Noise) -> tuple[dict[str, Tensor], Info]:
         c, s, x = self.config, batch.observations, batch.actions
 
-        # One flow for the actions at s', for the target, and for those of the distillation: half as many calls.
-        e_distill = latent_noise(noise["distill_e_normal"], c.latent_dist)
-        with torch.no_grad():
-            both = {name: torch.cat((batch.next_observations[name], array), 1) for name, array in s.items()}
-            latents = torch.cat((self._latent(batch.next_observations), e_distill), 1)
-            next_actions, a = self._flow(both, latents).chunk(2, 1)
-        critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
-
         e = latent_noise(noise["e_normal"], c.latent_dist)
         base_loss = flow_matching_loss(self.base, s, x, e, noise["t_uniform"])
 
+        # One flow for the actions at s', for the target, and for those of the distillation: half as many calls.
+        e = latent_noise(noise["distill_e_normal"], c.latent_dist)
+        with torch.no_grad():
+            features = torch.cat((self.base.encode(batch.next_observations), self.base.encode(s)), 1)
+            latents = torch.cat((self._latent(batch.next_observations), e), 1)
+            next_actions, a = flow_from(self.base, features, latents, c.flow_steps).chunk(2, 1)
+        critic_loss, info = self.td_loss(batch, next_actions, c.critic_agg)
+
         critic = self.critic.frozen if c.detach_distillation else self.critic
         q = values(critic, s, a).mean(1, keepdim=True)
-        distill_loss = (values(self.noise_critic, s, e_distill) - q).square().mean((1, 2))
+        distill_loss = (values(self.noise_critic, s, e) - q).square().mean((1, 2))
 
         z = self._latent(s)
         q_z = values(self.noise_critic.frozen, s, z).mean(1)
@@ -97,10 +99,7 @@ class DSRL(Agent):
         return losses | {"latent_loss": latent_loss}, info | {"latent_size": latent_size(z)}
 
     def act(self, observations: Observation, e: Tensor | None = None) -> Tensor:
-        return self._flow(observations, self._latent(observations))
+        return flow_actions(self.base, observations, self._latent(observations), self.config.flow_steps)
 
     def _latent(self, s: Observation) -> Tensor:
         return project_latent(self.latent_actor(s), self.config.latent_dist)
-
-    def _flow(self, s: Observation, e: Tensor) -> Tensor:
-        return flow_actions(self.base, s, e, self.config.flow_steps)

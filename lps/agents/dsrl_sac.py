@@ -64,16 +64,18 @@ class DSRLSAC(Agent):
     colour = "#8B1E3F"
     Config = Config
     targets = {"target_critic": "critic", "target_base": "base"}
+    heads = {"noise_critic": "critic"}
     acting = ("target_base", "latent_actor")
 
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
+        critic = self.critics(d)
         return {
-            "base": self.net(c.base_hidden, d, 1),
-            "target_base": self.net(c.base_hidden, d, 1),
-            "critic": self.critics(d),
+            "base": self.base_policy(1),
+            "target_base": self.base_policy(1),
+            "critic": critic,
             "target_critic": self.critics(d),
-            "noise_critic": self.critics(d),
+            "noise_critic": self.critics(d, features_of=critic),
             "latent_actor": self.net(c.latent_actor_hidden, output=2 * d),
             "log_temperature": Scalar(),
         }

@@ -34,7 +34,7 @@ class FlowBC(Agent):
     reward_free = True
 
     def networks(self) -> dict[str, Network]:
-        return {"base": self.net(self.config.base_hidden, self.chunk_dim, 1)}
+        return {"base": self.base_policy(1)}
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
         return {"t_uniform": stream.uniform(batch_size, 1), "e_normal": stream.normal(batch_size, self.chunk_dim)}

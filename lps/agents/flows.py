@@ -25,7 +25,12 @@ def flow_matching_loss(net: Bound, s: Observation, x: Tensor, e: Tensor, t: Tens
 
 def flow_actions(net: Bound, s: Observation, e: Tensor, flow_steps: int) -> Tensor:
     """(M, B, d) actions in [-1, 1]: `flow_steps` Euler steps from the latent e."""
-    features, x = net.encode(s, rows=e.shape[1]), e
+    return flow_from(net, net.encode(s, rows=e.shape[1]), e, flow_steps)
+
+
+def flow_from(net: Bound, features: Tensor, e: Tensor, flow_steps: int) -> Tensor:
+    """The same for encoded observations (M, B, *)."""
+    x = e
     for i in range(flow_steps):
         t = torch.full_like(x[..., :1], i / flow_steps)
         x = x + net.apply(features, x, t) / flow_steps

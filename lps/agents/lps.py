@@ -59,7 +59,7 @@ class LPS(Agent):
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
         return {
-            "base": self.net(c.base_hidden, d, 1, 1),
+            "base": self.base_policy(1, 1),
             "critic": self.critics(d),
             "target_critic": self.critics(d),
             "latent_actor": self.net(c.latent_actor_hidden),

@@ -36,7 +36,7 @@ class MeanFlowBC(Agent):
     reward_free = True
 
     def networks(self) -> dict[str, Network]:
-        return {"base": self.net(self.config.base_hidden, self.chunk_dim, 1, 1)}
+        return {"base": self.base_policy(1, 1)}
 
     def noise(self, stream: Stream, batch_size: int) -> dict[str, Tensor]:
         return {

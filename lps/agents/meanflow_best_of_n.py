@@ -56,8 +56,8 @@ class MeanFlowBestOfN(Agent):
     acting = ("base", "critic")
 
     def networks(self) -> dict[str, Network]:
-        c, d = self.config, self.chunk_dim
-        return {"base": self.net(c.base_hidden, d, 1, 1), "critic": self.critics(d), "target_critic": self.critics(d)}
+        d = self.chunk_dim
+        return {"base": self.base_policy(1, 1), "critic": self.critics(d), "target_critic": self.critics(d)}
 
     @property
     def noise_dim(self) -> int:

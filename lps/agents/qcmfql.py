@@ -54,7 +54,7 @@ class QCMFQL(Agent):
     def networks(self) -> dict[str, Network]:
         c, d = self.config, self.chunk_dim
         return {
-            "base": self.net(c.base_hidden, d, 1, 1),
+            "base": self.base_policy(1, 1),
             "critic": self.critics(d),
             "target_critic": self.critics(d),
             "actor": self.net(c.actor_hidden, d),

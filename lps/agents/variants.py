@@ -121,6 +121,7 @@ OLD_VALUES: Settings = {
     "meanflow_form": "noise_to_action",
     "execute": 0,
     "network": "mlp",
+    "policy_tau": 0.0,
     "weight_decay": 0.0,
     "warmup_steps": 0,
     "decay_steps": 0,
@@ -128,6 +129,11 @@ OLD_VALUES: Settings = {
     "actor_agg": "mean",
     "choice_agg": "mean",
     "rho": 0.5,
+    "base_network": "",
+    "encoder": "impala_small",
+    "encoder_width": 1.0,
+    "p_aug": 0.5,
+    "frame_stack": 1,
 }
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
 was, and keeps its id."""

@@ -1,4 +1,4 @@
-"""Evaluate the policy of a checkpoint and print one row per episode."""
+"""Evaluate the policy of a checkpoint or of a server and print one row per episode."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lps.commands.policies import add_policy_arguments, task_of
+from lps.commands.policies import ServedPolicy, add_policy_arguments, task_of
 from lps.errors import WORKERS, UserError, at_least
 from lps.files import csv_cell, local_path, replacing
 
 if TYPE_CHECKING:
     from lps.policy.policy import Policy
 
-HELP = "evaluate a checkpoint"
+HELP = "evaluate a checkpoint or a policy server"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +41,23 @@ def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
-    from lps.policy.file import load_policy
     from lps.runs.scores import describe_score
 
-    policy = load_policy(arguments.checkpoint)
-    run_id = policy.run.id
-    if arguments.set:
-        policy = _with_settings(policy, arguments.set)
+    policy: Policy | ServedPolicy
+    if arguments.checkpoint.startswith(("ws://", "wss://")):
+        from lps.policy.client import Client
+
+        if arguments.set or arguments.workers:
+            raise UserError(f"--set and --workers need a checkpoint, not {arguments.checkpoint}. Remove them")
+        policy = ServedPolicy(Client(arguments.checkpoint))
+        run_id = policy.run.id
+    else:
+        from lps.policy.file import load_policy
+
+        policy = load_policy(arguments.checkpoint)
+        run_id = policy.run.id
+        if arguments.set:
+            policy = _with_settings(policy, arguments.set)
     task = task_of(policy, arguments.task)
     out = local_path(arguments.out) if arguments.out is not None else None
     if out:

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lps.errors import UserError, at_least
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from lps.policy.client import Client
     from lps.policy.policy import Policy
     from lps.tasks.task import Task
+
+
+class ServedPolicy:
+    """The policy behind a server, as evaluation runs it (lps.evaluation.rollout.ChunkPolicy).
+
+    Attributes:
+        run, step, observation, action_dim, noise_dim: those of the server's policy (lps.policy.policy.Policy).
+    Raises:
+        UserError: for a server that does not say which run its policy is of.
+    """
+
+    def __init__(self, client: Client):
+        from lps.runs.run import Run
+        from lps.spaces import Space
+
+        about, self.client = client.metadata, client
+        try:
+            self.run, self.step, self.action_dim = Run.from_dict(about["settings"]), about["step"], about["action_dim"]
+            self.observation = {
+                name: Space(tuple(shape), dtype) for name, (shape, dtype) in about["observation"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{client.url} serves no policy of lps: {error!r}. Use the address of lps serve") from None
+        self.noise_dim = client.noise_dim
+
+    def act_batch(self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None) -> np.ndarray:
+        return self.client.act_batch(observations, noise)
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,13 +50,13 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="another task with the same observations and actions (default: the run's task)")
 
 
-def task_of(policy: Policy, name: str | None) -> Task:
+def task_of(policy: Policy | ServedPolicy, name: str | None) -> Task:
     """Return the task `name`, or the task that the policy was trained on. UserError if its sizes do not fit."""
-    from lps.spaces import describe
+    from lps.spaces import describe, stacked
     from lps.tasks.suites import get_task
 
     task = get_task(name or policy.run.task, policy.run.options if name is None else None)
-    if dict(task.observation) != policy.observation:
+    if stacked(task.observation, policy.frame_stack) != policy.observation:
         raise UserError(
             f"--task {task.name} has the observation {describe(task.observation)}; the policy was trained on "
             f"{policy.run.task} with {describe(policy.observation)}. Choose a task of the same group"

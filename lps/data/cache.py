@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import math
 import re
+import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,16 @@ def mapped(folder: Path, name: str) -> np.ndarray:
         raise UserError(
             f"the array {name} in {folder} is damaged: {reason(error)}. Remove the folder, then repeat the command"
         ) from error
+
+
+def check_room(path: Path, folder: Path, arrays: Iterable[tuple[tuple[int, ...], Any]]) -> None:
+    """UserError if arrays of these shapes and dtypes, which `path` is converted to, do not fit the disk of `folder`."""
+    needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"converting {path} needs {needed:,} bytes ({needed / 1e9:.1f} GB) in {folder.parent}, which has {free:,} "
+            f"({free / 1e9:.1f} GB) free. Free the disk, or move the file and use --data-dir"
+        )
 
 
 def create(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:

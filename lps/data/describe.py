@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lps.data.recordings import Recordings, is_image
+from lps.data.recordings import Recordings
 from lps.errors import UserError
 from lps.files import csv_cell, local_path, replacing
 
@@ -54,7 +54,7 @@ class Description(NamedTuple):
 def describe(recordings: Recordings, horizon: int) -> Description:
     """Read all columns but images of all episodes, and describe them.  UserError for damaged files."""
     roles, every = recordings.roles, range(len(recordings.lengths))
-    low = {name: space for name, space in recordings.columns.items() if not is_image(space)}
+    low = {name: space for name, space in recordings.columns.items() if not space.is_image}
     wanted = (*roles.state, *roles.action, roles.reward, roles.success, "timestamp")
     columns = {name: low[name] for name in wanted if name in low}
     found = list(recordings.read(every, columns))

@@ -23,7 +23,7 @@ import numpy as np
 
 from lps.data.frames import resized
 from lps.data.hdf5 import opened, spaces
-from lps.data.recordings import Recording, Recordings, Roles, is_image
+from lps.data.recordings import Recording, Recordings, Roles
 from lps.errors import UserError
 from lps.spaces import Space
 
@@ -137,6 +137,6 @@ def _columns(path: Path) -> tuple[dict[str, Space], int, str]:
 
 def _array(file: Any, name: str, space: Space) -> np.ndarray:
     rows = file[name][()]
-    if is_image(space):
+    if space.is_image:
         return resized(np.ascontiguousarray(rows[..., :3][..., ::-1]), space.shape[:2])
     return rows.reshape(len(rows), *space.shape)

@@ -10,6 +10,7 @@ import numpy as np
 
 from lps.data.scale import ActionScale
 from lps.errors import UserError
+from lps.spaces import Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,21 @@ class Dataset:
     def scale(self) -> ActionScale:
         """The units of actions."""
         return self.action_scale or ActionScale.identity(self.actions.shape[1])
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the observation arrays that are images."""
+        return tuple(n for n, a in self.observations.items() if Space(a.shape[1:], str(a.dtype)).is_image)
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of all images."""
+        return sum(self.observations[name].nbytes for name in self.images)
+
+    def first_rows(self) -> np.ndarray:
+        """Return the first row of the episode of each row, (N,) int64."""
+        begins = np.concatenate([[True], self.terminals[:-1]])
+        return np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
 
     def starts(self, horizon: int) -> np.ndarray:
         """Return all rows i, in order, for which rows i to i + horizon are of one episode, (n,) int64: the starts of

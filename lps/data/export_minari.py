@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lps.data.export_lerobot import column_names
-from lps.data.recordings import Recordings, is_image
+from lps.data.recordings import Recordings
 from lps.errors import UserError
 from lps.files import replacing
 from lps.spaces import Space
@@ -76,11 +76,11 @@ def export(recordings: Recordings, folder: Path) -> None:
 
 
 def _dtype(space: Space) -> str:
-    return "uint8" if is_image(space) else "float32"
+    return "uint8" if space.is_image else "float32"
 
 
 def _box(space: Space) -> dict[str, Any]:
     """A gymnasium Box as Minari stores it."""
-    low, high = (0, 255) if is_image(space) else (-np.inf, np.inf)
+    low, high = (0, 255) if space.is_image else (-np.inf, np.inf)
     bound = {key: np.full(space.shape, value).tolist() for key, value in (("low", low), ("high", high))}
     return {"type": "Box", "dtype": _dtype(space), "shape": list(space.shape), **bound}

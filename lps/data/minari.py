@@ -21,7 +21,7 @@ from lps.data.episodes import Dataset
 from lps.data.frames import resized
 from lps.data.hdf5 import opened
 from lps.data.readers import Episode, Needs, load
-from lps.data.recordings import Recording, Recordings, Roles, is_image
+from lps.data.recordings import Recording, Recordings, Roles
 from lps.errors import UserError
 from lps.spaces import Space
 
@@ -54,7 +54,7 @@ def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
         first = first or _columns(group)
         lengths.append(_rows(group["observations"]) - 1)
     columns = {name: Space(rows.shape[1:] or (1,), str(rows.dtype)) for name, rows in first.items()}
-    cameras = tuple(name for name, space in columns.items() if is_image(space))
+    cameras = tuple(name for name, space in columns.items() if space.is_image)
     state = tuple(name for name in columns if name.startswith("observations") and name not in cameras)
     roles = Roles(state, cameras, ("actions",), "rewards", "terminations")
     return MinariRecordings("Minari", path, columns, lengths, roles, last_observation=True)
@@ -70,7 +70,7 @@ class MinariRecordings(Recordings):
             arrays = {name: found[name].reshape(len(found[name]), *self.columns[name].shape) for name in columns}
             yield Recording(
                 {
-                    name: resized(rows, columns[name].shape[:2]) if is_image(columns[name]) else rows
+                    name: resized(rows, columns[name].shape[:2]) if columns[name].is_image else rows
                     for name, rows in arrays.items()
                 }
             )

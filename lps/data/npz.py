@@ -33,7 +33,7 @@ import numpy as np
 from lps.data.episodes import Dataset
 from lps.data.frames import resized
 from lps.data.readers import Episode, Needs, check_ends, check_finite, load
-from lps.data.recordings import Recording, Recordings, Roles, is_image
+from lps.data.recordings import Recording, Recordings, Roles
 from lps.errors import UserError
 from lps.spaces import Space
 
@@ -183,7 +183,7 @@ def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
         stops = np.flatnonzero(ends) + 1
         places += [(file, start, stop) for start, stop in zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)]
     observations = [name for name in spaces if re.match(r"observations($|[/.])", name)]
-    cameras = tuple(name for name in observations if is_image(spaces[name]))
+    cameras = tuple(name for name in observations if spaces[name].is_image)
     state = tuple(name for name in observations if name not in cameras)
     rewards = [name for name in spaces if re.match(r"rewards($|[/.])", name)]
     return NpzRecordings(
@@ -223,7 +223,7 @@ class NpzRecordings(Recordings):
                 seen = name in (*self.roles.state, *self.roles.cameras)
                 rows = arrays[name][start : stop if seen else start + self.lengths[number]]
                 rows = rows.reshape(len(rows), *self.columns[name].shape)
-                found[name] = resized(rows, space.shape[:2]) if is_image(space) else rows
+                found[name] = resized(rows, space.shape[:2]) if space.is_image else rows
             success = self.roles.success
             yield Recording(found, bool(found[success].any()) if success in found else None)
 

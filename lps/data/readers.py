@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from lps.data.cache import cached, create, mapped
+from lps.data.cache import cached, check_room, create, mapped
 from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
@@ -115,10 +115,9 @@ def _write(path: Path, folder: Path, needs: Needs, read: Reader) -> None:
     first = next(episodes)
     np.save(folder / "tasks.npy", list(first.rewards))
     scale = ActionScale.of_bounds(needs.low, needs.high)
-    observations = {
-        name: create(folder, f"observations.{name}", (rows, *shape), dtype)
-        for name, (shape, dtype) in needs.observations.items()
-    }
+    shapes = {name: ((rows, *shape), dtype) for name, (shape, dtype) in needs.observations.items()}
+    check_room(path, folder, shapes.values())
+    observations = {name: create(folder, f"observations.{name}", *array) for name, array in shapes.items()}
     actions = create(folder, "actions", (rows, len(needs.low)), np.float32)
     terminals = create(folder, "terminals", (rows,), np.bool_)
     rewards = create(folder, "rewards", (len(first.rewards), rows), np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 from lps.data.cache import cached, mapped
 from lps.data.episodes import Dataset
 from lps.data.readers import Episode, Needs, load
-from lps.data.recordings import Recording, Recordings, is_image, open_recordings
+from lps.data.recordings import Recording, Recordings, open_recordings
 from lps.errors import UserError
 from lps.spaces import Space
 
@@ -186,8 +186,8 @@ def _episodes(recordings: Recordings, recipe: Recipe, rule: RewardRule, order: S
         steps = len(actions)
         observations = {}
         for name, (names, space) in recipe.observations.items():
-            rows = recording.columns[names[0]] if is_image(space) else _joined([recording.columns[n] for n in names])
-            observations[name] = rows if is_image(space) else rows.astype(space.dtype)
+            rows = recording.columns[names[0]] if space.is_image else _joined([recording.columns[n] for n in names])
+            observations[name] = rows if space.is_image else rows.astype(space.dtype)
         if not recordings.last_observation and not masks[-1]:  # nothing comes after: any observation will do
             observations = {name: np.concatenate([rows, rows[-1:]]) for name, rows in observations.items()}
         elif not recordings.last_observation:
@@ -223,7 +223,7 @@ def _of_rule(rule: RewardRule) -> tuple[str, ...]:
 def _observed(recipe: Recipe, recordings: Recordings) -> dict[str, Space]:
     """The columns of the observations, images in the size of the task."""
     return {
-        column: space if is_image(space) else recordings.columns[column]
+        column: space if space.is_image else recordings.columns[column]
         for columns, space in recipe.observations.values()
         for column in columns
     }
@@ -234,7 +234,7 @@ def _check(recipe: Recipe, recordings: Recordings) -> None:
     for name, (columns, space) in recipe.observations.items():
         where = f"observation.{name}"
         recordings.check({column: recordings.columns.get(column, space) for column in columns}, where)
-        if is_image(space):
+        if space.is_image:
             recordings.check({columns[0]: space}, where)
         else:
             _check_size(recordings, columns, space.shape[0], where)

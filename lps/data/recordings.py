@@ -78,17 +78,12 @@ class Recordings(ABC):
         check_known(columns, self.columns, f"column of {self.path} ({where})")
         for name, space in columns.items():
             found = self.columns[name]
-            image = is_image(found) and is_image(space) and found.shape[2] == space.shape[2]
+            image = found.is_image and space.is_image and found.shape[2] == space.shape[2]
             if found.shape != space.shape and not image:
                 raise UserError(
                     f"{where}: the column {name!r} of {self.path} has shape {found.shape}, not {space.shape}. "
                     "Write the shape of the column"
                 )
-
-
-def is_image(space: Space) -> bool:
-    """Whether a space is that of an image: uint8 (height, width, channels)."""
-    return space.dtype == "uint8" and len(space.shape) == 3
 
 
 def open_recordings(path: Path, options: Mapping[str, Any] | None = None) -> Recordings:
@@ -155,7 +150,7 @@ class InMemory(Recordings):
         for number in episodes:
             recording = self.episodes[number]
             chosen = {
-                name: resized(recording.columns[name], space.shape[:2]) if is_image(space) else recording.columns[name]
+                name: resized(recording.columns[name], space.shape[:2]) if space.is_image else recording.columns[name]
                 for name, space in columns.items()
             }
             yield recording._replace(columns=chosen)
@@ -186,7 +181,7 @@ def of_dataset(dataset: Dataset, path: Path, rate: float | None = None, task: in
                 }
             )
         )
-    cameras = tuple(name for name in named if is_image(columns[name]))
+    cameras = tuple(name for name in named if columns[name].is_image)
     state = tuple(name for name in named if name not in cameras)
     roles = Roles(state, cameras, ("action",), "next.reward", "next.done")
     lengths = [len(episode.columns["action"]) for episode in episodes]
@@ -195,5 +190,5 @@ def of_dataset(dataset: Dataset, path: Path, rate: float | None = None, task: in
 
 def _canonical(name: str, array: np.ndarray) -> str:
     """LeRobot's name of an array of an observation."""
-    image = is_image(Space(array.shape[1:], str(array.dtype)))
+    image = Space(array.shape[1:], str(array.dtype)).is_image
     return f"observation.images.{name}" if image else f"observation.{name}"

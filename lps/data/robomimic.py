@@ -16,7 +16,7 @@ import numpy as np
 
 from lps.data.frames import resized
 from lps.data.hdf5 import opened, spaces
-from lps.data.recordings import Recording, Recordings, Roles, is_image
+from lps.data.recordings import Recording, Recordings, Roles
 from lps.errors import UserError, suggest
 from lps.spaces import Space
 
@@ -59,7 +59,7 @@ def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
         lengths=lengths,
         roles=Roles(
             state=tuple(name for name in STATE if name in columns),
-            cameras=tuple(name for name, space in columns.items() if is_image(space)),
+            cameras=tuple(name for name, space in columns.items() if space.is_image),
             action=("actions",),
             reward="rewards" if "rewards" in columns else "",
             done="dones" if "dones" in columns else "",
@@ -86,7 +86,7 @@ class Robomimic(Recordings):
         rows = demo[name][()]
         if self.last_observation and name.startswith("obs/"):
             rows = np.concatenate([rows, demo[f"next_{name}"][-1:]])
-        return resized(rows, space.shape[:2]) if is_image(space) else rows
+        return resized(rows, space.shape[:2]) if space.is_image else rows
 
 
 def _number(demo: str) -> int:

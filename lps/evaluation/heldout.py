@@ -45,28 +45,19 @@ class HeldOut:
 
     Args:
         dataset: the held-out episodes.
-        tasks, discounts, seeds: of each member.
-        horizon: actions of a chunk.
-        device: where the agent is.
+        batches: the same for the members of the pack.
+        discounts: discount per environment step of each member.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        tasks: Sequence[str],
-        discounts: Sequence[float],
-        seeds: Sequence[int],
-        horizon: int,
-        device: str | torch.device = "cpu",
-    ):
-        self.batches = Batches(dataset, tasks, discounts, horizon, device)
-        starts = dataset.starts(horizon)
-        picked = starts[np.linspace(0, len(starts) - 1, min(len(starts), MOST)).astype(int)]
-        self.starts = torch.from_numpy(picked).to(device).expand(len(tasks), -1)
-        self.seeds = torch.tensor(list(seeds), dtype=torch.int64, device=device)
-        rows = [dataset.tasks.index(task) for task in tasks]
+    def __init__(self, dataset: Dataset, batches: Batches, discounts: Sequence[float]):
+        self.batches = batches
+        picked = np.linspace(0, len(batches.starts) - 1, min(len(batches.starts), MOST)).astype(int)
+        starts = batches.starts[torch.from_numpy(picked).to(batches.device)]
+        self.starts = starts.expand(len(discounts), -1)
+        rows = batches.task.flatten().tolist()
         returns = [returns_to_go(dataset, row, discount) for row, discount in zip(rows, discounts, strict=True)]
-        self.returns = torch.from_numpy(np.stack(returns)[:, picked]).to(device)
+        self.returns = torch.from_numpy(np.stack(returns)).to(batches.device).gather(1, self.starts)
+        self.seeds = torch.tensor(batches.seeds, dtype=torch.int64, device=batches.device)
 
     @torch.no_grad()
     def __call__(self, agent: Agent) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lps.errors import UserError
 from lps.runs.record import Episode
-from lps.spaces import as_observation
+from lps.spaces import FrameStack, as_observation
 from lps.tasks.suites import get_suite, make_env
 from lps.tasks.task import Task
 
@@ -31,7 +31,8 @@ EPISODES_PER_QUERY = 4
 
 
 class ChunkPolicy(Protocol):
-    """A policy that evaluation can run.  The actions of a row must not depend on the other rows."""
+    """A policy that evaluation can run.  The actions of a row must not depend on the other rows.  With an attribute
+    `frame_stack` above 1 it gets images of that many frames (lps.spaces.FrameStack)."""
 
     @property
     def noise_dim(self) -> int:
@@ -64,15 +65,15 @@ def evaluate(
     episodes: Sequence[int] | int = 50,
     progress: Callable[[Episode], None] | None = None,
     frames: Callable[[np.ndarray], None] | None = None,
-    observations: Callable[[int, Mapping[str, np.ndarray]], None] | None = None,
+    observations: Callable[[int, Mapping[str, np.ndarray], "gymnasium.Env"], None] | None = None,
 ) -> list[Episode]:
     """Run the given episodes (a number n stands for 0 .. n-1) and return them in this order.
 
     The policy is queried once per chunk, for up to EPISODES_PER_QUERY episodes at once. All actions of a chunk are
     executed before the next query, unless the episode ends. `progress` is called with every finished episode, `frames`
     with the picture (height, width, 3) uint8 after the reset and after every step, episode after episode.
-    `observations` is called at the same moments with the number of the episode and the arrays of its observation by
-    name. Raises ValueError if the policy does not return finite (h, action_dim) actions.
+    `observations` is called at the same moments with the number of the episode, the arrays of its observation by name,
+    and its environment. Raises ValueError if the policy does not return finite (h, action_dim) actions.
     """
     wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
     waiting = collections.deque(wanted)
@@ -83,9 +84,11 @@ def evaluate(
         waves = len(wanted) if frames else math.ceil(len(wanted) / EPISODES_PER_QUERY)
         together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
         free = [stack.enter_context(_environment(task, frames is not None)) for _ in range(together)]
+        frame_stack = getattr(policy, "frame_stack", 1)
         while waiting or running:
             while waiting and free:
-                running.append(_Rollout(free.pop(), task, seed, step, waiting.popleft(), frames, observations))
+                images = FrameStack(task.observation, frame_stack)
+                running.append(_Rollout(free.pop(), task, images, seed, step, waiting.popleft(), frames, observations))
             for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
                 rollout.play(chunk)
                 if rollout.over:
@@ -117,13 +120,14 @@ class _Rollout:
         self,
         env: "gymnasium.Env",
         task: Task,
+        stack: FrameStack,
         seed: int,
         step: int,
         episode: int,
         frames: Callable[[np.ndarray], None] | None,
-        observations: Callable[[int, Mapping[str, np.ndarray]], None] | None,
+        observations: Callable[[int, Mapping[str, np.ndarray], "gymnasium.Env"], None] | None,
     ):
-        self.env, self.task, self.episode = env, task, episode
+        self.env, self.task, self.stack, self.episode = env, task, stack, episode
         self.frames, self.observations = frames, observations
         self.env_seed = environment_seed(seed, step, episode)
         self.noise = noise_stream(seed, step, episode)
@@ -157,11 +161,12 @@ class _Rollout:
 
     def _see(self, observation: Any) -> None:
         source = f"the observation of {self.task.name}"
-        self.observation = as_observation(observation, self.task.observation, source)
+        seen = as_observation(observation, self.task.observation, source)
+        self.observation = self.stack(seen)
         if self.frames:
             self.frames(np.asarray(self.env.render()))
         if self.observations:
-            self.observations(self.episode, self.observation)
+            self.observations(self.episode, seen, self.env)
 
 
 _env_cache: list[tuple[Any, "gymnasium.Env"]] = []

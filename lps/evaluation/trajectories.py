@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -94,8 +95,11 @@ def _play(
     positions = np.full((episodes, task.max_episode_steps + 1, 2), np.nan, np.float32)
     length = [0] * episodes
 
-    def note(episode: int, observation: Mapping[str, np.ndarray]) -> None:
-        positions[episode, length[episode]] = observation["state"][:2]
+    suite: Any = get_suite(task.suite)
+
+    def note(episode: int, observation: Mapping[str, np.ndarray], env: gymnasium.Env) -> None:
+        state = observation.get("state")
+        positions[episode, length[episode]] = (suite.position(env) if state is None else state)[:2]
         length[episode] += 1
 
     rows = evaluate(

@@ -24,6 +24,7 @@ from lps.errors import UserError
 from lps.evaluation.rollout import ChunkPolicy, evaluate
 from lps.files import local_path, replacing
 from lps.runs.record import Episode
+from lps.tasks.rendering import use_renderer
 from lps.tasks.task import Task
 
 _FRAME, _EPISODE = "frame\n", "episode\n"  # what the process that renders prints after each
@@ -81,39 +82,26 @@ def record(
         raise UserError(f"cannot write the video {path}: {error.strerror or error}. Choose another file") from error
 
 
-def backends() -> list[str]:
-    """The values of MUJOCO_GL worth trying on this machine, best first."""
-    if os.environ.get("MUJOCO_GL"):
-        return [os.environ["MUJOCO_GL"]]
-    if sys.platform != "linux":
-        return [""]  # there is always a display
-    return ["egl", "osmesa", *(["glfw"] if os.environ.get("DISPLAY") else [])]
-
-
 def _in_own_process(job: dict[str, Any], progress: Callable[[int, int], None] | None) -> list[list[Episode]]:
-    """Films with the first backend that can render."""
-    failures = []
+    """Films in a process that imports MuJoCo anew, with a renderer that works."""
+    use_renderer()
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "job"), Path(folder, "result")
         source.write_bytes(pickle.dumps(job))
-        for backend in backends():
-            last_words = _run_film_job(backend, source, result, progress)
-            if result.exists():
-                outcome = pickle.loads(result.read_bytes())
-                if isinstance(outcome, Exception):
-                    raise outcome
-                return outcome
-            failures.append(f"{backend or 'the default'}: {last_words}")
-    raise UserError(
-        f"cannot render on this machine ({'; '.join(failures)}). Without a display MuJoCo needs EGL, which comes with "
-        "the driver of a GPU and libegl1, or OSMesa: apt-get install libosmesa6"
-    )
+        last_words = _run_film_job(source, result, progress)
+        if not result.exists():
+            raise UserError(
+                f"the process that renders died ({last_words}). Set MUJOCO_GL=osmesa to render without a GPU"
+            )
+        outcome = pickle.loads(result.read_bytes())
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _run_film_job(backend: str, source: Path, result: Path, progress: Callable[[int, int], None] | None) -> str:
+def _run_film_job(source: Path, result: Path, progress: Callable[[int, int], None] | None) -> str:
     """Waits for `_film_job` in a new process, and returns the last line on its stderr."""
-    environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("PYOPENGL_PLATFORM", None)  # follows MUJOCO_GL; dm_control may have set it for this process
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     code = "import sys, lps.evaluation.video; lps.evaluation.video._film_job(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(source), str(result)]
     with (
@@ -138,30 +126,12 @@ def _run_film_job(backend: str, source: Path, result: Path, progress: Callable[[
 
 
 def _film_job(source: str, result: str) -> None:
-    """The process that renders: reads a pickled job, and leaves a pickled list of episodes or an exception. Where
-    rendering does not work at all it leaves nothing, and its last line on stderr says why."""
-    try:
-        _try_rendering()
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr, flush=True)
-        os._exit(1)  # what a half-made renderer says when it is taken apart helps nobody
+    """The process that renders: reads a pickled job, and leaves a pickled list of episodes or an exception."""
     try:
         outcome: Any = _film(**pickle.loads(Path(source).read_bytes()))
     except Exception as error:
         outcome = error
     Path(result).write_bytes(pickle.dumps(outcome))
-
-
-def _try_rendering() -> None:
-    mujoco: Any = importlib.import_module("mujoco")  # untyped
-    world = "<mujoco><worldbody><light pos='0 0 1'/><geom size='.1' rgba='1 0 0 1'/></worldbody></mujoco>"
-    model = mujoco.MjModel.from_xml_string(world)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    with mujoco.Renderer(model, 16, 16) as renderer:
-        renderer.update_scene(data)
-        if not renderer.render().any():
-            raise RuntimeError("the pictures are black")
 
 
 def _film(film: str, actors: Sequence[Actor], task: Task, episodes: int, fps: int) -> list[list[Episode]]:

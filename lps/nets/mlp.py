@@ -6,14 +6,14 @@ the same code.  An ensemble of critics is one more leading axis.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lps.cpu import gelu
 from lps.members.streams import Stream
+from lps.nets.encoder import ObservationEncoder
+from lps.nets.layers import affine, glorot, product
 from lps.nets.network import Observation, Params, Spec
 
 LAYER_NORM_EPS = 1e-6
@@ -29,15 +29,24 @@ class MLP:
         sizes: input, hidden and output widths.
         layer_norm: normalise every hidden layer after its activation.
         ensemble: K networks side by side over the same input, or None for a single one.
+        encoder: the part that sees the observation; its features come first in the input.  One for all K networks.
     """
 
-    def __init__(self, *sizes: int, layer_norm: bool = False, ensemble: int | None = None):
+    def __init__(
+        self,
+        *sizes: int,
+        layer_norm: bool = False,
+        ensemble: int | None = None,
+        encoder: ObservationEncoder | None = None,
+    ):
         self.sizes = sizes
+        self.encoder = encoder or ObservationEncoder({})
+        self.width = self.encoder.width
         self.layer_norm = layer_norm
         self.ensemble = ensemble
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter, without the member axis."""
+        """Shape of every parameter but the encoder's, without the member axis."""
         lead = () if self.ensemble is None else (self.ensemble,)
         shapes: dict[str, tuple[int, ...]] = {}
         for i, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
@@ -50,22 +59,17 @@ class MLP:
 
     def init(self, stream: Stream) -> Params:
         """Fresh parameters, each (M, ...): kernels variance_scaling(1, fan_avg, uniform), biases 0, scales 1."""
-        params: Params = {}
+        params = self.encoder.init(stream)
         for name, shape in self.shapes().items():
             if name.startswith("kernel"):
-                bound = (6.0 / (shape[-2] + shape[-1])) ** 0.5
-                params[name] = (stream.uniform(*shape) * 2.0 - 1.0) * bound
+                params[name] = glorot(stream, shape, *shape[-2:])
             else:
                 value = 1.0 if name.startswith("scale") else 0.0
                 params[name] = torch.full((stream.members, *shape), value, device=stream.device)
         return params
 
     def encode(self, params: Params, observation: Observation) -> Tensor:
-        """(M, B, width): the arrays of the observation, flattened and joined.  uint8 is scaled to [0, 1]."""
-        parts = [a.float() / 255.0 if a.dtype == torch.uint8 else a.float() for a in observation.values()]
-        if len(parts) == 1 and parts[0].dim() == 3:
-            return parts[0]
-        return torch.cat([part.flatten(2) for part in parts], dim=-1)
+        return self.encoder(params, observation)
 
     def __call__(self, params: Params, features: Tensor, *inputs: Tensor) -> Tensor:
         """(M, B, out), or (M, K, B, out) for an ensemble, from features and inputs (M, B, *) joined in this order."""
@@ -117,29 +121,8 @@ class MLP:
         return vector.view(-1, 1, vector.shape[-1])
 
 
-def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x @ matrix for each member, (M, B, n) by (M, n, m), in the form that is fastest on a GPU.
-
-    Tensor cores take widths in multiples of 8, and zeros change no sum.  A single output is a weighted sum, which the
-    compiler joins to the operation before it.
-    """
-    fan_in, fan_out = matrix.shape[1:]
-    if fan_out == 1:
-        return (x * matrix.mT).sum(-1, keepdim=True)
-    more_in, more_out = -fan_in % 8, -fan_out % 8
-    if more_in or more_out:
-        x, matrix = F.pad(x, (0, more_in)), F.pad(matrix, (0, more_out, 0, more_in))
-    return torch.bmm(x, matrix)[..., :fan_out]
-
-
-def affine(x: Tensor, matrix: Tensor, row: Tensor) -> Tensor:
-    """x @ matrix + row for each member; row (M, 1, m)."""
-    if x.device.type != "cuda":
-        return torch.baddbmm(row, x, matrix)
-    return product(x, matrix) + row  # apart, the compiler joins the sum to the activation
-
-
 def mlp(spec: Spec) -> MLP:
     """Build the perceptron of a spec."""
-    width = sum(math.prod(space.shape) for space in spec.observation.values()) + sum(spec.inputs)
-    return MLP(width, *spec.hidden, spec.output, layer_norm=spec.layer_norm, ensemble=spec.ensemble)
+    encoder = ObservationEncoder(spec.observation, spec.encoder, spec.encoder_width)
+    sizes = encoder.width + sum(spec.inputs), *spec.hidden, spec.output
+    return MLP(*sizes, layer_norm=spec.layer_norm, ensemble=spec.ensemble, encoder=encoder)

@@ -7,7 +7,7 @@ passed in, so that the same network is applied with trained, frozen or target pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Spec(NamedTuple):
     """The arguments that a network is built from."""
 
     observation: Mapping[str, Space]
+    """Empty where the features of another network are the first of the inputs."""
     inputs: tuple[int, ...]
     """Widths of the inputs beside the observation: an action chunk, times."""
     output: int
@@ -33,10 +34,16 @@ class Spec(NamedTuple):
     layer_norm: bool = False
     ensemble: int | None = None
     """K networks over the same input, or None for a single one."""
+    encoder: str = "impala_small"
+    """Kind of the encoder of images, and a factor on its widths."""
+    encoder_width: float = 1.0
 
 
 class Network(Protocol):
     """A kind of network.  `NETWORKS[kind](spec)` builds one."""
+
+    width: int
+    """Features of an observation."""
 
     def init(self, stream: Stream) -> Params:
         """Fresh parameters, each (M, ...)."""
@@ -73,18 +80,41 @@ def jvp(
     return net(params, features, *inputs), df.detach()
 
 
-class Bound:
-    """A network together with its parameters."""
+class Remembering(dict[str, Tensor]):
+    """An observation that keeps its features by network: each network encodes it once in an update, which matters for
+    images.  For as long as no parameter changes."""
 
-    def __init__(self, net: Network, params: Params):
-        self.net, self.params = net, params
+    def __init__(self, observation: Observation):
+        super().__init__(observation)
+        self.features: dict[Any, Tensor] = {}
+
+
+class Bound:
+    """A network together with its parameters.
+
+    Args:
+        encoder: another bound network, if the features are those of that network.
+        constant: whether the parameters get no gradient.
+    """
+
+    def __init__(self, net: Network, params: Params, encoder: Bound | None = None, constant: bool = False):
+        self.net, self.params, self.encoder, self.constant = net, params, encoder, constant
 
     def encode(self, observation: Observation, rows: int | None = None) -> Tensor:
         """Features (M, B, *); with `rows` (M, rows, *), each of the B observations rows / B times in a row."""
-        features = self.net.encode(self.params, observation)
+        features = (self.encoder or self)._features(observation)
         if rows is None or rows == features.shape[1]:
             return features
         return features.repeat_interleave(rows // features.shape[1], dim=1)
+
+    def _features(self, observation: Observation) -> Tensor:
+        if not isinstance(observation, Remembering):
+            return self.net.encode(self.params, observation)
+        known = observation.features
+        trains = torch.is_grad_enabled() and not self.constant
+        if self.net not in known or (trains and not known[self.net].requires_grad):
+            known[self.net] = self.net.encode(self.params, observation)
+        return known[self.net] if trains else known[self.net].detach()
 
     def apply(self, features: Tensor, *inputs: Tensor) -> Tensor:
         """The output for encoded observations."""
@@ -102,4 +132,5 @@ class Bound:
     @property
     def frozen(self) -> Bound:
         """The same network with constant parameters: gradients pass through it and do not reach it."""
-        return Bound(self.net, {name: value.detach() for name, value in self.params.items()})
+        params = {name: value.detach() for name, value in self.params.items()}
+        return Bound(self.net, params, self.encoder and self.encoder.frozen, constant=True)

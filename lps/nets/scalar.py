@@ -12,6 +12,8 @@ from lps.nets.network import Observation, Params, jvp
 class Scalar:
     """A network without inputs: a number per member (M,), 0 before training."""
 
+    width = 0
+
     def init(self, stream: Stream) -> Params:
         return {"value": torch.zeros(stream.members, 1, device=stream.device)}
 

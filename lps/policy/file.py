@@ -17,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from lps.agents import AGENTS
+from lps.agents.base import acting_networks
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.files import local_path, read_file, replacing
@@ -29,8 +30,10 @@ FORMAT, VERSION = "lps policy", 1
 
 def policy_of(checkpoint: Checkpoint, **provenance: Any) -> Policy:
     """Return the policy of a stored run.  provenance: further facts for its metadata."""
-    acting = AGENTS[checkpoint.run.agent].acting
-    params = {net: {name: value[None] for name, value in checkpoint.params[net].items()} for net in acting}
+    sources = acting_networks(AGENTS[checkpoint.run.agent], checkpoint.run.config)
+    params = {
+        net: {name: value[None] for name, value in checkpoint.params[source].items()} for net, source in sources.items()
+    }
     facts = {"dataset_fingerprint": checkpoint.fingerprint, **provenance}
     return Policy(checkpoint.run, checkpoint.step, checkpoint.observation, checkpoint.scale, params, facts)
 

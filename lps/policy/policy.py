@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lps.agents import AGENTS
-from lps.agents.base import Agent
+from lps.agents.base import Agent, acting_networks
 from lps.data.scale import ActionScale
 from lps.members.streams import Stream
 from lps.nets.network import Params
@@ -29,7 +29,8 @@ class Policy:
 
     Attributes:
         run: the run it belongs to; step: the number of updates it has seen.
-        observation: spaces of the arrays of an observation, by name.
+        observation: spaces of the arrays of an observation, by name; images have the channels of `frame_stack` frames.
+        frame_stack: frames of an image that are stacked along its channels (lps.spaces.FrameStack).
         scale: units of actions.
         horizon: h, actions of a chunk; execute: k, those to execute open loop before the next query.
         noise_dim: length of the standard normal draw of one decision; 0 where a latent actor decides.
@@ -51,6 +52,7 @@ class Policy:
         self.action_dim = len(scale.scale)
         self._agent = AGENTS[run.agent].for_acting(run.config, observation, self.action_dim, params)
         self.horizon: int = self._agent.config.horizon
+        self.frame_stack: int = self._agent.config.frame_stack
         self.execute: int = self._agent.config.execute or self.horizon
         self.noise_dim = self._agent.noise_dim
         self.reset()
@@ -62,7 +64,10 @@ class Policy:
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[member : member + 1].detach().to("cpu", copy=True)
 
-        params = {net: {name: copy(value) for name, value in agent.params[net].items()} for net in agent.acting}
+        params = {
+            net: {name: copy(value) for name, value in agent.params[source].items()}
+            for net, source in acting_networks(agent, agent.config).items()
+        }
         return cls(run, step, agent.observation, scale or ActionScale.identity(agent.action_dim), params)
 
     @property
@@ -84,6 +89,7 @@ class Policy:
             "action_high": (self.scale.offset + self.scale.scale).tolist(),
             "horizon": self.horizon,
             "execute": self.execute,
+            "frame_stack": self.frame_stack,
             **self.provenance,
         }
 
@@ -115,13 +121,16 @@ class Policy:
             e = None
             if self.noise_dim:
                 if noise is None:
-                    seed = torch.tensor([self.run.seed])
-                    e = Stream(seed, self._queries, "policy").normal(1, self.noise_dim).to(self._agent.device)
+                    noise = self.draw(self._queries)
                     self._queries += 1
-                else:
-                    e = torch.tensor(noise, dtype=torch.float32, device=self._agent.device).view(1, 1, self.noise_dim)
+                e = torch.tensor(noise, dtype=torch.float32, device=self._agent.device).view(1, 1, self.noise_dim)
             chunks = self._agent.act(s, e)
         return self._actions(chunks)[0, : self.execute]
+
+    def draw(self, query: int, seed: int | None = None) -> np.ndarray:
+        """Return the noise (noise_dim,) float32 of query number `query` after a `reset`.  seed: default, the run's."""
+        stream = Stream(torch.tensor([self.run.seed if seed is None else seed]), query, "policy")
+        return stream.normal(1, self.noise_dim)[0, 0].numpy()
 
     def act_batch(self, observations: Any, noise: np.ndarray | None) -> np.ndarray:
         """Return (B, k, act) float32: the actions of `act` for each of B observations, arrays (B, *shape), up to

@@ -222,7 +222,7 @@ def blank_networks(
         agent = kind.for_acting(run.config, observation, action_dim, {kind.acting[0]: {"": torch.empty(1)}})
         names = kind.acting if acting else tuple(agent.nets)
         blank = _Blank(room)
-        return agent, {name: agent.nets[agent.targets.get(name, name)].init(blank) for name in names}
+        return agent, {name: agent.nets[agent.following.get(name, name)].init(blank) for name in names}
     except Exception as problem:  # hyperparameters of another agent fail in many ways
         raise ValueError(f"its networks cannot be made ({problem})") from problem
 
@@ -241,7 +241,7 @@ def check_tensors(
     expected = {f"{net}/{name}": value for net in shapes for name, value in shapes[net].items()}
     _check({f"{net}/{name}": value for net in params for name, value in params[net].items()}, expected, finite=True)
     if moments is not None:
-        trained = [value for net in shapes if net not in agent.targets for value in shapes[net].values()]
+        trained = [value for net in shapes if net not in agent.following for value in shapes[net].values()]
         for moment in moments:
             _check(_numbered(moment), _numbered(trained), finite=False)
 

@@ -17,7 +17,10 @@ from lps.agents import AGENTS
 from lps.agents.config import Range, field_types, marks
 from lps.agents.variants import resolve
 from lps.errors import UserError, suggest
-from lps.nets import NETWORKS
+from lps.nets import ENCODERS, NETWORKS
+
+TABLES = {"network": NETWORKS, "base_network": NETWORKS, "encoder": ENCODERS}
+"""Hyperparameters that name an entry of a table."""
 
 
 def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
@@ -41,7 +44,7 @@ def make_config(agent: str, hyperparameters: Mapping[str, Any]) -> Any:
 def _checked(agent: str, name: str, hint: Any, value: Any) -> Any:
     """`value` as the type of its field.  Widths may come as a list or as a single number."""
     choices = _choices(name, hint)
-    if choices and isinstance(value, str) and value not in choices and not (name == "network" and value in NETWORKS):
+    if choices and isinstance(value, str) and value not in choices and value not in TABLES.get(name, ()):
         raise UserError(suggest(value, choices, name))
     given = value
     if get_origin(hint) is tuple:
@@ -61,8 +64,8 @@ def _adapter(hint: Any) -> TypeAdapter:
 
 
 def _choices(name: str, hint: Any) -> tuple[Any, ...]:
-    if name == "network":
-        return tuple(NETWORKS)
+    if name in TABLES:
+        return ("", *NETWORKS) if name == "base_network" else tuple(TABLES[name])
     return get_args(hint) if get_origin(hint) is Literal else (False, True) if hint is bool else ()
 
 

@@ -60,14 +60,15 @@ def planned(
     return Planned(run, {**own, **role}, usual)
 
 
-def write_intent(store: Store, sweep: str, runs: Sequence[Planned]) -> None:
+def write_intent(store: Store, sweep: str, runs: Sequence[Planned], digest: str | None = None) -> None:
     """Writes the document of a sweep (see `Store.write_sweep`).
 
     There is one document for each set of runs: two sweeps of one name do not overwrite each other. A document that
-    is there already stays as it is.
+    is there already stays as it is. A sweep whose runs become more and more names its document by its own `digest`, and
+    replaces it.
     """
     ids = sorted({one.run.id for one in runs})
-    digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:8]
+    digest = digest or hashlib.sha256(" ".join(ids).encode()).hexdigest()[:8]
     wanted: dict[str, dict[str, Any]] = {}
     usual: dict[str, dict[str, Any]] = {}
     for run, role, base in runs:

@@ -1,7 +1,11 @@
-"""OGBench's single-task groups over states (Park et al. 2025, arXiv 2410.20092): a row per group, five tasks each.
+"""OGBench's single-task groups (Park et al. 2025, arXiv 2410.20092): a row per group, five tasks each.  Visual groups
+observe frames of the same scenes.
+
+One group is not OGBench's: `visual-pointmaze-medium`, its point maze seen from above in 32x32 frames, small enough to
+learn on a CPU.
 
 Rewards and chunk length are those of LPS (Im et al. 2026, arXiv 2603.05296), which trains on sparse rewards in scene
-and puzzle-3x3.  The environments are in lps.tasks.ogbench_env, the datasets in lps.tasks.ogbench_data.
+and puzzle-3x3, visual or not.  The environments are in lps.tasks.ogbench_env, the datasets in lps.tasks.ogbench_data.
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ class Group(NamedTuple):
     """Number of the task that OGBench uses by default."""
     sparse: bool = False
     """Whether rewards are made sparse: -1 until all subgoals are reached, then 0.  Else they are OGBench's own."""
+    frame: int = 0
+    """Side of the frames of a visual group, in pixels.  0: the group observes states."""
 
 
-_GROUPS: Mapping[str, Group] = {
+_STATE_GROUPS: Mapping[str, Group] = {
     "cube-single": Group("play", 28, 5, 200, 2),
     "cube-double": Group("play", 37, 5, 500, 2),
     "cube-triple": Group("play", 46, 5, 1000, 2),
@@ -68,15 +74,26 @@ _GROUPS: Mapping[str, Group] = {
     "antsoccer-medium": Group("navigate", 42, 8, 1000, 4),
 }
 
+_GROUPS: Mapping[str, Group] = {
+    **_STATE_GROUPS,
+    **{
+        f"visual-{name}": group._replace(frame=64)
+        for name, group in _STATE_GROUPS.items()
+        if name.startswith(("cube", "scene", "puzzle", "antmaze", "humanoidmaze")) and name != "cube-octuple"
+    },
+    "visual-pointmaze-medium": _STATE_GROUPS["pointmaze-medium"]._replace(frame=32),
+}
+
 
 def _task(name: str, group: Group, number: int) -> Task:
+    frame = Space((group.frame, group.frame, 3), "uint8")
     return Task(
         name=f"{name}-{group.data}-singletask-task{number}-v0",
         suite="ogbench",
         group=name,
         title=f"{name} task {number}",
         dataset=f"{name}-{group.data}-v0",
-        observation={"state": Space((group.observation_dim,))},
+        observation={"pixels": frame} if group.frame else {"state": Space((group.observation_dim,))},
         action=Space((group.action_dim,)),
         horizon=5,
         max_episode_steps=group.max_episode_steps,
@@ -115,6 +132,12 @@ def maze(task: Task) -> Maze | None:
     from lps.tasks import ogbench_env
 
     return ogbench_env.maze(task)
+
+
+def position(env: gymnasium.Env) -> Sequence[float]:
+    """Return the position (x, y) of the agent in an environment of a maze."""
+    core: Any = env.unwrapped
+    return core.get_xy()
 
 
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:

@@ -4,6 +4,7 @@ Every episode draws from its own random streams, keyed by (seed, split, episode)
 number of workers.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ from lps.tasks.ogbench_oracles import NOISE_SMOOTHING, Oracle, make_oracle, reci
 from lps.workers import WorkerPool
 
 DTYPES = {
-    "observations": np.float32,
+    "observations": np.float32,  # uint8 where they are frames
     "actions": np.float32,
     "terminals": np.bool_,
     "qpos": np.float32,
@@ -156,14 +157,12 @@ def _finished(path: Path, settings: dict[str, Any]) -> bool:
 def _run(how: CollectorArguments, todo: Sequence[EpisodeJob], workers: int) -> Generator[EpisodeJob, None, None]:
     """Collects the episodes of `todo` into their part files, in any order."""
     if workers == 1 or len(todo) <= 1:
-        collector = _Collector(*how)
         for job in todo:
-            collector(job)
-            yield job
+            yield _work(how, job)
         return
-    pool = WorkerPool(min(workers, len(todo)), _make_collector, *how)
+    pool = WorkerPool(min(workers, len(todo)))
     try:
-        for done in as_completed([pool.submit(_work, job) for job in todo]):
+        for done in as_completed([pool.submit(_work, how, job) for job in todo]):
             yield done.result()
     except BrokenProcessPool:
         raise UserError(
@@ -174,17 +173,15 @@ def _run(how: CollectorArguments, todo: Sequence[EpisodeJob], workers: int) -> G
         pool.close()
 
 
-_collector: "_Collector | None" = None  # one per worker process
+def _work(how: CollectorArguments, job: EpisodeJob) -> EpisodeJob:
+    return _collector(*how)(job)
 
 
-def _make_collector(group: str, seed: int, noise: float, parts: Path) -> None:
-    global _collector
-    _collector = _Collector(group, seed, noise, parts)
-
-
-def _work(job: EpisodeJob) -> EpisodeJob:
-    assert _collector is not None
-    return _collector(job)
+@functools.lru_cache(maxsize=1)
+def _collector(group: str, seed: int, noise: float, parts: Path) -> "_Collector":
+    """The collector of this process.  It is made by the first job and not when a worker starts, so that its errors
+    come out as they are."""
+    return _Collector(group, seed, noise, parts)
 
 
 class _Collector:
@@ -198,9 +195,11 @@ class _Collector:
         split, episode, rows = job
         streams = np.random.SeedSequence([self.seed, ("train", "val").index(split), episode]).generate_state(2)
         columns = self.oracle.episode(rows, *(int(stream) for stream in streams))
-        arrays: dict[str, Any] = {key: np.array(values, DTYPES[key]) for key, values in columns.items()}
+        frames = columns["observations"][0].dtype == np.uint8
+        dtypes = DTYPES | ({"observations": np.uint8} if frames else {})
+        arrays: dict[str, Any] = {key: np.array(values, dtypes[key]) for key, values in columns.items()}
         with replacing(_part(self.parts, job)) as path, open(path, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez_compressed(file, **arrays)
         return job
 
 

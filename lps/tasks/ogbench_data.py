@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lps.data.cache import Damaged, cached, create, mapped
+from lps.data.cache import Damaged, cached, check_room, create, mapped
 from lps.data.download import download
 from lps.data.episodes import Dataset
 from lps.data.names import data_dir as find_data_dir
@@ -27,7 +28,7 @@ from lps.data.names import plain_name
 from lps.data.npz import Column, columns
 from lps.data.readers import ACTION_LIMIT, check_ends, check_finite
 from lps.errors import UserError, suggest
-from lps.tasks.ogbench_env import import_ogbench, make_env, set_task
+from lps.tasks.ogbench_env import VISUAL, import_ogbench, make_env, set_task
 from lps.tasks.ogbench_oracles import recipes
 from lps.tasks.suites import groups
 from lps.tasks.task import Task
@@ -49,8 +50,8 @@ KINDS = {
 FAR = 2.0
 """Actions are clipped to [-1, 1], but those beyond this are in other units."""
 
-BLOCK = 1 << 16
-"""Rows converted at a time, so that memory use does not grow with the dataset."""
+BLOCK_BYTES = 1 << 26
+"""Bytes converted at a time, so that memory use does not grow with the dataset."""
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------
@@ -58,8 +59,13 @@ BLOCK = 1 << 16
 
 @functools.cache
 def _published() -> frozenset[str]:
-    names = {f"{group}-{kind}-v0" for group in groups("ogbench") for kind in KINDS[group.split("-")[0]]}
-    return frozenset(names - {"antmaze-giant-explore-v0"})
+    names = {
+        f"{group}-{kind}-v0"
+        for group in groups("ogbench")
+        for kind in KINDS[group.removeprefix(VISUAL).split("-")[0]]
+        if group != "visual-pointmaze-medium"
+    }
+    return frozenset(names - {"antmaze-giant-explore-v0", "visual-antmaze-giant-explore-v0"})
 
 
 def published(name: str) -> bool:
@@ -152,7 +158,7 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
     return Dataset(
         name=name.removesuffix(".npz"),
         fingerprint=fingerprint,
-        observations={"state": mapped(folder, "observations")},
+        observations={observation: mapped(folder, "observations") for observation in tasks[0].observation},
         actions=mapped(folder, "actions"),
         terminals=mapped(folder, "terminals"),
         rewards=rewards,
@@ -197,21 +203,28 @@ def _set_aside(path: Path, keep: bool) -> Path:
 
 
 def _convert(path: Path, tasks: Sequence[Task], folder: Path) -> None:
-    """Write observations (N, obs), actions (N, act) float32, terminals (N,) bool, and for the state of each row the
-    rewards and masks of the tasks, (5, N) float32."""
+    """Write observations (N, *shape) as the tasks observe them, actions (N, act) float32, terminals (N,) bool, and for
+    the state of each row the rewards and masks of the tasks, (5, N) float32."""
+    ((_, space),) = tasks[0].observation.items()
     with zipfile.ZipFile(path) as archive:
         arrays = columns(archive)
         relabel = _Relabel(tasks)
         keys = _check(path, arrays, tasks[0], relabel.sizes)
         rows = arrays["observations"].shape[0]
-        observations = create(folder, "observations", arrays["observations"].shape, np.float32)
-        actions = create(folder, "actions", arrays["actions"].shape, np.float32)
-        terminals = create(folder, "terminals", (rows,), np.bool_)
-        rewards = create(folder, "rewards", (len(tasks), rows), np.float32)
-        masks = create(folder, "masks", (len(tasks), rows), np.float32)
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "observations": ((rows, *space.shape), space.dtype),
+            "actions": (arrays["actions"].shape, np.float32),
+            "terminals": ((rows,), np.bool_),
+            "rewards": ((len(tasks), rows), np.float32),
+            "masks": ((len(tasks), rows), np.float32),
+        }
+        check_room(path, folder, shapes.values())
+        out = {name: create(folder, name, *array) for name, array in shapes.items()}
+        size = sum(arrays[key].dtype.itemsize * math.prod(arrays[key].shape[1:]) for key in keys)
+        block_rows = max(1, BLOCK_BYTES // size)
         with tqdm(total=rows, desc=f"converting {path.name}", unit="row", unit_scale=True, leave=False) as progress:
-            for start in range(0, rows, BLOCK):
-                here = slice(start, min(start + BLOCK, rows))
+            for start in range(0, rows, block_rows):
+                here = slice(start, min(start + block_rows, rows))
                 block = {key: arrays[key].take(here.stop - start) for key in keys}
                 for key, array in block.items():
                     check_finite(path, key, array, start)
@@ -219,20 +232,25 @@ def _convert(path: Path, tasks: Sequence[Task], folder: Path) -> None:
                     raise UserError(
                         f"{path}: an action is {largest:g}, but those of {tasks[0].group} are in [-1, 1]. Rescale them"
                     )
-                observations[here] = block["observations"]
-                actions[here] = np.clip(block["actions"], -ACTION_LIMIT, ACTION_LIMIT)
-                terminals[here] = block["terminals"]
-                rewards[:, here], masks[:, here] = relabel(block)
+                out["observations"][here] = block["observations"]
+                out["actions"][here] = np.clip(block["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+                out["terminals"][here] = block["terminals"]
+                out["rewards"][:, here], out["masks"][:, here] = relabel(block)
                 progress.update(here.stop - start)
-        check_ends(path, terminals)
-        for array in (observations, actions, terminals, rewards, masks):
+        check_ends(path, out["terminals"])
+        for array in out.values():
             array.flush()
 
 
 def _check(path: Path, arrays: Mapping[str, Column], task: Task, sizes: Mapping[str, int]) -> list[str]:
     """The names of the arrays that are read.  UserError if they are not those of a dataset of the task's group."""
-    observation, action = task.observation["state"].shape, task.action.shape
-    shapes = {"observations": observation, "actions": action, "terminals": (), **{k: (n,) for k, n in sizes.items()}}
+    ((_, space),) = task.observation.items()
+    shapes = {
+        "observations": space.shape,
+        "actions": task.action.shape,
+        "terminals": (),
+        **{key: (size,) for key, size in sizes.items()},
+    }
     if missing := [key for key in shapes if key not in arrays]:
         raise UserError(
             f"{path} has no {', '.join(missing)}, which a dataset of {task.group} has. Add the arrays, or use --dataset"
@@ -246,6 +264,10 @@ def _check(path: Path, arrays: Mapping[str, Column], task: Task, sizes: Mapping[
                 f"{path}: {key} of shape {arrays[key].shape}, but {task.group} needs {(rows, *shape)}. "
                 "Use a dataset of that group"
             )
+    if space.dtype == "uint8" and (given := arrays["observations"].dtype) != np.uint8:
+        raise UserError(
+            f"{path}: observations of {given}, but {task.group} needs frames of uint8. Convert them to 0 to 255"
+        )
     return list(shapes)
 
 
@@ -254,8 +276,9 @@ class _Relabel:
 
     def __init__(self, tasks: Sequence[Task]):
         import_ogbench()
-        self.tasks = tasks
-        env: Any = make_env(tasks[0]).unwrapped
+        # The states of a visual group are those of its group of states, whose environment needs no renderer.
+        self.tasks = groups("ogbench")[tasks[0].group.removeprefix(VISUAL)]
+        env: Any = make_env(self.tasks[0]).unwrapped
         env.reset()
         self.env = env
         self.sizes = {"qpos": int(env.model.nq)}

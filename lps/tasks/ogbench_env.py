@@ -9,27 +9,40 @@ import gymnasium
 import numpy as np
 
 from lps.errors import UserError
+from lps.tasks.rendering import import_mujoco, use_renderer
 from lps.tasks.task import Maze, Task
+
+VISUAL = "visual-"
+"""Prefix of the names of visual groups and their datasets."""
 
 
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
     """Make the environment of a task, with its step limit (`truncated`) and without automatic reset.
 
-    Observations (obs,) float64, actions (act,) in [-1, 1].  The reward is the task's.  `info['success']` and
-    `terminated` follow the task's option success_timing.  With `render`, `env.render()` returns (480, 480, 3) uint8
-    frames.  UserError if the installed OGBench does not support the timing.
+    Observations (obs,) float64, or frames (height, width, 3) uint8; actions (act,) in [-1, 1].  The reward is the
+    task's.  `info['success']` and `terminated` follow the task's option success_timing.  With `render`, `env.render()`
+    returns uint8 frames: (480, 480, 3), or those that the policy sees, enlarged to about that size.  UserError if the
+    installed OGBench does not support the timing, or if nothing renders the frames of a visual task.
     """
-    id, timing = task.options["env"], task.options["success_timing"]
+    id, timing, frame = task.options["env"], task.options["success_timing"], task.observation.get("pixels")
     import_ogbench()
-    kwargs: dict[str, Any] = {"width": 480, "height": 480} if render else {}
+    kwargs: dict[str, Any] = {"width": 480, "height": 480} if render and not frame else {}
     if "success_timing" in gymnasium.spec(id).kwargs:
         kwargs["success_timing"] = timing
     elif timing != "post":
         # Before 1.2.0, OGBench knew only the state after the action.
         raise UserError("success_timing='pre' needs ogbench 1.2.0 or newer. Install it, or use 'post'")
+    return _TaskEnv(make(id, max_episode_steps=task.max_episode_steps, **kwargs), task)
+
+
+def make(id: str, **settings: Any) -> gymnasium.Env:
+    """Make an environment that OGBench registers, or `visual-pointmaze-medium`.  UserError where it has frames and
+    nothing renders them."""
+    import_ogbench()
+    if id.startswith(VISUAL):
+        use_renderer()
     # The checker only looks for mistakes in an environment's code, and prints warnings about OGBench's spaces.
-    env = gymnasium.make(id, max_episode_steps=task.max_episode_steps, disable_env_checker=True, **kwargs)
-    return _TaskEnv(env, task)
+    return gymnasium.make(id, disable_env_checker=True, **settings)
 
 
 def set_task(env: gymnasium.Env, task: Task) -> None:
@@ -61,6 +74,7 @@ class _TaskEnv(gymnasium.Wrapper):
         core: Any = env.unwrapped
         self._maze = hasattr(core, "maze_map")
         self._stream: Any = np.random.RandomState().get_state() if self._maze else None
+        self._enlarged = 480 // task.observation["pixels"].shape[0] if "pixels" in task.observation else 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         core: Any = self.unwrapped
@@ -86,6 +100,9 @@ class _TaskEnv(gymnasium.Wrapper):
             reward = 0.0 if float(reward) == 0.0 else -1.0
         return observation, reward, bool(terminated), bool(truncated), info
 
+    def render(self) -> Any:
+        return np.asarray(self.env.render()).repeat(self._enlarged, 0).repeat(self._enlarged, 1)
+
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
         """Replace numpy's global stream by this environment's own: mazes draw noise and teleports from it."""
@@ -102,11 +119,45 @@ class _TaskEnv(gymnasium.Wrapper):
 
 
 def import_ogbench() -> Any:
-    """Import OGBench, which registers its environments, without two harmless warnings."""
+    """Import OGBench, which registers its environments, without two harmless warnings, and register
+    `visual-pointmaze-medium` beside them.  UserError if $MUJOCO_GL keeps MuJoCo from loading."""
     # OGBench makes a new float32 action space from float64 bounds of exactly +-1 at every use.
     warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered by casting")
     # MuJoCo's viewer, which nobody opens here, asks for a display as soon as the first environment is made.
     warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")
+    import_mujoco()
     import ogbench
 
+    for name in ("", *(f"-singletask-task{number}" for number in range(1, 6))):
+        if (id := f"visual-pointmaze-medium{name}-v0") not in gymnasium.registry:
+            theirs = gymnasium.spec(id.removeprefix(VISUAL))
+            gymnasium.register(id, visual_pointmaze, max_episode_steps=theirs.max_episode_steps, kwargs=theirs.kwargs)
     return ogbench
+
+
+def visual_pointmaze(frame: int = 32, **settings: Any) -> gymnasium.Env:
+    """Make OGBench's point maze seen from above, in frames (frame, frame, 3) uint8.
+
+    It is drawn to be learned from on a CPU.  The point is yellow and has twice its radius, four pixels across.  Shadows
+    and multisampling, which take nine tenths of the time of a frame without a GPU, are off.
+    """
+    from ogbench.locomaze.maze import make_maze_env
+
+    maze: Any = make_maze_env(ob_type="pixels", width=frame, height=frame, **settings)
+    maze.observation_space = gymnasium.spaces.Box(0, 255, (frame, frame, 3), np.uint8)
+    maze.model.vis.quality.offsamples = 0
+    maze.custom_renderer.close()
+    maze.initialize_renderer()
+    renderer, point = maze.custom_renderer, maze.model.geom("pointbody")
+    renderer.scene.flags[import_mujoco().mjtRndFlag.mjRND_SHADOW] = 0
+
+    def render() -> np.ndarray:
+        renderer.update_scene(maze.data, camera=maze.custom_camera)
+        (drawn,) = (geom for geom in renderer.scene.geoms[: renderer.scene.ngeom] if geom.objid == point.id)
+        drawn.size[:] = 2 * point.size[0]
+        drawn.pos[2] += 2  # above the walls
+        drawn.rgba[:] = (1, 1, 0, 1)
+        return renderer.render()
+
+    maze.render = render
+    return maze

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lps.tasks.ogbench_env import import_ogbench
+from lps.tasks.ogbench_env import VISUAL, make
 from lps.tasks.suites import groups
 
 
@@ -44,9 +44,9 @@ def recipes() -> Mapping[str, Recipe]:
     """Return the datasets that can be collected, by the names of their kinds, such as 'cube-single-play'."""
     found = {}
     for group in groups("ogbench"):
-        if group.startswith("pointmaze"):
+        if (seen := group.removeprefix(VISUAL)).startswith("pointmaze"):
             found[f"{group}-navigate"] = Recipe(group, 0.5, 2001 if group.endswith("giant") else 1001)
-        elif group.startswith(("cube", "scene", "puzzle")):
+        elif seen.startswith(("cube", "scene", "puzzle")):
             found[f"{group}-play"] = Recipe(group, NOISE, 1001)
     return found
 
@@ -60,15 +60,12 @@ class Oracle(Protocol):
 
 
 def make_oracle(group: str, noise: float) -> Oracle:
-    """Make the environment and oracle of a group."""
-    return PointMaze(group, noise) if group.startswith("pointmaze") else Manipulation(group, noise)
+    """Make the environment and oracle of a group.  A visual group moves as its group of states does."""
+    return PointMaze(group, noise) if "pointmaze" in group else Manipulation(group, noise)
 
 
 def _make_env(group: str, **settings: Any) -> Any:
-    import_ogbench()
-    import gymnasium
-
-    return gymnasium.make(f"{group}-v0", terminate_at_goal=False, disable_env_checker=True, **settings).unwrapped
+    return make(f"{group}-v0", terminate_at_goal=False, **settings).unwrapped
 
 
 def _append(columns: dict[str, list[Any]], observation: np.ndarray, action: np.ndarray, last: bool, info: Any) -> None:
@@ -119,7 +116,7 @@ class Manipulation:
     """The arm, which follows plans to move cubes, buttons, drawer and window."""
 
     def __init__(self, group: str, noise: float):
-        self.group, self.env = group, _make_env(group, mode="data_collection")
+        self.group, self.env = group.removeprefix(VISUAL), _make_env(group, mode="data_collection")
         from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
         from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
         from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
@@ -130,7 +127,7 @@ class Manipulation:
         noisy: dict[str, Any] = {"env": self.env, "noise": noise, "noise_smoothing": NOISE_SMOOTHING}
         self.oracles = {
             "cube": CubePlanOracle(**noisy),
-            "button": ButtonPlanOracle(**noisy, gripper_always_closed=group.startswith("puzzle")),
+            "button": ButtonPlanOracle(**noisy, gripper_always_closed=self.group.startswith("puzzle")),
             "drawer": DrawerPlanOracle(**noisy),
             "window": WindowPlanOracle(**noisy),
         }

@@ -15,7 +15,8 @@ and may have
     set_task(env, task)                                    turns an environment to another task of its group
     collect(name, **settings) -> Path                      makes a dataset (python -m lps collect)
     maze(task) -> Maze | None                              floor plan of a task in a maze, for pictures; then a state
-                                                           begins with the position (x, y)
+                                                           begins with the position (x, y), or
+    position(env) -> (x, y)                                says where an environment is
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ A policy acts and is evaluated in float32, whatever the precision of its trainin
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -30,8 +31,9 @@ from torch import Tensor
 
 from lps.agents.base import Agent, Info, Noise
 from lps.cpu import keep_freed_memory
+from lps.data.augment import augmented
 from lps.data.batch import Batch
-from lps.data.batches import Batches
+from lps.data.batches import Batches, Frames
 from lps.errors import UserError
 from lps.members.streams import Stream
 from lps.training.options import check_precision
@@ -72,8 +74,9 @@ class Program:
             keep_freed_memory()
         self.agent, self.batches, self.precision = agent, batches, precision
         self.seeds = torch.tensor(seeds, dtype=torch.int64, device=agent.device)
-        self._losses = _in_bf16(agent) if precision == "bf16" else agent.losses
+        self._losses = _in_bf16(agent) if precision == "bf16" else agent.objective
         self._draw = _draw
+        self._ahead = batches.ahead(agent.config.batch_size)
         if compiled and _can_compile(on_gpu):
             self._losses = _compiled(self._losses)
             if on_gpu:  # a CPU rounds a compiled logarithm differently for different numbers of members
@@ -83,18 +86,24 @@ class Program:
     def update(self, step: int) -> Info:
         """Make update number `step`, which selects its batch and noise.  Return the metrics by name, (M,) each, on the
         device."""
-        return self._capture(self._update, step) if self._capture else self._update(step)
+        update = functools.partial(self._update, frames=self._ahead(step)) if self._ahead else self._update
+        return self._capture(update, step) if self._capture else update(step)
 
-    def _update(self, step: int | Tensor) -> Info:
-        batch, noise = self._draw(self.agent, self.batches, self.seeds, step)
+    def _update(self, step: int | Tensor, frames: Frames | None = None) -> Info:
+        batch, noise = self._draw(self.agent, self.batches, self.seeds, step, frames)
         with _tf32() if self.precision == "tf32" else contextlib.nullcontext():
             return self.agent.update(batch, noise, self._losses)
 
 
-def _draw(agent: Agent, batches: Batches, seeds: Tensor, step: int | Tensor) -> tuple[Batch, Noise]:
-    """The batch and the noise of an update."""
+def _draw(
+    agent: Agent, batches: Batches, seeds: Tensor, step: int | Tensor, frames: Frames | None = None
+) -> tuple[Batch, Noise]:
+    """The batch and the noise of an update.  frames: the batch's images, where they are in host memory."""
     size = agent.config.batch_size
-    return batches.sample(Stream(seeds, step, "batch"), size), agent.noise(Stream(seeds, step, "noise"), size)
+    batch = batches.sample(Stream(seeds, step, "batch"), size, frames)
+    if batches.images and agent.largest["p_aug"] > 0:
+        batch = augmented(batch, Stream(seeds, step, "augment"), agent.p_aug)
+    return batch, agent.noise(Stream(seeds, step, "noise"), size)
 
 
 class _Capture:
@@ -131,7 +140,7 @@ def _in_bf16(agent: Agent) -> Losses:
     def losses(batch: Batch, noise: Noise) -> tuple[Info, Info]:
         # Autocast's cache of rounded parameters would keep those made under no_grad, which pass no gradient on.
         with torch.autocast(agent.device.type, torch.bfloat16, cache_enabled=False):
-            losses, info = agent.losses(batch, noise)
+            losses, info = agent.objective(batch, noise)
         return {k: v.float() for k, v in losses.items()}, {k: v.float() for k, v in info.items()}
 
     return losses
@@ -140,7 +149,7 @@ def _in_bf16(agent: Agent) -> Losses:
 def _compiled(function: Any) -> Any:
     # Beyond its limit of 8 shapes the compiler silently runs the plain losses. Agents, pack sizes and precisions can
     # make more shapes than that.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 256
     return torch.compile(function, dynamic=False)
 
 

@@ -6,7 +6,6 @@ evaluation through an Evaluator, so that both can be placed elsewhere.
 
 from __future__ import annotations
 
-import functools
 import time
 import traceback
 from collections.abc import Sequence
@@ -28,9 +27,10 @@ from lps.runs.intent import Planned, write_intent
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.spaces import stacked
 from lps.tasks.suites import load_dataset
 from lps.training.ledger import Callback, Ledger
-from lps.training.memory import check_fits, members_that_fit
+from lps.training.memory import check_fits, has_images, image_room, members_that_fit
 from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
@@ -70,9 +70,13 @@ def train(
     unfinished = [run for run in runs if not store.finished(run.id)]
     for same_shape in pack(unfinished):
         check_fits(same_shape[0], options.device)
-    room = functools.partial(
-        members_that_fit, device=options.device, precision=options.precision, device_share=options.device_share
-    )
+
+    def room(run: Run) -> int | None:
+        task = run.resolved_task
+        images = load_dataset([task], dataset=run.dataset, data_dir=options.data_dir) if has_images(task) else None
+        size = images.image_bytes if images else 0
+        return members_that_fit(run, options.device, options.precision, options.device_share, size)
+
     for members in packs_to_train(unfinished, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
@@ -126,7 +130,8 @@ class Trainer:
 
     def build(self, dataset: Dataset) -> Agent:
         configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        spaces, action_dim = self.members[0].task.observation, dataset.actions.shape[1]
+        spaces = stacked(self.members[0].task.observation, configs[0].frame_stack)
+        action_dim = dataset.actions.shape[1]
         return AGENTS[self.run.agent](configs, seeds, spaces, action_dim, self.options.device)
 
     def resume(self, dataset: Dataset) -> None:
@@ -142,14 +147,25 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
-        tasks = [member.run.task for member in self.trained]
-        discounts = [member.config.discount for member in self.trained]
         seeds = [member.seed for member in self.trained]
-        horizon, device = self.trained[0].config.horizon, self.options.device
-        batches = Batches(dataset, tasks, discounts, horizon, device)
+        batches = self.batches(dataset)
         if dataset.held_out:
-            self.checks = HeldOut(dataset.held_out, tasks, discounts, seeds, horizon, device)
+            discounts = [member.config.discount for member in self.trained]
+            self.checks = HeldOut(dataset.held_out, self.batches(dataset.held_out), discounts)
         return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
+
+    def batches(self, dataset: Dataset) -> Batches:
+        configs = [member.config for member in self.trained]
+        return Batches(
+            dataset,
+            [member.run.task for member in self.trained],
+            [config.discount for config in configs],
+            configs[0].horizon,
+            self.options.device,
+            frame_stack=configs[0].frame_stack,
+            seeds=[member.seed for member in self.trained],
+            room=image_room(self.options.device, self.options.device_share),
+        )
 
     # --- updates -----------------------------------------------------------------------------------------------------
 

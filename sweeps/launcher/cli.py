@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,8 @@ from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
 from lps.training.options import PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
-from sweeps.launcher.launch import check_name, launch, unfinished
+from sweeps.launcher.feed import unfinished
+from sweeps.launcher.launch import check_name, launch
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits, Nodes, PackResources, plan_packs
 from sweeps.watch import estimate
@@ -95,24 +97,33 @@ def launch_or_describe(
         if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
-    return launch(
-        planned,
-        Plan(
-            results,
-            arguments.sweep or sweep,
-            TrainOptions(
-                precision=arguments.precision,
-                compile=arguments.compile,
-                data_dir=arguments.data_dir,
-                checkpoint_seconds=arguments.checkpoint_seconds,
-                log_interval=min(1000, max(1, min(run.steps for run in runs) // 40)),
-            ),
+    plan = plan_from_arguments(arguments, sweep, results, min(run.steps for run in runs))
+    return launch(planned, plan, **driver_options(arguments))
+
+
+def plan_from_arguments(arguments: argparse.Namespace, sweep: str, results: str, steps: int) -> Plan:
+    """Return the settings that all packs share. sweep: the default of --sweep; steps: updates of the shortest run."""
+    return Plan(
+        results,
+        arguments.sweep or sweep,
+        TrainOptions(
+            precision=arguments.precision,
+            compile=arguments.compile,
+            data_dir=arguments.data_dir,
+            checkpoint_seconds=arguments.checkpoint_seconds,
+            log_interval=min(1000, max(1, steps // 40)),
         ),
-        limits=limits,
-        address=arguments.address,
-        mlflow=not arguments.no_mlflow,
-        verbose=arguments.verbose,
     )
+
+
+def driver_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `launch` and `drive`."""
+    return {
+        "limits": checked(arguments),
+        "address": arguments.address,
+        "mlflow": not arguments.no_mlflow,
+        "verbose": arguments.verbose,
+    }
 
 
 def checked(arguments: argparse.Namespace) -> Limits:

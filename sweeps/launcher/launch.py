@@ -1,8 +1,8 @@
 """The driver of a sweep: from planned runs to finished results.
 
-The driver packs the unfinished runs and gives each pack to Ray Tune as one trial (`pack.py`). It shows their progress
-(`watch/console.py`) and mirrors the results to MLflow (`watch/mlflow.py`). The driver keeps no state. The results store
-knows the finished runs, so the same command resumes an interrupted sweep.
+The driver gives packs of unfinished runs (`feed.py`) to Ray Tune, each as one trial (`pack.py`). It shows their
+progress (`watch/console.py`) and mirrors the results to MLflow (`watch/mlflow.py`). The driver keeps no state. The
+results store knows the finished runs, so the same command resumes an interrupted sweep.
 """
 
 import contextlib
@@ -25,9 +25,10 @@ from lps.runs.store import Store
 from lps.tasks.suites import load_dataset
 from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
+from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
 from sweeps.launcher.plan import Plan, mark_failed
-from sweeps.launcher.resources import Limits, PackResources, plan_packs
-from sweeps.watch.console import Console, title, titles
+from sweeps.launcher.resources import Limits, PackResources
+from sweeps.watch.console import Console, title
 from sweeps.watch.mlflow import Mirror
 
 TUNE_RESTARTS = 3
@@ -62,44 +63,47 @@ def launch(
         raise UserError("no run matches the filters. Check --agents, --groups, --tasks and --seeds")
     check_name(plan.sweep)
     store = Store(plan.results)
+    write_intent(store, plan.sweep, planned)
+    return drive(FixedFeed(runs, plan), plan, limits=limits, address=address, mlflow=mlflow, verbose=verbose)
+
+
+def drive(
+    feed: Feed,
+    plan: Plan,
+    *,
+    limits: Limits | None = None,
+    address: str | None = None,
+    mlflow: bool = True,
+    verbose: bool = False,
+) -> int:
+    """Train the packs of a feed to its end. Return 0, or 1 if a run failed. Arguments and errors as in `launch`."""
+    store = Store(plan.results)
     plan = replace(plan, results=store.path)
     done = finished(store)
-    todo = [run for run in runs if run.id not in done]
-    write_intent(store, plan.sweep, planned)
-    if len(todo) < len(runs):
-        print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already", flush=True)
-        _warn_of_other_commits([done[run.id] for run in runs if run.id in done])
+    if before := [done[run.id] for run in feed.runs if run.id in done]:
+        print(f"{len(before)} of {len(feed.runs)} runs are finished already", flush=True)
+        _warn_of_other_commits(before)
     address = cluster.find(address)
-    if todo and address == "local":
-        _prepare_data(todo, plan.options.data_dir)
-    mirror = Mirror(store, plan.sweep, runs) if mlflow else None
+    ahead = feed.ahead(done)
+    if ahead and address == "local":
+        _prepare_data(ahead, plan.options.data_dir)
+    mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
     try:
-        if todo:
-            _train(store, todo, plan, limits or Limits(), address, verbose, mirror)
+        if ahead:
+            _train(store, feed, plan, limits or Limits(), address, verbose, mirror)
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", flush=True)
         raise
     finally:
         if mirror:
             mirror.close()
-    return _conclude(store, runs, mirror)
+    return _conclude(store, feed.runs, mirror)
 
 
 def check_name(sweep: str) -> None:
     """UserError for a name of a sweep that file names or MLflow do not support."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", sweep):
         raise UserError(f"invalid name of a sweep {sweep!r:.60}. Use letters, digits, dots, dashes and underscores")
-
-
-def finished(store: Store) -> dict[str, dict[str, Any]]:
-    """Return the documents of the finished runs, by id."""
-    return {doc["id"]: doc for doc in store.runs() if doc["status"] == "done"}
-
-
-def unfinished(store: Store, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that are not finished, including failed runs."""
-    done = finished(store)
-    return [run for run in runs if run.id not in done]
 
 
 def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
@@ -120,7 +124,7 @@ def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
 
 
 def _train(
-    store: Store, runs: Sequence[Run], plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
+    store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
 ) -> None:
     cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
@@ -132,12 +136,11 @@ def _train(
                 if address == "local" and attempt == 1:
                     print("starting Ray on this machine", file=out, flush=True)
                 address = stack.enter_context(cluster.connected(address, verbose))
-                packs, share = plan_packs(unfinished(store, runs), cluster.nodes(), limits)
+                share, what = feed.begin(cluster.nodes(), limits)
                 check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
-                what = f"{_count(sum(map(len, packs)), 'run')} in {_count(len(packs), 'pack')}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
-                _tune(store, packs, plan, share, out, mirror)
+                _tune(store, feed, plan, share, out, mirror)
             return
         except (UserError, KeyboardInterrupt):
             raise
@@ -146,15 +149,14 @@ def _train(
                 print(f"Ray Tune failed ({last_line(str(error))}); restarting it with the unfinished runs", flush=True)
             else:
                 reason = f"Ray Tune failed {TUNE_RESTARTS} times:\n{traceback.format_exc()}"
-                mark_failed(store, unfinished(store, runs), plan.sweep, reason)
+                mark_failed(store, unfinished(store, feed.runs), plan.sweep, reason)
 
 
-def _tune(
-    store: Store, packs: Sequence[Sequence[Run]], plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None
-) -> None:
+def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None) -> None:
     """Run every pack as a trial of Ray Tune, and show its progress."""
     import ray
     from ray import tune
+    from ray.tune.search import Searcher
 
     from sweeps.launcher.pack import ON_HEAD, ProgressBoard, run_pack
     from sweeps.launcher.placement import release
@@ -162,11 +164,32 @@ def _tune(
     board: Any = ProgressBoard.remote()  # type: ignore[attr-defined]
     scratch = cluster.scratch(store, plan.sweep)
 
-    def pack(config: dict[str, Any]) -> dict[str, Any]:
-        return run_pack(config["pack"], packs[config["pack"]], plan, share, board, scratch)
+    def train_pack(config: dict[str, Any]) -> dict[str, Any]:
+        pack: Pack = config["pack"]
+        return run_pack(pack.number, pack.runs, pack.plan, share, board, scratch)
+
+    class Packs(Searcher):
+        """Hands Ray Tune the packs of the feed, at most `share.at_once` at the same time."""
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            if pack := feed.next():
+                return {"pack": pack}
+            return Searcher.FINISHED if feed.over else None
+
+        def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+            pass  # Watch is told, together with the pack
+
+        def save(self, checkpoint_path: str) -> None:
+            pass  # the results store has the state
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Searcher, ()  # Ray Tune writes a copy of itself that nobody reads
 
     class Watch(tune.Callback):
         looked = 0.0
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return tune.Callback, ()
 
         def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
             if time.monotonic() - self.looked > HEAD_CHECK_SECONDS:
@@ -174,8 +197,15 @@ def _tune(
                 if not cluster.has_head():  # Tune would wait forever for the machine of its trials
                     raise ConnectionError("the head node of Ray is gone")
 
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            feed.end(trial.config["pack"])
+
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            release(scratch, trial.config["pack"])
+            pack: Pack = trial.config["pack"]
+            release(scratch, pack.number)
+            reason = f"The trial of this pack died: {trial.get_pickled_error() or trial.get_error()}"
+            mark_failed(Store(pack.plan.results), pack.runs, plan.sweep, reason)
+            feed.end(pack)
 
     class Silent(tune.ProgressReporter):
         def should_report(self, trials: list[Any], done: bool = False) -> bool:
@@ -184,30 +214,27 @@ def _tune(
         def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
             pass
 
-    tuner = tune.Tuner(
-        tune.with_resources(pack, ON_HEAD),  # a trial only waits, so it must not book a CPU
-        param_space={"pack": tune.grid_search(list(range(len(packs))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=scratch,
-            verbose=0,
-            progress_reporter=Silent(),
-            callbacks=[Watch()],
-            failure_config=tune.FailureConfig(max_failures=2),
-        ),
-    )
     if mirror:
         mirror.start()  # after Ray has set its environment variables, on import and on connecting
     try:
-        with Console(titles(packs), out) as console:
+        with Console(feed.titles, out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
-            trials = tuner.fit()
+            tune.Tuner(
+                tune.with_resources(train_pack, ON_HEAD),  # a trial only waits, so it must not book a CPU
+                tune_config=tune.TuneConfig(
+                    search_alg=Packs(), num_samples=-1, max_concurrent_trials=share.at_once, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    verbose=0,
+                    progress_reporter=Silent(),
+                    callbacks=[Watch()],
+                    failure_config=tune.FailureConfig(max_failures=2),
+                ),
+            ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for trial in trials:
-        if trial.error and trial.config:
-            mark_failed(store, packs[trial.config["pack"]], plan.sweep, f"The trial of this pack died: {trial.error}")
 
 
 def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
@@ -228,7 +255,3 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
         local = mirror.uri.startswith("sqlite:")
         print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
     return 1 if failed else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -119,14 +119,18 @@ def train_on_worker(config: dict[str, Any]) -> tuple[str | None, bool]:
 
     from lps.training.trainer import train
     from sweeps.launcher.evaluator import RayEvaluator
+    from sweeps.study.halving import continue_from_rungs
 
     runs, plan, share = config["runs"], config["plan"], config["share"]
     torch.set_num_threads(max(1, round(share.cpus)))
     evaluator = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs))
     try:
+        store = Store(plan.results, create=False)  # every machine must see it
+        if plan.rung:
+            continue_from_rungs(runs, plan.rung, store)
         train(
             runs,
-            Store(plan.results, create=False),  # every machine must see it
+            store,
             replace(
                 plan.options, device=share.device, device_share=min(1.0, share.gpus) if share.device == "cuda" else 1.0
             ),

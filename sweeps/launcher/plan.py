@@ -21,6 +21,8 @@ class Plan:
     """Options of the training; each pack sets device and share of the device."""
     max_failures: int = 5
     """Maximum number of restarts of a pack's worker."""
+    rung: tuple[str, int] | None = None
+    """Results folder and number of updates of shorter runs that these runs continue (sweeps/study/halving.py)."""
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:

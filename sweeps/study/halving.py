@@ -5,6 +5,7 @@ its number of updates, so a configuration on a rung is a finished run of its own
 same updates, because batches and noise depend on seed and step only.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lps.errors import UserError
@@ -27,6 +28,13 @@ def rungs(steps: int, eval_interval: int, eta: int = ETA) -> list[int]:
             "Use a smaller --eval-interval, or omit --asha"
         )
     return sorted(found)
+
+
+def continue_from_rungs(runs: Sequence[Run], rung: tuple[str, int], store: Store) -> None:
+    """Let runs continue the shorter runs in a results folder; rung: this folder, and their number of updates."""
+    folder, steps = rung
+    for run in runs:
+        continue_from_rung(run, steps, Store(folder, create=False), store)
 
 
 def continue_from_rung(run: Run, steps: int, rung: Store, store: Store) -> None:

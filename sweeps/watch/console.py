@@ -29,7 +29,7 @@ WIDEST = 80
 def title(runs: Sequence[Run]) -> str:
     """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
     tasks = [run.resolved_task for run in runs]
-    return f"{runs[0].agent} {_tasks(tasks)} {_numbers('seed', [run.seed for run in runs])}"
+    return f"{runs[0].agent} {_tasks(tasks)} {numbered('seed', [run.seed for run in runs])}"
 
 
 def titles(packs: Sequence[Sequence[Run]]) -> list[str]:
@@ -60,10 +60,11 @@ def _tasks(tasks: Sequence[Task]) -> str:
     numbers = [int(title.rpartition(" ")[2]) for title in titles if title.rpartition(" ")[2].isdigit()]
     if len(titles) == 1 or len(numbers) < len(titles):
         return ", ".join(titles)
-    return f"{tasks[0].group} {_numbers('task', numbers)}"
+    return f"{tasks[0].group} {numbered('task', numbers)}"
 
 
-def _numbers(word: str, numbers: Sequence[int]) -> str:
+def numbered(word: str, numbers: Sequence[int]) -> str:
+    """Numbers with their noun: 'seed 3', 'seeds 0-3', 'seeds 0,2'."""
     found = sorted(set(numbers))
     if len(found) == 1:
         return f"{word} {found[0]}"
@@ -73,14 +74,14 @@ def _numbers(word: str, numbers: Sequence[int]) -> str:
 
 
 class Console:
-    """Shows the progress of packs, given by their titles, from `follow` on until it is left.
+    """Shows the progress of packs, given by their titles, from `follow` on until it is left. The list may grow.
 
     >>> with Console(["lps ...", "dsrl ..."]) as console:
     ...     console.follow(read)
     """
 
     def __init__(self, titles: Sequence[str], out: TextIO | None = None):
-        self.titles = list(titles)
+        self.titles = titles
         self._news: News = {}
         self._terminal = Terminal(file=out or sys.stdout, highlight=False)
         self._live = Live(get_renderable=self._table, console=self._terminal, auto_refresh=False, redirect_stdout=False)

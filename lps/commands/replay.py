@@ -1,0 +1,72 @@
+"""Send a dataset's observations through a policy server and compare its actions with the dataset's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lps.commands.serve import add_token_argument, token_of
+from lps.errors import at_least
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lps.data.episodes import Dataset
+
+HELP = "compare a policy server's actions with a dataset's"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", help="address of the server, such as ws://127.0.0.1:8000")
+    parser.add_argument("--task", help="task whose dataset is read (default: the policy's task)")
+    parser.add_argument("--dataset", help="name of a dataset (default: the one that the policy was trained on)")
+    parser.add_argument("--data-dir", help="directory of the datasets (default: $LPS_DATA_DIR or ~/.ogbench/data)")
+    parser.add_argument(
+        "--count", type=at_least(1, 10_000_000), default=500, help="observations, evenly spaced (default: 500)"
+    )
+    add_token_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from lps.commands.policies import ServedPolicy, task_of
+    from lps.policy.client import Client
+    from lps.tasks.suites import load_dataset
+
+    with Client(arguments.url, token_of(arguments)) as client:
+        policy = ServedPolicy(client)
+        task = task_of(policy, arguments.task)
+        dataset = load_dataset([task], dataset=arguments.dataset or policy.run.dataset, data_dir=arguments.data_dir)
+        length = int(client.metadata["execute"])
+        starts = dataset.starts(length)
+        rows = starts[np.unique(np.linspace(0, len(starts) - 1, arguments.count).astype(int))]
+        stack = int(client.metadata["frame_stack"])
+        firsts = np.concatenate([[0], np.flatnonzero(dataset.terminals)[:-1] + 1])
+        answers = []
+        for row in rows.tolist():
+            first = firsts[np.searchsorted(firsts, row, "right") - 1]
+            answers.append(client.infer(_observation(dataset, row, first, stack), reset=True)["actions"])
+    given = np.stack(answers)
+    recorded = dataset.scale.to_env(dataset.actions[rows[:, None] + np.arange(length)])
+    error = np.abs(given - recorded).mean((0, 1))
+    of_mean = np.abs(recorded - recorded.mean((0, 1))).mean((0, 1))
+    print("dimension  mean error  error of the mean action  smallest  largest")
+    for i, (ours, mean) in enumerate(zip(error, of_mean, strict=True)):
+        low, high = recorded[..., i].min(), recorded[..., i].max()
+        print(f"{i:9d}  {ours:10.4f}  {mean:24.4f}  {low:8.3f}  {high:7.3f}")
+    print(f"{len(rows)} observations of {dataset.name}, {length} actions each, in the environment's units")
+    return 0
+
+
+def _observation(dataset: Dataset, row: int, first: int, stack: int) -> Mapping[str, np.ndarray]:
+    """The observation of a row; images with the frames before it in its episode, oldest first."""
+    import numpy as np
+
+    found = {name: array[row] for name, array in dataset.observations.items()}
+    for name, array in dataset.observations.items():
+        if stack > 1 and array.dtype == np.uint8 and array.ndim == 4:
+            frames = [array[max(row - back, first)] for back in reversed(range(stack))]
+            found[name] = np.concatenate(frames, -1)
+    return found
