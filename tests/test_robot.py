@@ -16,6 +16,7 @@ from lps.__main__ import main
 from lps.agents import AGENTS
 from lps.data import export_lerobot
 from lps.data.episodes import Dataset
+from lps.data.recordings import open_recordings
 from lps.errors import UserError
 from lps.evaluation.heldout import calibration, returns_to_go
 from lps.policy.file import load_policy
@@ -262,3 +263,66 @@ def test_files_that_describe_writes_are_tasks_that_load(data: Path, tmp_path: Pa
         assert load_dataset([task], data_dir=tmp_path).starts(horizon).size
     assert task.observation["111_left"] == Space((64, 64, 3), "uint8") and CAMERAS
     assert "failure" in capsys.readouterr().out  # of the DROID files that are left out
+
+
+def test_recordings_of_a_policy_server_become_a_dataset(tmp_path: Path):
+    """Files as lps.policy.recorder writes them: one per episode, D4RL's keys without rewards."""
+    for number in range(3):
+        rows = 6 + number
+        last = np.arange(rows) == rows - 1
+        np.savez(
+            tmp_path / f"{number}.npz",
+            **{
+                "observations/state": np.full((rows, 4), number, np.float32),
+                "actions": np.zeros((rows, 3), np.float32),
+            },
+            chunks=np.zeros((rows, 2, 3), np.float32),
+            terminals=np.zeros(rows, bool),
+            timeouts=last,
+            times=np.arange(rows) / 10,
+            timesteps=np.arange(rows),
+        )
+    found = open_recordings(tmp_path)
+    assert found.format == "npz" and found.lengths == [6, 7, 8] and found.roles.state == ("observations/state",)
+    export_lerobot.export(found, tmp_path / "out", rate=10)
+    again = open_recordings(tmp_path / "out")
+    assert again.lengths == [6, 7, 8] and again.columns["observation.state"] == Space((4,))
+
+
+@pytest.mark.slow
+def test_from_rendered_ogbench_episodes_to_a_policy_on_pixels_and_state(tmp_path: Path):
+    kind = "visual-pointmaze-medium-navigate"
+    collect = ["collect", kind, "--episodes", "2", "--workers", "1", "--data-dir", str(tmp_path), "--name", "maze"]
+    assert main(collect) == 0
+    export = ["data", "export", str(tmp_path / "maze.npz"), str(tmp_path / "robot"), "--format", "lerobot"]
+    assert main([*export, "--rate", "10", "--codec", "lossless"]) == 0
+    toml = tmp_path / "maze.toml"
+    assert main(["data", "describe", str(tmp_path / "robot"), "--write-task", str(toml)]) == 0
+    state = '[observation.position]\ncolumns = ["qpos"]\nsize = 2\n\n[action]'
+    toml.write_text(toml.read_text().replace("[action]", state).replace("[64, 64]", "[16, 16]"))
+    run = Run.create("lps", str(toml), steps=2, **small_hyperparameters("lps"))
+    store = Store(tmp_path / "results")
+    assert train([run], store, dataclasses.replace(CPU, data_dir=str(tmp_path))) == {run.id: "done"}
+    assert np.isfinite(last_checks(store, run)["heldout/q_minus_return"])
+    checkpoint, file = tmp_path / f"results/checkpoints/{run.id}.pt", tmp_path / "policy.safetensors"
+    assert main(["export", str(checkpoint), str(file)]) == 0
+    policy = load_policy(file)
+    assert {space.is_image for space in policy.observation.values()} == {True, False}
+    seen = {name: np.zeros(space.shape, space.dtype) for name, space in policy.observation.items()}
+    actions = policy.act(seen)
+    assert actions.shape == (2, 2) and np.isfinite(actions).all()
+
+
+def test_evaluation_episodes_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = Run.create("lps", "ring-bandit-v0", steps=1, eval_episodes=1, **small_hyperparameters("lps") | {"horizon": 1})
+    train([run], Store(tmp_path / "results"), CPU)
+    checkpoint, file = tmp_path / f"results/checkpoints/{run.id}.pt", tmp_path / "episodes.npz"
+    assert main(["evaluate", str(checkpoint), "--episodes", "5", "--record", str(file)]) == 0
+    shown = [line.split()[3] for line in capsys.readouterr().out.splitlines()[1:6]]
+    found = open_recordings(file)
+    assert found.lengths == [1] * 5 and not found.last_observation
+    read = list(found.read(range(5), {"rewards": found.columns["rewards"], "actions": found.columns["actions"]}))
+    assert [f"{episode.columns['rewards'].sum():.1f}" for episode in read] == shown
+    assert main(["data", "export", str(file), str(tmp_path / "ring-v0"), "--format", "minari"]) == 0
+    assert main(["data", "describe", str(tmp_path / "ring-v0")]) == 0
+    assert "episodes: 5 with 5 actions" in capsys.readouterr().out
