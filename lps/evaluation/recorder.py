@@ -28,19 +28,17 @@ class RecordingEvaluator(InlineEvaluator):
         def see(episode: int, observation: Mapping[str, np.ndarray], _: Any) -> None:
             self._seen[episode].append({name: array.copy() for name, array in observation.items()})
 
-        def keep(episode: int, *step: Any) -> None:
-            self._steps[episode].append(step)  # type: ignore[arg-type]
+        def keep(episode: int, *values: Any) -> None:
+            self._steps[episode].append(values)
 
-        count = run.eval_episodes
-        rows = evaluate(
-            policy, run.resolved_task, seed=run.seed, step=step, episodes=count, observations=see, steps=keep
-        )
+        task, seed, count = run.resolved_task, run.seed, run.eval_episodes
+        rows = evaluate(policy, task, seed=seed, step=step, episodes=count, observations=see, steps=keep)
         self._done.append((run, step, rows))
 
     def save(self, path: Path) -> None:
         """Write the file: observations/NAME (N, *shape), actions (N, act), rewards, terminals, timeouts and success
         (N,), one row per step.  UserError if it cannot be written."""
-        rows: dict[str, list[Any]] = defaultdict(list)
+        rows: dict[str, Any] = defaultdict(list)
         for episode, steps in sorted(self._steps.items()):
             for row, (action, reward, terminated, success) in enumerate(steps):
                 for name, array in self._seen[episode][row].items():
@@ -53,6 +51,7 @@ class RecordingEvaluator(InlineEvaluator):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, open(part, "wb") as file:
-                np.savez_compressed(file, **{name: np.stack(values) for name, values in rows.items()})
+                arrays: dict[str, Any] = {name: np.stack(values) for name, values in rows.items()}
+                np.savez_compressed(file, **arrays)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --record") from error
