@@ -42,11 +42,7 @@ _STATE = ("observation/robot_state/cartesian_position", "observation/robot_state
 
 def recognises(path: Path) -> bool:
     """Whether the path is a folder with such trajectories."""
-    first = next(iter(_files(path, only_h5=False)), None)
-    if first is None:
-        return False
-    with opened(first) as file:
-        return "observation" in file and "action" in file
+    return any(map(_is_trajectory, _files(path, only_h5=False)))
 
 
 def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
@@ -112,6 +108,14 @@ class Droid(Recordings):
 def _files(path: Path, only_h5: bool) -> list[Path]:
     endings = (".h5",) if only_h5 else (".h5", ".hdf5")
     return sorted(file for file in path.rglob("*") if file.suffix in endings) if path.is_dir() else []
+
+
+def _is_trajectory(path: Path) -> bool:
+    try:
+        with opened(path) as file:
+            return "observation" in file and "action" in file
+    except UserError:  # a damaged file
+        return False
 
 
 def _is_success(file: Path, anywhere: bool) -> bool:

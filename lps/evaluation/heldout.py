@@ -34,7 +34,7 @@ from lps.runs.scores import HELD_OUT
 
 MOST = 2048
 """Most chunks, spread evenly over all of the held-out episodes."""
-TOGETHER = 256
+TOGETHER = 64
 """Chunks of a batch."""
 FIFTHS = 5
 """Groups of the calibration."""
