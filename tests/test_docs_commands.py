@@ -35,8 +35,8 @@ NOT_RUN = {
 }
 """Beginnings of the commands that are not run -> the reason."""
 
-with socket.create_server(("127.0.0.1", 0)) as free:
-    PORT = free.getsockname()[1]
+with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as second:
+    PORT, SECOND = free.getsockname()[1], second.getsockname()[1]
 
 PLACEHOLDERS = {
     "s3://<bucket>/paper": EXAMPLE,
@@ -45,6 +45,8 @@ PLACEHOLDERS = {
     " --compile": "",  # tests/test_program.py compiles
     ":8000": f":{PORT}",
     "--port 8000": f"--port {PORT}",
+    ":8001": f":{SECOND}",
+    "--port 8001": f"--port {SECOND}",
     "<run>": "*",  # the checkpoint that an earlier command of the page has written
 }
 """Words of the pages -> their value here."""

@@ -24,7 +24,7 @@ from lps.runs.lease import Lease
 from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task, load_dataset
+from lps.tasks.suites import load_dataset
 from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
@@ -144,8 +144,8 @@ def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
     """Download, check and convert the datasets once, before the packs start. On a cluster each machine does this for
     its own packs."""
-    for dataset, group in dict.fromkeys((run.dataset, get_task(run.task).group) for run in runs):
-        task = next(get_task(run.task) for run in runs if get_task(run.task).group == group)
+    for dataset, group in dict.fromkeys((run.dataset, run.resolved_task.group) for run in runs):
+        task = next(run.resolved_task for run in runs if run.resolved_task.group == group)
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
