@@ -159,8 +159,10 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             return None
 
         monkeypatch.setattr(pack, "_run_worker", fit)
+        monkeypatch.setattr(pack, "record_start", lambda *_: 0)
+        monkeypatch.setattr(pack, "forget_starts", lambda *_: None)
         board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
-        plan: Any = SimpleNamespace(results=store.path, sweep="test")
+        plan: Any = SimpleNamespace(results=store.path, sweep="test", max_failures=2)
         failed = pack.run_pack(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
         return store, tried, failed
 
@@ -199,5 +201,7 @@ def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatc
     monkeypatch.setattr("lps.training.trainer.train", train)
     plan = SimpleNamespace(results=Store(tmp_path / "r").path, sweep="t", options=TrainOptions())
     share = SimpleNamespace(cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1, device="cpu")
-    said, was_memory = pack.train_on_worker({"runs": runs(), "plan": plan, "share": share, "number": 0, "board": None})
-    assert "Traceback" in said and was_memory is memory
+    monkeypatch.setattr("sweeps.launcher.notice.Notice", lambda: SimpleNamespace(close=lambda: None))
+    board = SimpleNamespace(start=SimpleNamespace(remote=lambda _: None))
+    outcome = pack.train_on_worker({"runs": runs(), "plan": plan, "share": share, "number": 0, "board": board})
+    assert "Traceback" in outcome.error and outcome.too_large is memory

@@ -44,6 +44,14 @@ def plan_of(*words: str, results: Path, data_dir: Path, monkeypatch: pytest.Monk
     return plans[0]
 
 
+class SilentNotice:
+    def __call__(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
 def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Does a pack's work in this process, as the given words of the command line ask; what Program was told."""
@@ -60,13 +68,15 @@ def worker(tmp_path: Path, tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch)
     real = train.Program
     monkeypatch.setattr(train, "Program", program)
     monkeypatch.setattr("sweeps.launcher.evaluator.RayEvaluator", lambda *_: FakeEvaluator())
-    board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
+    monkeypatch.setattr("sweeps.launcher.notice.Notice", SilentNotice)
+    call = SimpleNamespace(remote=lambda *_, **__: None)
+    board = SimpleNamespace(update=call, start=call)
 
     def work(*words: str) -> tuple[Store, dict[str, Any]]:
         plan = plan_of(*words, results=tmp_path / "r", data_dir=tiny_data_dir, monkeypatch=monkeypatch)
         share = PackResources(at_once=1, cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1)
         config = {"runs": runs(), "plan": plan, "share": share, "number": 0, "board": board}
-        assert pack.train_on_worker(config) == (None, False)
+        assert pack.train_on_worker(config) == pack.Outcome()
         return Store(plan.results), told
 
     yield work

@@ -120,7 +120,7 @@ def test_unknown_task_names_the_nearest(name: str):
 
 def test_unknown_suites_and_options():
     for suite in SUITES.table:
-        assert get_suite(suite).TASKS
+        assert get_suite(suite).TASKS or suite == "robot"  # whose tasks come from files
     with pytest.raises(UserError, match="did you mean 'ogbench'"):
         get_suite("ogbenhc")
     with pytest.raises(UserError, match="lps.tasks.task has no TASKS, make_env, load"):

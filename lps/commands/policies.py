@@ -21,8 +21,7 @@ class ServedPolicy:
     """The policy behind a server, as evaluation runs it (lps.evaluation.rollout.ChunkPolicy).
 
     Attributes:
-        run, step, observation, action_dim, noise_dim, frame_stack: those of the server's policy
-            (lps.policy.policy.Policy).
+        run, step, observation, action_dim, noise_dim, frame_stack: as of lps.policy.policy.Policy.
     Raises:
         UserError: for a server that does not say which run its policy is of.
     """

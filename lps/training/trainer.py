@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import torch
 
@@ -20,9 +21,11 @@ from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
+from lps.evaluation.heldout import HeldOut
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
+from lps.runs.lease import Lease, LeaseLost
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -34,6 +37,13 @@ from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
 
+URGENT_SECONDS = 60.0
+"""Seconds for which a training that must stop waits for its evaluations, so that it can store a checkpoint."""
+
+
+class Stopped(Exception):
+    """The training stopped because `stop` said so."""
+
 
 def train(
     runs: Sequence[Run],
@@ -43,8 +53,13 @@ def train(
     sweep: str = "",
     evaluator: Evaluator | None = None,
     callback: Callback | None = None,
+    stop: Callable[[], bool] | None = None,
+    driver: str = "",
+    if_busy: str = "wait",
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, str]:
-    """Train runs to their last step and evaluate them on the way; return "done" or "failed" for each by run id.
+    """Train runs to their last step and evaluate them on the way; return "done", "failed" or "skipped" for each by run
+    id.
 
     Finished runs are skipped and unfinished runs resume from their checkpoint, so the same call again resumes. A run
     whose loss or parameters are no longer finite is marked as failed; the other runs are not affected.
@@ -58,17 +73,41 @@ def train(
             (lps.runs.intent) by itself; without a sweep, this function does.
         evaluator: evaluates snapshots; in this process if None.
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
+        stop: called at every step; True stores a checkpoint and ends the training with Stopped.
+        driver: owner of the lease under which a sweep's driver holds the runs.
+        if_busy, tell: what to do about runs that another process trains (lps.runs.lease.Lease.turns).
     Raises:
+        Stopped: see `stop`. The runs stay unfinished.
+        Busy, LeaseLost: another process trains some of the runs (lps.runs.lease).
         UserError: for a mistake of the caller, such as an unavailable device. Any other exception marks the unfinished
             runs as failed, with its traceback, and is raised again.
     """
     options = replace(options, device=chosen_device(options.device))
     if not sweep:
         write_intent(store, "train", list(map(Planned, runs)))
-    status = {run.id: "done" for run in runs}
-    unfinished = [run for run in runs if not store.finished(run.id)]
-    for same_shape in pack(unfinished):
+    left = {run.id: run for run in runs if not store.finished(run.id)}
+    status: dict[str, str] = {}
+    with Lease(store, driver) as lease:
+        own = store.fenced(lease.check)
+        for turn in lease.turns({key: run.title for key, run in left.items()}, if_busy, tell=tell):
+            status |= _train([left[key] for key in turn], own, options, sweep, evaluator, callback, stop)
+    others = {run.id: "done" if store.finished(run.id) else "skipped" for run in runs if run.id not in status}
+    return status | others
+
+
+def _train(
+    runs: Sequence[Run],
+    store: Store,
+    options: TrainOptions,
+    sweep: str,
+    evaluator: Evaluator | None,
+    callback: Callback | None,
+    stop: Callable[[], bool] | None,
+) -> dict[str, str]:
+    """Train unfinished runs that this process holds. Arguments, result and errors as in `train`."""
+    for same_shape in pack(runs):
         check_fits(same_shape[0], options.device)
+    status: dict[str, str] = {}
 
     def room(run: Run) -> int | None:
         task = run.resolved_task
@@ -76,10 +115,12 @@ def train(
         size = images.image_bytes if images else 0
         return members_that_fit(run, options.device, options.precision, options.device_share, size)
 
-    for members in packs_to_train(unfinished, store, room):
+    for members in packs_to_train(runs, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
-            status |= Trainer(members, store, options, ledger).fit()
+            status |= Trainer(members, store, options, ledger, stop).fit()
+        except (Stopped, LeaseLost):
+            raise
         except Exception as problem:
             ledger.fail(members, str(problem) if isinstance(problem, UserError) else traceback.format_exc())
             raise
@@ -91,9 +132,19 @@ class Trainer:
 
     agent: Agent
     scale: ActionScale
+    checks: HeldOut | None = None
+    """Checks on held-out episodes, where the dataset has them."""
 
-    def __init__(self, members: Sequence[Member], store: Store, options: TrainOptions, ledger: Ledger):
+    def __init__(
+        self,
+        members: Sequence[Member],
+        store: Store,
+        options: TrainOptions,
+        ledger: Ledger,
+        stop: Callable[[], bool] | None = None,
+    ):
         self.members, self.store, self.options, self.ledger = members, store, options, ledger
+        self.stop = stop
         self.trained = one_per_slot(members)
         self.run = members[0].run
         """Any run of the pack: agent, dataset, protocol and steps are the same for all."""
@@ -108,7 +159,8 @@ class Trainer:
         self.resume(dataset)
         program = self.program(dataset)
         self.ledger.report("start")
-        if self.ledger.start in self.eval_steps:  # the evaluation at the checkpoint's step may not have come back
+        # The evaluation at the checkpoint's step may not have come back; checks are stored before the checkpoint.
+        if self.ledger.start in self.eval_steps and not self.checks:
             self.evaluate()
         self.loop(range(self.ledger.start + 1, self.run.steps + 1), program)
         return self.finish()
@@ -143,18 +195,25 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
-        configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        batches = Batches(
+        seeds = [member.seed for member in self.trained]
+        batches = self.batches(dataset)
+        if dataset.held_out:
+            discounts = [member.config.discount for member in self.trained]
+            self.checks = HeldOut(dataset.held_out, self.batches(dataset.held_out), discounts)
+        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
+
+    def batches(self, dataset: Dataset) -> Batches:
+        configs = [member.config for member in self.trained]
+        return Batches(
             dataset,
             [member.run.task for member in self.trained],
             [config.discount for config in configs],
             configs[0].horizon,
             self.options.device,
             frame_stack=configs[0].frame_stack,
-            seeds=seeds,
+            seeds=[member.seed for member in self.trained],
             room=image_room(self.options.device, self.options.device_share),
         )
-        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
 
     # --- updates -----------------------------------------------------------------------------------------------------
 
@@ -178,6 +237,8 @@ class Trainer:
             if due and ledger.may_checkpoint() and step < self.run.steps:
                 self.checkpoint()
                 saved = time.monotonic()
+            if self.stop and step < self.run.steps and self.stop():
+                self.leave()
 
     def finish(self) -> dict[str, str]:
         """Wait for the evaluations and store the end of every run; return the status of each by id."""
@@ -190,9 +251,12 @@ class Trainer:
         return self.ledger.statuses()
 
     def evaluate(self) -> None:
-        """Submit a snapshot of every living member whose evaluation is not in the store."""
+        """Submit a snapshot of every living member whose evaluation is not in the store.  Without an environment, check
+        the members on the held-out episodes."""
         with self.ledger.timed_evaluation():
             self.drop_diverged()
+            if self.checks:
+                self.ledger.record(self.checks(self.agent))
             for member in self.ledger.unevaluated():
                 policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
                 self.ledger.submit(member, policy)
@@ -206,6 +270,16 @@ class Trainer:
             self.save(member)
             self.ledger.write_document(member.run, Status.RUNNING)
         self.ledger.report("checkpoint")
+
+    def leave(self) -> NoReturn:
+        """Store a checkpoint, if the evaluations come back in time, and raise Stopped."""
+        deadline = time.monotonic() + URGENT_SECONDS
+        while not self.ledger.may_checkpoint() and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self.ledger.collect()
+        if self.ledger.may_checkpoint():
+            self.checkpoint()
+        raise Stopped(f"stopped at step {self.ledger.step}")
 
     def save(self, member: Member) -> None:
         step, fingerprint = self.ledger.step, self.ledger.fingerprint

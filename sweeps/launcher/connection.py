@@ -5,7 +5,12 @@ import gc
 import logging
 import os
 import shutil
+import signal
+import socket
+import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # Ray Train's controller looks after its worker this often. At its default of 2 s a pack takes 5 s longer to end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    # Three helper services per pack that a single worker without Ray's checkpoints does not need.
+    # Helper processes of a pack that a single worker without Ray's checkpoints does not need.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -31,6 +35,8 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # The results store is the record; Tune's own loggers would write every number a second time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A pack's document and the console say why a trial ended; Tune would print the traceback of every restart.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ctrl-C ends the sweep at once instead of waiting for a snapshot that nobody reads.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's older console can be silenced, the newer one cannot.
@@ -42,6 +48,17 @@ ENVIRONMENT = {
 }
 """Environment variables of Ray that a sweep needs; the user's own values have priority. `pack.py` sets them again,
 because trials may run on another machine than the driver."""
+
+TOKEN = Path("~/.ray/auth_token")
+"""The token that every request to Ray needs. Ray makes it."""
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Variable that decides whether Ray listens to other machines. At "0" all of Ray listens on the loopback address only,
+on Linux too."""
+
+GONE_SECONDS = 45.0
+"""Seconds without an answer after which Ray's head service (GCS) is given up. After 60 s Ray ends this process itself,
+without a reason."""
 
 HEAD = "node:__internal_head__"
 """Name of a resource that only the head node has."""
@@ -63,9 +80,14 @@ def find(address: str | None = None) -> str:
 
 
 def _recorded() -> str | None:
-    """Return the address that `ray start` recorded on this machine."""
+    """Return the address that `ray start` recorded on this machine. Ray's folder is open to all users, so the record
+    counts only if it belongs to this user or to root, and no other user can write it."""
+    path = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
     try:
-        return (Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster").read_text().strip()
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+            status = os.fstat(file.fileno())
+            ours = status.st_uid in (0, os.getuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            return file.read().strip() if ours else None
     except OSError:
         return None
 
@@ -75,7 +97,8 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
     """Connect to the cluster at `address`, or start one on this machine for 'local', and yield the address.
 
     A recorded cluster that no longer runs is replaced by a local one. On exit, all tasks and actors of this process on
-    the cluster stop. UserError if a requested address does not answer.
+    the cluster stop. UserError if a requested address does not answer. SIGTERM ends the process with code 143, and a
+    lost head service with code 1, each with a sentence.
     """
     apply_environment()
     if address != "local":
@@ -88,7 +111,8 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
             address = _attach(address, logging_options)
         if address == "local":
             _start(logging_options)
-        yield address
+        with _ended_by_sigterm(), _ended_without_head(ray.get_runtime_context().gcs_address):
+            yield address
     finally:
         gc.collect()  # Ray handles in reference cycles crash the process when they are freed after the shutdown.
         ray.shutdown()
@@ -96,8 +120,7 @@ def connected(address: str, verbose: bool = False) -> Iterator[str]:
 
 def _bring_token() -> None:
     """Use the token of the cluster: Ray does not send it to an explicit address by default."""
-    token = Path("~/.ray/auth_token").expanduser()
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token.exists():
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN.expanduser().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -120,9 +143,13 @@ def _start(logging_options: dict[str, Any], attempts: int = 3) -> None:
     """Start Ray on this machine. On a busy machine this can exceed Ray's own timeout of 30 s, hence the attempts."""
     import ray
 
+    os.environ |= {LOOPBACK: "0", "RAY_enable_metrics_collection": "0"}  # for the processes of Ray
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # for this one: Ray has read the variable already
+    folder = private_folder()
     for attempt in range(1, attempts + 1):
         try:
-            ray.init(address="local", include_dashboard=False, **logging_options)
+            ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "ray"), **logging_options)
+            TOKEN.expanduser().chmod(0o600)  # Ray makes it readable for all users
             return
         except Exception as error:
             ray.shutdown()
@@ -130,6 +157,87 @@ def _start(logging_options: dict[str, Any], attempts: int = 3) -> None:
                 raise UserError(
                     f"Ray did not start on this machine ({_first_line(error)}). Check its memory and Ray's logs"
                 ) from error
+
+
+def private_folder() -> Path:
+    """Make and return a folder for Ray's temporary files, sockets and logs that other users cannot open.
+
+    It is in $RAY_TMPDIR or else in /tmp, because a path of a socket has at most 107 bytes. UserError if the folder
+    belongs to another user.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / f"lps-{os.getuid()}"
+    remedy = "Set RAY_TMPDIR to a short folder of your own"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise UserError(f"{folder} belongs to another user. {remedy}")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}). {remedy}") from error
+    return folder
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an orderly end with code 143. Ray's own handler aborts the process with a stack dump."""
+    received = False
+
+    def handler(*_: Any) -> None:
+        nonlocal received
+        received = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt  # the only exception that Ray's C++ passes on
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not received:
+            raise
+        print("Stopped by SIGTERM. The same command resumes.", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _ended_without_head(address: str) -> Iterator[None]:
+    """End the process when the head service at `address` has not answered for GONE_SECONDS. Calls of Ray wait for the
+    service without end, so only another thread can do this."""
+    host, _, port = address.rpartition(":")
+    every, done = GONE_SECONDS / 9, threading.Event()
+
+    def answers() -> bool:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=every).close()
+            return True
+        except OSError:
+            return False
+
+    def watch() -> None:
+        missed = 0
+        while not done.wait(every) and missed < 9:
+            missed = 0 if answers() else missed + 1
+        if not done.is_set():
+            print(
+                f"error: Ray's head service at {address} has not answered for {GONE_SECONDS:g} s. Only the updates "
+                "since the last checkpoints are lost. The same command resumes the sweep",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def nodes() -> list[dict[str, float]]:

@@ -1,13 +1,15 @@
 """One pack on the cluster: the Tune trial `run_pack` starts a Ray Train worker, which calls `lps.training.trainer`.
 
-If the worker's process or machine dies, Ray Train restarts the worker, and the trainer resumes from its checkpoint in
-the results store. Packs report their progress to the `ProgressBoard`, a small actor that the console reads.
+Trial and worker are on the same machine (`placement.py`). If the worker's process dies, Ray Train restarts it. If the
+trial's process or the machine dies, Ray Tune restarts the trial, perhaps elsewhere. In both cases the trainer resumes
+from its checkpoint in the results store. Packs report their progress to the `ProgressBoard`, a small actor that the
+console reads.
 """
 
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,8 +17,9 @@ import ray
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.workers import sleep_when_waiting
 from sweeps.launcher.connection import HEAD, apply_environment
-from sweeps.launcher.placement import PlacementGroupTracker, release
+from sweeps.launcher.placement import PackTrainer, forget_starts, learner, record_start
 from sweeps.launcher.plan import mark_failed
 from sweeps.launcher.resources import PackResources
 
@@ -24,17 +27,21 @@ if TYPE_CHECKING:
     from lps.training.ledger import Progress
     from sweeps.launcher.plan import Plan
 
-ON_HEAD = {HEAD: 0.001}
-"""Resources that place an actor on the head node without a CPU."""
+TRIAL_RESTARTS = 1000
+"""Restarts of a trial by Ray Tune. Lost machines are not counted against a pack; see `run_pack` for killed trials."""
 PATIENCE = 2
 """Restarts of the worker of several runs before the pack is halved. A single run has the plan's `max_failures`."""
 
 
-# --- the Tune trial: on the head node ---
+# --- the Tune trial ---
 
 
 class PackTooLarge(Exception):
     """A worker died repeatedly or ran out of memory. A smaller pack may succeed."""
+
+
+class Reclaimed(Exception):
+    """The machine is about to be taken away. The pack resumes elsewhere, from the checkpoint that was just stored."""
 
 
 def run_pack(
@@ -43,91 +50,117 @@ def run_pack(
     """Train a pack to its end. Runs that cannot be trained are marked as failed.
 
     A pack whose worker dies repeatedly continues as two halves, one after the other. The usual reason is memory, and
-    this isolates the run that fails. `scratch` is a folder for the files of Ray Train.
+    this isolates the run that fails. The same holds for the trial, this process. `scratch` is a folder for the files of
+    Ray Train. Return whether a run failed, and in "error" the reason why the pack was given up, or None.
     """
     apply_environment()  # this process may be on another machine than the one that launched the sweep
-    store, parts, failed = Store(plan.results, create=False), [list(runs)], False
+    killed = record_start(scratch, number)
+    if killed > plan.max_failures:
+        reason = f"The process of this pack's trial was killed {killed} times, on machines that are still alive. Check "
+        return {"failed": True, "error": reason + "their memory and Ray's logs, then repeat the command"}
+    store, failed = Store(plan.results, create=False), False
+    parts = _halves(runs) if killed > PATIENCE else [list(runs)]
     while parts:
         part = parts.pop(0)
+        error: str | None
         try:
             error = _run_worker(number, part, plan, share, board, scratch)
         except PackTooLarge as death:
             if len(part) > 1:
-                middle = len(part) // 2
-                parts[:0] = [part[:middle], part[middle:]]
+                parts[:0] = _halves(part)
                 continue
             error = str(death)
+        except Reclaimed:
+            forget_starts(scratch, number)
+            raise  # Ray Tune restarts the trial, and Ray starts nothing more on this machine
         if error:
             failed = True
-            mark_failed(store, part, plan.sweep, error)
+            mark_failed(store, part, plan.sweep, error, plan.driver)
+    forget_starts(scratch, number)
     board.update.remote(number, state="failed" if failed else "done")
-    return {"failed": failed}
+    return {"failed": failed, "error": None}
+
+
+def _halves(runs: Sequence[Run]) -> list[list[Run]]:
+    middle = (len(runs) + 1) // 2
+    return [list(half) for half in (runs[:middle], runs[middle:]) if half]
 
 
 def _run_worker(
     number: int, runs: Sequence[Run], plan: "Plan", share: PackResources, board: Any, scratch: str
 ) -> str | None:
-    """Train the runs in a worker. Return the traceback if the training failed, else None. Raises PackTooLarge."""
+    """Train the runs in a worker. Return the traceback if the training failed, else None. Raises PackTooLarge and
+    Reclaimed."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    release(scratch, number)
-    resources = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
-    trainer = TorchTrainer(
+    restarts = plan.max_failures if len(runs) == 1 else min(PATIENCE, plan.max_failures)
+    trainer = PackTrainer(
         train_on_worker,
         train_loop_config={"number": number, "runs": list(runs), "plan": plan, "share": share, "board": board},
-        torch_config=TorchConfig(backend="gloo"),  # one worker exchanges nothing, and gloo is always available
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=bool(share.gpus), resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=bool(share.gpus), resources_per_worker=learner(share)),
         run_config=RunConfig(
             name=f"pack-{number}",
             storage_path=f"{scratch}/{runs[0].id}-{len(runs)}",
-            # A worker without a machine asks again every ten minutes (connection.ENVIRONMENT) for up to a day, because
-            # spot machines can be unavailable for a night. Reclaimed machines are not counted.
-            failure_config=FailureConfig(
-                max_failures=plan.max_failures if len(runs) == 1 else min(PATIENCE, plan.max_failures),
-                controller_failure_limit=144,
-            ),
-            callbacks=[PlacementGroupTracker(number, board, scratch)],
+            failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=restarts),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
-        error, memory = trainer.fit().return_value
+        outcome = trainer.fit().return_value
     except Exception:
         trace = traceback.format_exc()
-        reason = "too often"
+        reason = f"{restarts + 1} times"
         if "low on memory" in trace:  # Ray's words
             reason = "because it ran out of memory. Use a smaller batch or network, or a machine with more memory"
         raise PackTooLarge(f"{trace}\nThe worker of this pack died {reason} (see above)") from None
-    finally:
-        release(scratch, number)
-    if memory:
-        raise PackTooLarge(error)
-    return error
+    if outcome.reclaimed:
+        raise Reclaimed
+    if outcome.too_large:
+        raise PackTooLarge(outcome.error)
+    return outcome.error
 
 
-# --- the Ray Train worker: wherever there is room ---
+# --- the Ray Train worker: beside the trial ---
 
 
-def train_on_worker(config: dict[str, Any]) -> tuple[str | None, bool]:
-    """Train the runs of a pack. Return the traceback if the training failed, and whether it ran out of memory.
+@dataclass(frozen=True)
+class Outcome:
+    """How the training of a pack ended."""
+
+    error: str | None = None
+    """The traceback, if the training failed."""
+    too_large: bool = False
+    """Whether it ran out of memory."""
+    reclaimed: bool = False
+    """Whether it stopped because its machine is about to be taken away."""
+
+
+def train_on_worker(config: dict[str, Any]) -> Outcome:
+    """Train the runs of a pack.
 
     Exceptions are returned, because Ray Train would restart the worker and meet the same exception. Only a dead
     process is worth a restart.
     """
+    sleep_when_waiting()
     import torch
 
-    from lps.training.trainer import train
+    from lps.runs.lease import Lease, LeaseLost
+    from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
+    from sweeps.launcher.notice import Notice
     from sweeps.study.halving import continue_from_rungs
 
     runs, plan, share = config["runs"], config["plan"], config["share"]
+    config["board"].start.remote(config["number"])
     torch.set_num_threads(max(1, round(share.cpus)))
-    evaluator = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs))
+    evaluator, notice = RayEvaluator(share.eval_cpus, share.eval_tasks, len(runs)), Notice()
     try:
         store = Store(plan.results, create=False)  # every machine must see it
         if plan.rung:
-            continue_from_rungs(runs, plan.rung, store)
+            with Lease(store, plan.driver) as lease:
+                for turn in lease.turns({run.id: run.title for run in runs}):
+                    mine = [run for run in runs if run.id in turn]
+                    continue_from_rungs(mine, plan.rung, store.fenced(lease.check))
         train(
             runs,
             store,
@@ -137,13 +170,20 @@ def train_on_worker(config: dict[str, Any]) -> tuple[str | None, bool]:
             sweep=plan.sweep,
             evaluator=evaluator,
             callback=_progress_callback(config["number"], config["board"]),
+            stop=notice,
+            driver=plan.driver,
         )
-        return None, False
+        return Outcome()
+    except Stopped:
+        return Outcome(reclaimed=True)
+    except LeaseLost:
+        raise  # this process stood still for too long; a new one takes the runs again
     except UserError as error:
-        return str(error), False
+        return Outcome(str(error))
     except Exception as problem:
-        return traceback.format_exc(), _is_of_memory(problem)
+        return Outcome(traceback.format_exc(), too_large=_is_of_memory(problem))
     finally:
+        notice.close()
         evaluator.close()
 
 
@@ -182,7 +222,7 @@ def _progress_callback(number: int, board: Any, every: float = 1.0) -> Callable[
 # --- the board ---
 
 
-@ray.remote(num_cpus=0, resources=ON_HEAD, max_restarts=-1)
+@ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1)
 class ProgressBoard:
     """The latest progress of every pack. Losing it affects the console only."""
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from lps.errors import UserError, suggest
 from lps.runs.run import Run
-from lps.training.packs import pack
 from sweeps.watch.estimate import cost
 
 MAX_MEMBERS = {"cpu": 8, "cuda": 64}
@@ -113,6 +112,8 @@ def _packs_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
 def plan_packs(runs: Sequence[Run], nodes: Nodes, limits: Limits) -> tuple[list[list[Run]], PackResources]:
     """Return packs of runs and the share of each. Packs are as large as possible while the whole cluster has work. The
     most expensive pack comes first, so that no long pack starts at the end."""
+    from lps.training.packs import pack  # it imports torch, which a trial does without
+
     share = divide_cluster(nodes, limits)
     packs: list[list[Run]] = []
     for members in range(min(limits.max_members or MAX_MEMBERS[share.device], len(runs)), 0, -1):

@@ -12,7 +12,6 @@ from lps.data.names import data_dir as find_data_dir
 from lps.data.npz import columns
 from lps.runs.hyperparameters import make_config
 from lps.runs.run import Run
-from lps.tasks.suites import get_task
 from lps.training.flops import kept_bytes
 from lps.training.memory import has_images
 
@@ -83,7 +82,7 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
         training = max(run.steps for run in runs) * of_pack + updates * of_member
     else:
         training = updates * CPU_SECONDS[agent]
-    task = get_task(runs[0].task)
+    task = runs[0].resolved_task
     step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
     evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
     busy = max(training, evaluation / evaluators) if evaluators else training + evaluation

@@ -1,10 +1,13 @@
 """An EC2 on one machine: moto answers the API, and every instance that it calls running is a real host.
 
 A host is a network namespace with the instance's address, its own processes, files and sshd (host.sh), which accepts
-the instance's key pair. A terminated one vanishes without a word, as a reclaimed spot instance does. S3 and IAM are
-moto's alone. Nothing leaves the machine: the addresses are on a bridge, and behind it there is no way on.
+the instance's key pair. A terminated one vanishes without a word, as a reclaimed spot instance does. A metadata service
+gives notices before. S3 and IAM are moto's alone. Nothing leaves the machine: the addresses are on a bridge, and behind
+it there is no way on.
 """
 
+import contextlib
+import json
 import logging
 import os
 import shutil
@@ -12,19 +15,23 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
+from metadata import Metadata, served
 from moto.ec2.responses.instances import InstanceResponse
 from moto.server import ThreadedMotoServer
 
 HERE = Path(__file__).resolve().parent
 BRIDGE, GATEWAY, NETWORK, PORT = "lps-cloud", "172.31.255.254", "172.31.0.0/16", 5000
+METADATA_PORT = 5001
 REGION, IMAGE, USER = "us-west-2", "ami-1e749f67", "ubuntu"
 NEEDED = ("ip", "unshare", "setpriv", "nsenter", "tini", "rsync", "ssh", "ssh-keygen", "sshd", "curl", "make")
 ENVIRONMENT = {
     "AWS_ENDPOINT_URL": f"http://{GATEWAY}:{PORT}",
+    "LPS_METADATA_URL": f"http://{GATEWAY}:{METADATA_PORT}",  # on AWS it is the default
     "AWS_ACCESS_KEY_ID": "test",  # on AWS the instance profile gives the credentials
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": REGION,
@@ -43,6 +50,11 @@ def unavailable() -> str | None:
     return None
 
 
+def host_name(instance: str) -> str:
+    """The host name of an instance, which is the name of its network namespace too."""
+    return f"lps-{instance[-8:]}"
+
+
 class Cloud:
     """The cloud while a `with` block lasts. `image` are lines of shell that every host's login starts with."""
 
@@ -52,6 +64,7 @@ class Cloud:
         self.binds = sorted({sys.prefix, sys.base_prefix, *python, *binds}, key=len)
         self.hosts: dict[str, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
+        self._metadata = contextlib.ExitStack()
         self._watcher = threading.Thread(target=self._watch, name="cloud")
 
     def __enter__(self) -> "Cloud":
@@ -67,6 +80,7 @@ class Cloud:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
         self.moto = ThreadedMotoServer(ip_address=GATEWAY, port=PORT, verbose=False)
         self.moto.start()
+        self._metadata.enter_context(served(GATEWAY, METADATA_PORT))
         self.ec2: Any = boto3.client("ec2")
         self._watcher.start()
         return self
@@ -76,6 +90,7 @@ class Cloud:
         self._watcher.join()
         for instance in list(self.hosts):
             self._vanish(instance)
+        self._metadata.close()
         self.moto.stop()
         self.down()
 
@@ -105,6 +120,12 @@ class Cloud:
         [head] = [i for i in self.instances("running") if i["tags"].get("ray-node-type") == "head"]
         return head
 
+    def notify(self, instance: dict[str, Any], seconds: float) -> None:
+        """Tells a spot instance that it will be taken away after so many seconds."""
+        when = datetime.now(UTC) + timedelta(seconds=seconds)
+        action = {"action": "terminate", "time": when.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        Metadata.notices[instance["PrivateIpAddress"]] = json.dumps(action)
+
     def reclaim(self, instance: dict[str, Any]) -> None:
         """Takes a spot instance away."""
         self.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
@@ -119,7 +140,7 @@ class Cloud:
 
     def _boot(self, instance: dict[str, Any]) -> None:
         name, address = instance["InstanceId"], instance["PrivateIpAddress"]
-        space, cable, folder = f"lps-{name[-8:]}", f"v-{name[-8:]}", self.folder / name
+        space, cable, folder = host_name(name), f"v-{name[-8:]}", self.folder / name
         (folder / "memory").mkdir(parents=True)
         pairs = self.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
         (folder / "key.pub").write_text(pairs[0]["PublicKey"] + "\n")
@@ -148,7 +169,7 @@ class Cloud:
         self.say(f"{name} {instance['InstanceType']} {instance.get('InstanceLifecycle', 'on-demand')} {address}")
 
     def _vanish(self, name: str) -> None:
-        space, cable = f"lps-{name[-8:]}", f"v-{name[-8:]}"
+        space, cable = host_name(name), f"v-{name[-8:]}"
         run("ip", "link", "set", cable, "down")  # first the cable: nobody hears it die
         host = self.hosts.pop(name)
         host.kill()

@@ -3,7 +3,8 @@
     make test-cluster
 
 `ray up` boots the head, the autoscaler brings spot workers, a sweep of LPS and a baseline runs on them with its results
-in S3, one worker is reclaimed, its pack goes on elsewhere, and in the middle of that comes `ray down`. In the morning
+in S3, one worker is reclaimed without notice, another one with notice, their packs go on elsewhere, and in the middle
+of that comes `ray down`. In the morning
 `ray up` and the same command bring it to its end, and the idle workers are ended. What is left must be what an
 undisturbed training on this machine leaves. It takes minutes and root, so it is not part of `make test`: hence this
 file's name.
@@ -12,6 +13,7 @@ file's name.
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,7 @@ from conftest import write_tiny_dataset
 pytest.importorskip("moto", reason="needs moto[server]: make test-cluster installs it")
 
 import boto3  # noqa: E402
-from cloud import IMAGE, REGION, Cloud, unavailable  # noqa: E402
+from cloud import IMAGE, REGION, Cloud, host_name, unavailable  # noqa: E402
 
 from lps.runs.checkpoint import (
     Checkpoint,  # noqa: E402
@@ -47,14 +49,17 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUCKET = "lps-results"
 RESULTS = f"s3://{BUCKET}/night"
-STEPS = 6000
+STEPS = 15000
 TINY = (
     f"--agents lps flow_bc --groups cube-single --tasks 1 --seeds 0 1 --steps {STEPS} --eval-interval {STEPS // 2} "
     "--eval-episodes 2 --set batch_size=16 horizon=2 base_hidden=[16,16] critic_hidden=[16,16] "
     "latent_actor_hidden=[16,16]"
 ).split()
-SWEEP = ["--results", RESULTS, "--device", "cpu", "--cpus-per-pack", "8", "--checkpoint-seconds", "1"]
+SWEEP = ["--results", RESULTS, "--device", "cpu", "--cpus-per-pack", "8", "--checkpoint-seconds", "15"]
 """A pack takes one of these 8-CPU machines. They have a GPU by name only, so it trains on the CPU."""
+
+NOTICE = 40.0
+"""Seconds between a notice and the end of the machine; AWS gives 120."""
 
 PATIENCE = 1200.0
 """Seconds for anything: two cores take minutes to start Ray on three hosts."""
@@ -79,6 +84,8 @@ class Night:
     """The instances while the sweep ran, before one was reclaimed."""
     reclaimed: dict[str, int] = field(default_factory=dict)
     """Step of each run's checkpoint when the worker was gone and Ray had not noticed yet."""
+    noticed: dict[str, int] = field(default_factory=dict)
+    """The same when the worker with the notice was gone."""
     down: dict[str, int] = field(default_factory=dict)
     """The same when `ray down` was typed."""
     evening: str = ""
@@ -148,11 +155,19 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         with sweep(file, "evening") as (process, output):
             wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process, output)
             seen.workers = cloud.workers()
-            cloud.reclaim(seen.workers[0])
-            time.sleep(5)  # a checkpoint that was under way
+            time.sleep(8)  # updates that a reclaim without notice costs
+            worker = worker_of_last(cloud)
+            cloud.reclaim(worker)
             seen.reclaimed = checkpoints()
-            cloud.say(f"reclaimed {seen.workers[0]['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
-            wait_for(lambda: all(step > seen.reclaimed[run] for run, step in checkpoints().items()), process, output)
+            cloud.say(f"reclaimed {worker['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
+            wait_for(lambda: advanced(seen.reclaimed), process, output)
+            worker = worker_of_last(cloud)
+            cloud.notify(worker, NOTICE)
+            time.sleep(NOTICE)
+            cloud.reclaim(worker)
+            seen.noticed = checkpoints()
+            cloud.say(f"reclaimed {worker['InstanceId']} with notice at steps {sorted(seen.noticed.values())}")
+            wait_for(lambda: advanced(seen.noticed), process, output)
             seen.down, seen.evening = checkpoints(), output.read_text()
             assert down(cloud, file) == []
             cloud.say(f"ray down at steps {sorted(seen.down.values())}")
@@ -249,6 +264,33 @@ def checkpoints() -> dict[str, int]:
     return {name: Checkpoint.from_bytes(store.read_bytes(path), path).step for name, path in stored.items()}
 
 
+def advanced(before: dict[str, int]) -> bool:
+    """Whether every run has a later checkpoint than before, or is done."""
+    return all(step > before[run] or step == STEPS for run, step in checkpoints().items())
+
+
+def worker_of_last(cloud: Cloud) -> dict[str, Any]:
+    """The instance that trains the run with the fewest updates."""
+    steps = checkpoints()
+    docs = {doc["id"]: doc for doc in Store(RESULTS, create=False).runs()}
+    host = docs[min(steps, key=lambda run: steps[run])]["host"]
+    return next(worker for worker in cloud.workers() if host == host_name(worker["InstanceId"]))
+
+
+def repeated(log: str) -> list[int]:
+    """The updates that were repeated after each restart of a pack: from the last step that its worker reported to the
+    first step of the next one, as the live table of the console shows them."""
+    found, last = [], dict[str, int]()
+    for line in re.sub(r"\x1b\[[\d;]*[A-Za-z]|\r", "", log).splitlines():
+        if match := re.match(rf"(\w+) cube-single .* (starting|training)\b.* (\d+)/{STEPS}", line):
+            pack, state, step = match[1], match[2], int(match[3])
+            if state == "starting":
+                last[pack] = step
+            elif pack in last:
+                found.append(max(0, last.pop(pack) - step))
+    return found
+
+
 def wait_for(condition: Callable[[], bool], process: Any = None, output: Path | None = None) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -270,7 +312,13 @@ def test_the_workers_were_spot_instances_with_encrypted_disks_and_their_own_role
 
 def test_the_sweep_survived_the_reclaim_from_its_checkpoints(night: Night) -> None:
     assert "restarted" in night.evening
-    assert 0 < min(night.reclaimed.values()) < min(night.down.values())
+    assert 0 < min(night.reclaimed.values()) <= min(night.noticed.values()) < min(night.down.values())
+
+
+def test_a_notice_saves_the_updates_since_the_checkpoint(night: Night) -> None:
+    without, noticed = repeated(night.evening)
+    print(f"updates repeated: {without} without notice, {noticed} with notice", flush=True)
+    assert noticed < without
 
 
 def test_in_the_morning_the_same_command_went_on_from_the_checkpoints(night: Night) -> None:

@@ -43,8 +43,6 @@ PACKS = int(os.environ.get("LPS_LONG_PACKS", "100"))
 MEMBERS = 10
 EVERY = 5.0
 """Seconds between two samples."""
-SERVICE = "_AutoscalingCoordinatorActor"
-"""Ray Train's own: one for the cluster, which keeps it."""
 GROWTH = {"driver_mb": (10.0, 0.5), "driver_files": (5.0, 0.0), "driver_threads": (5.0, 0.0), "ray_files": (30.0, 0.5)}
 """What may be more in the last quarter of the sweep than in the first: so much, and so much more with every pack. The
 driver keeps a trial of Tune's and ten children of MLflow's for each pack, so its memory does grow; Ray's own services
@@ -230,14 +228,14 @@ def test_a_thousand_runs(address: str, tmp_path: Path) -> None:
 
     for name, (much, more) in GROWTH.items():
         assert grown[name] <= much + more * PACKS, f"{name} has grown by {grown[name]:g}"
-    # For a pack: its trial, Train's controller and three helpers, a worker; twice, where one goes and the next comes.
-    assert most["actors_alive"] <= 12 * at_once + 2
+    # For a pack: trial, worker, and Train's barrier, which dies at birth; twice, where one goes and the next comes.
+    assert most["actors_alive"] <= 6 * at_once + 2
     assert most["groups_held"] <= 2 * at_once
 
     def left() -> tuple[list[str], list[str]]:
         actors, groups = ray._private.state.actors().values(), ray.util.placement_group_table().values()
         return (
-            [name for actor in actors if actor["State"] != "DEAD" and (name := actor["ActorClassName"]) != SERVICE],
+            [actor["ActorClassName"] for actor in actors if actor["State"] != "DEAD"],
             [group["state"] for group in groups if group["state"] != "REMOVED"],
         )
 
