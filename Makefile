@@ -81,9 +81,9 @@ COMPILE := build/lock/bin/uv pip compile --quiet --universal --fork-strategy few
 CUDA := ^(cuda|nvidia|triton)[-=]
 lock:  ## resolve pyproject.toml to the newest versions that fit and write requirements*.lock
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check --quiet uv
-	@$(COMPILE) --extra aws --extra minari --extra serve --extra video > build/lock/all
+	@$(COMPILE) --extra aws --extra minari --extra robot --extra serve --extra video > build/lock/all
 	@for extra in dev docs; do \
-	  $(COMPILE) --extra aws --extra minari --extra serve --extra video --extra $$extra --constraints build/lock/all > build/lock/all-$$extra; done
+	  $(COMPILE) --extra aws --extra minari --extra robot --extra serve --extra video --extra $$extra --constraints build/lock/all > build/lock/all-$$extra; done
 	@{ echo "# Every package the project runs on, for Python 3.11 to 3.13. Written by 'make lock' from pyproject.toml; by hand:"; \
 	   echo "#   pip install -c requirements.lock -c requirements-cuda.lock torch"; \
 	   echo "#   pip install --no-deps -r requirements.lock"; \

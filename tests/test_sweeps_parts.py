@@ -48,7 +48,10 @@ def test_presets_are_runs_of_every_combination(name: str) -> None:
     runs = [planned.run for planned in ogbench_all.build(agents, where)]
     found = [(run.agent, run.task, run.seed) for run in runs]
     tasks = [
-        task.name for group in where.groups for number, task in enumerate(GROUPS[group], 1) if number in where.tasks
+        task.name
+        for group in where.groups
+        for number, task in enumerate(GROUPS[group], 1)
+        if {number, task.name} & set(where.tasks)
     ]
     assert set(found) == set(itertools.product(agents, tasks, where.seeds))
     assert len({run.id for run in runs}) == len(runs)
@@ -81,7 +84,9 @@ def test_dry_run_says_what_would_run(
     assert ogbench_all.main(["--preset", name, "--dry-run", "--address", "local"]) == 0
     printed = capsys.readouterr().out
     runs = [planned.run for planned in ogbench_all.build(ogbench_all.AGENTS_OF[name], ogbench_all.PRESETS[name])]
-    assert f"{len(runs)} runs in " in printed and "Estimate" in printed
+    assert f"{len(runs)} runs in " in printed and "stimate" in printed
+    visual = "visual" in name
+    assert ("Frames: " in printed) == ("Memory of a member, at least: lps " in printed) == visual
     assert all(f"{run.agent} " in printed and f" {get_task(run.task).group} " in printed for run in runs)
     assert list(tmp_path.iterdir()) == []
 

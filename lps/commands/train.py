@@ -210,6 +210,8 @@ class _ProgressLine:
     def __call__(self, progress: Progress) -> None:
         from tqdm import tqdm
 
+        from lps.runs.scores import describe_checks
+
         if progress.event == "start":
             if self.bar is None:
                 self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=1.0)
@@ -227,17 +229,22 @@ class _ProgressLine:
         if progress.success:
             parts.append("score " + " ".join(f"{value:.2f}" for value in progress.success.values()))
         bar.set_postfix_str(", ".join(parts))
-        if progress.event == "eval":
+        if progress.event == "eval" and not progress.success:
+            for run, metrics in progress.metrics.items():
+                bar.write(f"step {progress.step}: {self.names.get(run, run)} {describe_checks(metrics)}")
+        elif progress.event == "eval":
             scores = [f"{self.names.get(run, run)} {value:.2f}" for run, value in progress.success.items()]
             bar.write(f"step {progress.step}: score {', '.join(scores)}")
 
 
 def _print_results(store: Store, runs: Sequence[Run]) -> None:
-    """Print the score of the last evaluation of each run."""
-    from lps.runs.scores import describe_score
+    """Print the score of the last evaluation of each run, or its last held-out checks."""
+    from lps.runs.scores import describe_checks, describe_score, last_checks
 
     for run in runs:
         if episodes := store.episodes(run.id):
             last = max(episodes)
             score = describe_score(episodes[last], run.resolved_task)
             print(f"run {run.id}: {score} at step {last} ({len(episodes[last])} episodes)")
+        elif checks := last_checks(store, run):
+            print(f"run {run.id}: {describe_checks(checks)}")

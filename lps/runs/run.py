@@ -85,7 +85,7 @@ class Run:
         from lps.runs.hyperparameters import make_config, plain  # pydantic and the agents' pages, and so torch
 
         agent, variant = resolve(agent, AGENTS)
-        known = get_task(task)
+        known = get_task(task, options)
         most = {"steps": LARGEST, "eval_interval": LARGEST, "eval_episodes": MOST_EPISODES}
         for (name, high), value in zip(most.items(), (steps, eval_interval, eval_episodes), strict=True):
             if not isinstance(value, int) or not 1 <= value <= high:

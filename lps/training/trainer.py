@@ -21,6 +21,7 @@ from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
+from lps.evaluation.heldout import HeldOut
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
@@ -131,6 +132,8 @@ class Trainer:
 
     agent: Agent
     scale: ActionScale
+    checks: HeldOut | None = None
+    """Checks on held-out episodes, where the dataset has them."""
 
     def __init__(
         self,
@@ -156,7 +159,8 @@ class Trainer:
         self.resume(dataset)
         program = self.program(dataset)
         self.ledger.report("start")
-        if self.ledger.start in self.eval_steps:  # the evaluation at the checkpoint's step may not have come back
+        # The evaluation at the checkpoint's step may not have come back; checks are stored before the checkpoint.
+        if self.ledger.start in self.eval_steps and not self.checks:
             self.evaluate()
         self.loop(range(self.ledger.start + 1, self.run.steps + 1), program)
         return self.finish()
@@ -191,18 +195,25 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
-        configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        batches = Batches(
+        seeds = [member.seed for member in self.trained]
+        batches = self.batches(dataset)
+        if dataset.held_out:
+            discounts = [member.config.discount for member in self.trained]
+            self.checks = HeldOut(dataset.held_out, self.batches(dataset.held_out), discounts)
+        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
+
+    def batches(self, dataset: Dataset) -> Batches:
+        configs = [member.config for member in self.trained]
+        return Batches(
             dataset,
             [member.run.task for member in self.trained],
             [config.discount for config in configs],
             configs[0].horizon,
             self.options.device,
             frame_stack=configs[0].frame_stack,
-            seeds=seeds,
+            seeds=[member.seed for member in self.trained],
             room=image_room(self.options.device, self.options.device_share),
         )
-        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
 
     # --- updates -----------------------------------------------------------------------------------------------------
 
@@ -240,9 +251,12 @@ class Trainer:
         return self.ledger.statuses()
 
     def evaluate(self) -> None:
-        """Submit a snapshot of every living member whose evaluation is not in the store."""
+        """Submit a snapshot of every living member whose evaluation is not in the store.  Without an environment, check
+        the members on the held-out episodes."""
         with self.ledger.timed_evaluation():
             self.drop_diverged()
+            if self.checks:
+                self.ledger.record(self.checks(self.agent))
             for member in self.ledger.unevaluated():
                 policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
                 self.ledger.submit(member, policy)

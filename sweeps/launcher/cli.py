@@ -13,7 +13,6 @@ from lps.errors import UserError, at_least
 from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
-from lps.tasks.suites import get_task
 from lps.training.options import IF_BUSY, PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.feed import unfinished
@@ -102,6 +101,8 @@ def launch_or_describe(
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
         describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
+        for line in estimate.of_images(runs, arguments.data_dir):
+            print(line)
         if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
@@ -207,7 +208,7 @@ def _bill(hours: float | None, share: PackResources, price: float) -> str:
 
 
 def _row(pack: Sequence[Run]) -> tuple[str, str, int]:
-    return pack[0].agent, get_task(pack[0].task).group, pack[0].steps
+    return pack[0].agent, pack[0].resolved_task.group, pack[0].steps
 
 
 def _hours(hours: float | None) -> str:

@@ -20,11 +20,11 @@ from typing import Any, TextIO
 
 from lps.errors import UserError, last_line, printable
 from lps.runs.intent import Planned, write_intent
-from lps.runs.lease import Busy, Lease
+from lps.runs.lease import Lease
 from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task, load_dataset
+from lps.tasks.suites import load_dataset
 from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
@@ -95,7 +95,7 @@ def drive(
         _warn_of_other_commits(before)
     address, limits = cluster.find(address), limits or Limits()
     wanted, trained = feed.claims(done), set[str]()
-    mirror = Follower(store) if mlflow else None
+    mirror = None
     try:
         with Lease(store, parent) as lease:
             plan = replace(plan, results=store.path, driver=lease.owner)
@@ -103,10 +103,9 @@ def drive(
                 trained |= set(turn)
                 if address == "local":
                     _prepare_data(feed.ahead(done), plan.options.data_dir)
+                mirror = mirror or (Follower(store) if mlflow else None)
                 _train(store.fenced(lease.check), feed, plan, limits, address, verbose, lease)
-    except Busy:
-        mirror = None  # it ends with this process
-        raise
+        mirror = mirror or (Follower(store) if mlflow else None)  # earlier commands may have left it incomplete
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", flush=True)
         raise
@@ -145,20 +144,12 @@ def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
     """Download, check and convert the datasets once, before the packs start. On a cluster each machine does this for
     its own packs."""
-    for dataset, group in dict.fromkeys((run.dataset, get_task(run.task).group) for run in runs):
-        task = next(get_task(run.task) for run in runs if get_task(run.task).group == group)
+    for dataset, group in dict.fromkeys((run.dataset, run.resolved_task.group) for run in runs):
+        task = next(run.resolved_task for run in runs if run.resolved_task.group == group)
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
-def _train(
-    store: Store,
-    feed: Feed,
-    plan: Plan,
-    limits: Limits,
-    address: str,
-    verbose: bool,
-    lease: Lease,
-) -> None:
+def _train(store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, lease: Lease) -> None:
     cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
     for attempt in range(1, TUNE_RESTARTS + 1):
@@ -182,7 +173,8 @@ def _train(
                 print(f"Ray Tune failed ({last_line(str(error))}); restarting it with the unfinished runs", flush=True)
             else:
                 reason = f"Ray Tune failed {TUNE_RESTARTS} times:\n{traceback.format_exc()}"
-                left = [run for run in unfinished(store, feed.runs) if run.id in lease.held]
+                others = feed.claims(()).keys() - lease.held
+                left = [run for run in unfinished(store, feed.runs) if run.id not in others]
                 mark_failed(store, left, plan.sweep, reason)
 
 
