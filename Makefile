@@ -59,9 +59,9 @@ test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machi
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
 	@$(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/cluster/night.py
 
-test-long: $(VENV)/.dev  ## an hour: 20 drivers killed (KILLS=, SEED=), raylets killed, no memory, 1,000 runs in 100 packs (PACKS=), a policy server for a day
-	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) \
-	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/{kills,raylet,memory,soak,server}.py
+test-long: $(VENV)/.dev  ## an hour: 20 drivers killed (KILLS=, SEED=), ten pairs of drivers on one folder, raylets killed, no memory, 1,000 runs in 100 packs (PACKS=), a policy server for a day
+	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) LPS_LONG_PAIRS=10 \
+	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/{kills,raylet,memory,soak,server}.py tests/test_two_drivers.py
 
 check: $(VENV)/.dev  ## format, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "format: 'make format' mends the files above"; exit 1; }
@@ -81,9 +81,9 @@ COMPILE := build/lock/bin/uv pip compile --quiet --universal --fork-strategy few
 CUDA := ^(cuda|nvidia|triton)[-=]
 lock:  ## resolve pyproject.toml to the newest versions that fit and write requirements*.lock
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check --quiet uv
-	@$(COMPILE) --extra aws --extra minari --extra serve --extra video > build/lock/all
+	@$(COMPILE) --extra aws --extra minari --extra robot --extra serve --extra video > build/lock/all
 	@for extra in dev docs; do \
-	  $(COMPILE) --extra aws --extra minari --extra serve --extra video --extra $$extra --constraints build/lock/all > build/lock/all-$$extra; done
+	  $(COMPILE) --extra aws --extra minari --extra robot --extra serve --extra video --extra $$extra --constraints build/lock/all > build/lock/all-$$extra; done
 	@{ echo "# Every package the project runs on, for Python 3.11 to 3.13. Written by 'make lock' from pyproject.toml; by hand:"; \
 	   echo "#   pip install -c requirements.lock -c requirements-cuda.lock torch"; \
 	   echo "#   pip install --no-deps -r requirements.lock"; \

@@ -20,6 +20,7 @@ from analysis.page import tables  # noqa: E402
 from analysis.page.figures import all_plots  # noqa: E402
 from analysis.page.table import save  # noqa: E402
 from analysis.plots import PLOTS, style  # noqa: E402
+from analysis.progress import progress  # noqa: E402
 from analysis.results.agents import SUBJECT  # noqa: E402
 from analysis.results.load import load  # noqa: E402
 from analysis.results.select import select  # noqa: E402
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     here = read(arguments)
     out = local_path(arguments.out) if arguments.out else default_out(arguments.results)
     written = write(here, out)
-    print(printable(tables.all_tables(here)["success"].text()), end="\n\n")
+    print(printable(tables.all_tables(here)["success" if here.groups else "held_out"].text()), end="\n\n")
     print("written:")
     for _, (path, *others) in groupby(written, key=lambda path: path.with_suffix("")):
         print(f"  {path}  (and {', '.join(other.suffix for other in others)})")
@@ -61,7 +62,7 @@ def read(arguments: argparse.Namespace) -> Study:
         raise UserError(f"--subject: {suggest(subject, known, 'agent')} (those that are shown)")
     here = study(results, arguments.include_unfinished, subject)
     _print_gaps(here)
-    if not here.groups:
+    if not here.groups and not len(tables.held_out(here).data):
         raise UserError(_nothing(here))
     return here
 
@@ -78,8 +79,8 @@ def write(here: Study, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with style.styled():
-            plots = all_plots(here)
-            for name, plot in plots.items():
+            plots = all_plots(here) if here.groups else {}
+            for name, plot in progress(plots.items(), what="drawing", unit="figure"):
                 written += style.save(plot, out / "figures", name)
         for name in PLOTS.keys() - plots.keys():
             for suffix in style.SUFFIXES:

@@ -162,9 +162,7 @@ def main() -> int:
                 for members in arguments.members:
                     rows.append(measure(package, name, members, mode, precision, arguments.seconds, arguments.pixels))
                     print(table(rows[-1:], header=len(rows) == 1), flush=True)
-                    (path,) = save(
-                        rows, Path(arguments.out), "release-pixels" if arguments.pixels else "release", device
-                    )  # at once: time may run out
+                    (path,) = save(rows, Path(arguments.out), files, device)  # at once: time may run out
     print(f"written: {path}")
     return 0
 

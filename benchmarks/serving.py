@@ -36,9 +36,10 @@ STATE, ACTIONS = {"state": Space((28,))}, 5
 PIXELS = {"pixels": Space((64, 64, 3), "uint8")}
 
 CASES: dict[str, tuple[Mapping[str, Any], Mapping[str, Space]]] = {"mlp": ({}, STATE)}
-"""Name -> (hyperparameters of LPS, observation): the MLP on a state, and whatever else there is on images."""
-CASES |= {kind: ({"encoder": kind}, PIXELS) for kind in getattr(nets, "ENCODERS", ()) if kind != "flat"}
+"""Name -> (hyperparameters of LPS, observation): each network on a state, each encoder on an image."""
+CASES |= {kind: ({"encoder": kind}, PIXELS) for kind in nets.ENCODERS}
 CASES |= {kind: ({"base_network": kind}, STATE) for kind in nets.NETWORKS if kind != "mlp"}
+USUAL = ["mlp", "impala_small", "impala", "dit_small"]
 
 
 def measure(name: str, clients: int, calls: int, device: str) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _ask(url: str, calls: int, start: threading.Barrier, rows: list[tuple[float,
 @command_line
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=list(CASES), metavar="NETWORK", help=", ".join(CASES))
+    parser.add_argument("--networks", nargs="+", default=USUAL, metavar="NETWORK", help=", ".join(CASES))
     parser.add_argument("--clients", nargs="+", type=at_least(1, 32), default=[1, 4], help="(default: 1 4)")
     parser.add_argument("--calls", type=at_least(32), default=2000, help="requests of each row (default: 2000)")
     parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="(default: cpu)")

@@ -7,9 +7,11 @@ import io
 import os
 import re
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 P = ParamSpec("P")
 
@@ -70,7 +72,8 @@ def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
 def command_line(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorate the main function of a command line: return an exit code, and print user errors without a traceback.
 
-    UserError: `error: ...`, code 2.  Ctrl-C: one line, code 130.  Closed stdout (`| head`): nothing, code 141.
+    UserError: `error: ...`, code 2.  Ctrl-C: one line, code 130.  SIGTERM: one line, code 143.  Closed stdout
+    (`| head`): nothing, code 141.
     """
 
     @functools.wraps(main)
@@ -78,6 +81,8 @@ def command_line(main: Callable[P, int | None]) -> Callable[P, int]:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
         try:
             code = main(*args, **kwargs) or 0
             sys.stdout.flush()
@@ -97,8 +102,18 @@ def command_line(main: Callable[P, int | None]) -> Callable[P, int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:
+            if in_main_thread:
+                signal.signal(signal.SIGTERM, before)
 
     return wrapped
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Handle SIGTERM: end with the clean-up of all open blocks."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print("stopped by SIGTERM", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _stdout_is_closed() -> bool:

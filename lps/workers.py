@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent."""
+"""Worker processes that end with their parent, and threads that share a machine with other work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
+
+SLEEP_WHEN_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment variables for PyTorch's OpenMP threads (GNU OpenMP): sleep at barriers. By default they spin, and two
+threads beside other work then take many times as long (benchmarks/threads.py)."""
+
+
+def sleep_when_waiting() -> None:
+    """Let PyTorch's threads sleep while they wait for each other, unless the user has chosen otherwise.
+
+    It has an effect only before torch is imported."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ.update(SLEEP_WHEN_WAITING)
 
 
 class WorkerPool(ProcessPoolExecutor):

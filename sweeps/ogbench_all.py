@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from lps.errors import command_line
 from lps.runs.intent import Planned
+from lps.tasks.suites import get_task
 from sweeps.launcher import cli
 from sweeps.study import scope as scopes
 from sweeps.study.scope import PAPER_SCOPE, Scope
@@ -26,7 +27,20 @@ AGENTS_OF = {
     "small": EVERYONE,
     "small-scene": EVERYONE,
     "paper": EVERYONE,
+    "paper-visual": EVERYONE,
 }
+# FQL's five visual tasks, and the groups whose five tasks Value Flows runs.
+VISUAL_TASKS = [f"visual-{group}-singletask-task1-v0" for group in ("cube-single-play", "puzzle-4x4-play")] + [
+    f"visual-{group}-singletask-task{number}-v0"
+    for group in (
+        "cube-double-play",
+        "scene-play",
+        "puzzle-3x3-play",
+        "antmaze-medium-navigate",
+        "antmaze-teleport-navigate",
+    )
+    for number in range(1, 6)
+]
 PRESETS = {
     # LPS against the two kinds of cloning in a maze, with small networks: minutes on two CPU cores. First:
     #   python -m lps collect pointmaze-medium-navigate --episodes 200 --seed 0
@@ -102,6 +116,15 @@ PRESETS = {
     ),
     # The state-based main comparison of LPS.
     "paper": replace(PAPER_SCOPE, seeds=list(range(8))),
+    # The visual tasks of FQL and of Value Flows, scored by the mean of the evaluations at 300k, 400k and 500k updates.
+    # One frame, as in LPS's release; --set frame_stack=3 is FQL's protocol.
+    "paper-visual": Scope(
+        groups=list(dict.fromkeys(get_task(name).group for name in VISUAL_TASKS)),
+        tasks=VISUAL_TASKS,
+        seeds=[0, 1, 2, 3],
+        steps=500_000,
+        eval_interval=100_000,
+    ),
 }
 
 

@@ -29,6 +29,7 @@ import optuna
 from lps.errors import UserError, command_line, last_line
 from lps.files import open_filesystem
 from lps.runs.intent import Planned, write_intent
+from lps.runs.lease import Lease
 from lps.runs.run import Run
 from lps.runs.scores import scores
 from lps.runs.store import NoResults, Store
@@ -36,7 +37,7 @@ from lps.tasks.suites import get_task
 from lps.training.packs import pack
 from sweeps.launcher import cli
 from sweeps.launcher.feed import Pack, count
-from sweeps.launcher.launch import drive
+from sweeps.launcher.launch import drive, say
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import MAX_MEMBERS, Limits, Nodes, PackResources, divide_cluster
 from sweeps.ogbench_all import EVERYONE
@@ -264,7 +265,11 @@ class TuningFeed:
             for one in study.scope.runs(study.agent)
         ]
 
-    def begin(self, nodes: Nodes, limits: Limits) -> tuple[PackResources, str]:
+    def claims(self, done: Container[str]) -> dict[str, str]:
+        """Return the names of the studies, which this process holds already. Workers claim the runs of their packs."""
+        return {name_of(study.agent): study.name for study in self.studies} if self.ahead(done) else {}
+
+    def begin(self, nodes: Nodes, limits: Limits, held: Container[str]) -> tuple[PackResources, str]:
         self.titles.clear()
         self._queue: list[Pack] = []
         self._jobs: dict[int, Job] = {}
@@ -420,13 +425,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             [*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments, sweep
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    refuse_other_study(results, agents, study_digest(scope, rungs))
     plan = cli.plan_from_arguments(arguments, sweep, open_filesystem(results)[0], scope.steps)
-    studies = [Study(agent, scope, held_out, plan, budget) for agent in agents]
-    storage = arguments.storage or _default_storage(results)
-    for study in studies if storage else ():
-        study.storage = tpe.Storage(str(storage), study.name, study.space, study.search.trials)
-    return tune(studies, plan, **cli.driver_options(arguments))
+    storage, code = arguments.storage or _default_storage(results), 0
+    wanted = {name_of(agent): f"tuning of {agent}" for agent in agents}
+    with Lease(Store(results)) as lease:
+        for turn in lease.turns(wanted, arguments.if_busy, list, say):
+            mine = [agent for agent in agents if name_of(agent) in turn]
+            refuse_other_study(results, mine, study_digest(scope, rungs))
+            studies = [Study(agent, scope, held_out, plan, budget) for agent in mine]
+            for study in studies if storage else ():
+                study.storage = tpe.Storage(str(storage), study.name, study.space, study.search.trials)
+            code = max(code, tune(studies, plan, parent=lease.owner, **cli.driver_options(arguments)))
+    return code
 
 
 def tune(studies: Sequence[Study], plan: Plan, **options: Any) -> int:

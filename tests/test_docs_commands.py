@@ -1,10 +1,12 @@
 """Every shell command of README and docs runs, at toy size or as a dry run; the exceptions are listed below."""
 
+import contextlib
 import itertools
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,11 +35,18 @@ NOT_RUN = {
 }
 """Beginnings of the commands that are not run -> the reason."""
 
+with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as second:
+    PORT, SECOND = free.getsockname()[1], second.getsockname()[1]
+
 PLACEHOLDERS = {
     "s3://<bucket>/paper": EXAMPLE,
     "RESULTS": EXAMPLE,
     "results/scene": "docs/example/scene-9k",
     " --compile": "",  # tests/test_program.py compiles
+    ":8000": f":{PORT}",
+    "--port 8000": f"--port {PORT}",
+    ":8001": f":{SECOND}",
+    "--port 8001": f"--port {SECOND}",
     "<run>": "*",  # the checkpoint that an earlier command of the page has written
 }
 """Words of the pages -> their value here."""
@@ -47,6 +56,8 @@ TOY = {
     "python -m lps train": "--steps 2 --eval-interval 2 --eval-episodes 1 --seeds 0 --device cpu --set batch_size=4"
     " base_hidden=8",
     "python -m lps evaluate": "--episodes 1",
+    "python -m lps drive": "--episodes 1 --rate 0",
+    "python -m lps replay": "--count 3",
     "python sweeps/": "--dry-run",
     "python tests/long/": "--help",
     "make": "--dry-run",
@@ -84,10 +95,28 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path):
         "PYTHONPATH": str(ROOT),
         "LPS_DATA_DIR": str(tmp_path / "data"),
     }
-    for line in commands(page):
-        for command in executable(line):
-            done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
-            assert done.returncode == 0, f"{page}: {line}\n{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    with contextlib.ExitStack() as servers:
+        for line in commands(page):
+            for command in executable(line):
+                if command.startswith("python -m lps serve"):
+                    servers.enter_context(running(command, tmp_path, env))
+                    continue
+                done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+                assert done.returncode == 0, f"{page}: {line}\n{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@contextlib.contextmanager
+def running(command: str, cwd: Path, env: dict[str, str]) -> Iterator[None]:
+    """Run a server from its first line of output to the end of the page; then it must end as asked."""
+    server = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=cwd, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None and server.stdout.readline().startswith("serving "), command
+        yield
+        server.terminate()
+        assert server.wait(60) == 0, command
+    finally:
+        server.kill()
+        server.communicate()
 
 
 def executable(line: str) -> Iterator[str]:

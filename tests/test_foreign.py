@@ -26,7 +26,8 @@ from lps.training.trainer import train
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
 SHELF, TABLE = "house.chores:dust-the-shelf", "house.chores:Wipe: Table (slow)"
-SMALL = {"batch_size": 16, "base_hidden": (16, 16), "critic_hidden": (16,), "latent_actor_hidden": (16,)}
+SMALL = {"batch_size": 16, "base_hidden": (16, 16), "critic_hidden": (16,), "latent_actor_hidden": (16,),
+         "encoder_width": 0.125}  # fmt: skip
 NETWORK, AGENT = "house.nets.Residual", "house.mean.MeanBC"
 
 
@@ -51,7 +52,7 @@ def house(tmp_path_factory):
 
 
 def runs_of(*agents: str, steps: int = 12, **settings) -> list[Run]:
-    own = {name: SMALL[name] for name in ("batch_size", "base_hidden")}
+    own = {name: SMALL[name] for name in ("batch_size", "base_hidden", "encoder_width")}
     return [
         Run.create(
             agent,
@@ -136,6 +137,27 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path):
     for net, tensors in ends[0].params.items():
         assert all(torch.equal(tensor, ends[1].params[net][name]) for name, tensor in tensors.items())
     assert whole.read_episodes().equals(cut.read_episodes())
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_images_that_stay_in_host_memory_train_to_the_same_bits(frame_stack, tmp_path, monkeypatch):
+    runs, stores = runs_of("lps", frame_stack=frame_stack), [Store(tmp_path / "device"), Store(tmp_path / "host")]
+    for store, room in zip(stores, (None, 0.0), strict=True):
+        monkeypatch.setattr("lps.training.trainer.image_room", lambda *_, room=room: room)
+        train(runs, store, TrainOptions(device="cpu"))
+    for run in runs:
+        ends = [Checkpoint.from_bytes(store.read_bytes(checkpoint_path(run)), "") for store in stores]
+        assert ends[0].observation["camera"].shape == (8, 8, 3 * frame_stack)
+        for net, tensors in ends[0].params.items():
+            assert all(torch.equal(tensor, ends[1].params[net][name]) for name, tensor in tensors.items())
+    assert stores[0].read_episodes().equals(stores[1].read_episodes())
+
+
+def test_an_encoder_of_a_package_is_an_import_path():
+    run = Run.create("lps", SHELF, encoder="lps.nets.encoder.Flat")
+    assert run.config.encoder == "lps.nets.encoder.Flat" and run.id != Run.create("lps", SHELF).id
+    with pytest.raises(UserError, match="unknown encoder 'impla'; did you mean 'impala'"):
+        Run.create("lps", SHELF, encoder="impla")
 
 
 def test_the_command_line_trains_evaluates_and_exports(tmp_path, capsys):

@@ -14,6 +14,8 @@ from lps.agents import AGENTS  # noqa: E402
 
 FILES = {path.stem: path for path in sorted(GOLDEN.glob("*.npz"))}
 VISUAL = {path.stem: path for path in sorted(GOLDEN.glob("visual/*.npz"))}
+TRANSFORMER = {path.stem: path for path in sorted(GOLDEN.glob("dit/*.npz"))}
+FURTHER = [*VISUAL.values(), *TRANSFORMER.values()]
 # Not in LPS's release: tests/test_agents.py holds them to plain loops over parts that are held here.
 WITHOUT = {"best_of_n", "dsrl_sac", "meanflow_best_of_n", "quantile_lps"}
 
@@ -25,9 +27,11 @@ def test_every_golden_file_is_met(name):
     assert max(errors.values()) <= RELATIVE, errors
 
 
-@pytest.mark.parametrize("name", VISUAL)
-def test_every_golden_file_of_images_is_met(name):
-    errors = check(VISUAL[name])
+@pytest.mark.parametrize(
+    "path", [*VISUAL.values(), *TRANSFORMER.values()], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_golden_file_of_images_and_transformers_is_met(path):
+    errors = check(path)
     assert max(errors.values()) <= RELATIVE, errors
 
 

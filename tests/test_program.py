@@ -92,12 +92,12 @@ def assert_agree(agent: str, dataset: Dataset) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(("agent", "seen"), [*((a, "state") for a in AGENTS), ("lps", "images"), ("dsrl", "images")])
 def test_the_traced_update_is_the_plain_one(agent, seen, as_in_batches, monkeypatch):
     """Traced and differentiated as for compiling, without the minutes that code generation takes."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    assert_agree(agent, seen)
+    assert_agree(agent, DATA[seen])
 
 
 @pytest.mark.slow

@@ -274,5 +274,5 @@ def test_unfit_minari_folders(collected: Any, tmp_path: Path):
     with pytest.raises(UserError, match="outside the action space"):
         minari_reader.read(path, STATE._replace(high=np.array([0.5, 1], np.float32)))
     (path / "data" / "main_data.hdf5").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="cannot convert"):
+    with pytest.raises(UserError, match="is damaged"):
         minari_reader.read(path, STATE)

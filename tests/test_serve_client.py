@@ -179,7 +179,7 @@ def test_the_last_frames_of_an_image_are_stacked():
     seen = []
 
     class Looking(Clock):
-        metadata = {"execute": 1, "frame_stack": 3}
+        metadata = {"execute": 1, "frame_stack": 3, "observation": {"pixels": [[2, 2, 9], "uint8"]}}
 
         def infer(self, observation, **request):
             seen.append(observation)

@@ -30,7 +30,6 @@ from sweeps.launcher.connection import ENVIRONMENT
 from sweeps.launcher.launch import launch
 from sweeps.launcher.plan import Plan
 from sweeps.launcher.resources import Limits
-from sweeps.watch.mlflow import Mirror
 
 import psutil  # isort: skip
 
@@ -76,8 +75,6 @@ class Story:
     code: int
     """Exit code of the same command, run again."""
     output: str
-    late: set[str]
-    """What that put into the environment while the mirror's thread was at work."""
 
 
 @pytest.fixture(scope="module")
@@ -106,25 +103,13 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Iter
         _, survivors = psutil.wait_procs(family, timeout=120)
         steps = {run.id: checkpoint_step(results, run) for run in runs}
 
-        environments: list[set[str]] = []
         for name in (*ENVIRONMENT, "PYTHONBREAKPOINT"):  # as in a fresh process
             patch.delenv(name, raising=False)
-        for name in ("_loop", "close"):
-            patch.setattr(Mirror, name, noting(environments, getattr(Mirror, name)))
         with (folder / "again").open("w") as file:
             patch.setattr(sys, "stdout", file)
             code = sweep([impossible_run(), *runs], results, tiny_data_dir)
     again = (folder / "again").read_text()
-    late = environments[1] - environments[0]
-    yield Story(results, len(killed), output.read_text(), survivors, steps, code, again, late)
-
-
-def noting(environments: list[set[str]], method: Callable[[Mirror], None]) -> Callable[[Mirror], None]:
-    def noted(mirror: Mirror) -> None:
-        environments.append(set(os.environ))
-        method(mirror)
-
-    return noted
+    yield Story(results, len(killed), output.read_text(), survivors, steps, code, again)
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +118,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -
     results = tmp_path_factory.mktemp("undisturbed") / "results"
     train(healthy_runs(), Store(results), TrainOptions("cpu", data_dir=str(tiny_data_dir), log_interval=LOG_INTERVAL))
     return results
-
-
-def test_the_environment_is_final_when_the_mirror_begins(story: Story) -> None:
-    # Its thread reads S3, where the client reads the environment; a variable that comes meanwhile can end the process.
-    assert story.late == set()
 
 
 def test_a_killed_worker_comes_back_and_a_killed_driver_takes_everything_with_it(story: Story) -> None:

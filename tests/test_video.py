@@ -107,17 +107,6 @@ def test_where_nothing_renders_the_error_says_what_was_tried(tmp_path, monkeypat
     assert left(tmp_path) == ["v.mp4"] and (tmp_path / "v.mp4").read_bytes() == b"an older video"
 
 
-def test_headless_rendering_is_tried_before_a_display(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(video.sys, "platform", "linux")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    assert video.backends() == ["egl", "osmesa"]
-    monkeypatch.setenv("DISPLAY", ":0")
-    assert video.backends() == ["egl", "osmesa", "glfw"]
-    monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    assert video.backends() == ["osmesa"]
-
-
 def test_another_kind_of_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"\.mp4 or \.gif"):
         record([Actor(Reach())], TASK, tmp_path / "v.avi")

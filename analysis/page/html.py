@@ -16,10 +16,11 @@ from analysis.numbers.claims import Claim, claims
 from analysis.numbers.stats import LEVEL, RESAMPLES
 from analysis.page import charts, provenance
 from analysis.page.figures import all_plots
-from analysis.page.headline import headline, lead, verdict
+from analysis.page.headline import Headline, headline, lead, verdict
 from analysis.page.table import Table
 from analysis.page.tables import all_tables
 from analysis.plots import style
+from analysis.progress import progress
 from analysis.results import settings
 from analysis.results.study import LAST, Study, records
 
@@ -55,27 +56,27 @@ def render(study: Study) -> str:
     )
     notes = _Notes()
     found = all_tables(study)
-    table = headline(study, found["success"])
-    first = notes.once(found["success"].notes)
+    scored = bool(study.groups)
+    table = headline(study, found["success"]) if scored else Headline([], [], "", False, "")
+    first = notes.once(found["success"].notes) if scored else []
     specs: dict[str, Any] = {}
     with style.styled():
-        plots = all_plots(study)
+        plots = all_plots(study) if scored else {}
         looks = _looks(study, plots)
         figures = _figures(study, plots, looks, specs, notes)
-    supported = claims(study)
+    supported = claims(study) if scored else []
     tables = {name: _table(name, one, notes) for name, one in found.items() if name == "success" or _has(name, one)}
+    whole = tables.get("success")
     if set(study.series) == set(settings.plotted_series(study)):
-        whole = tables.pop("success")  # the headline says it all
-    else:
-        whole = tables["success"]
+        tables.pop("success", None)  # the headline says it all
     coverage = [tables.pop(name) for name in ("coverage", "missing_runs") if name in tables]
     stated = tables.pop("claims", None)
     script = bundle()
     return environment.get_template("page.html").render(
         title=study.results.name,
         facts=_facts(study),
-        lead=lead(study, table),
-        verdict=verdict(study, supported),
+        lead=lead(study, table) if scored else "Recordings without an environment: held-out checks, no success rates.",
+        verdict=verdict(study, supported) if scored else [],
         headline=table,
         unit=study.unit(*study.groups),
         notes=first,
@@ -171,7 +172,7 @@ def _figures(
     found = {}
     markers = charts.Looks({title: look["marker"] for title, look in looks.items()})
     colours = [look["light"] for look in looks.values()]
-    for name, plot in plots.items():
+    for name, plot in progress(plots.items(), what="drawing", unit="figure"):
         picture = _data("image/svg+xml", style.svg(plot, colours).encode())
         panels = charts.CHARTS[name](study, plot.data, markers) if name in charts.CHARTS else []
         ids = [f"chart-{name}-{i}" for i in range(len(panels))]

@@ -15,8 +15,11 @@ from analysis.numbers import budgets, summaries, tuning
 from analysis.numbers.claims import claims as claimed
 from analysis.page import provenance
 from analysis.page.table import DOUBLE_DAGGER, Table
+from analysis.progress import progress
 from analysis.results.agents import AVERAGE, SUBJECT, group_key
+from analysis.results.load import metric
 from analysis.results.study import DAGGER, SUCCESS, Study, Unit
+from lps.runs.scores import HELD_OUT
 
 
 def success(study: Study) -> Table:
@@ -282,6 +285,54 @@ def gaps(study: Study) -> Table:
     return Table("Runs that are missing, failed or unfinished", header, rows, data, notes, text_columns=6)
 
 
+def held_out(study: Study) -> Table:
+    """The last held-out checks of the runs without an environment, by group and agent: means over seeds."""
+    runs = study.runs[study.runs["metric"] == "none"]
+    checks = {name: metric(study.results, f"{HELD_OUT}{name}", runs.index) for name in (*CHECKS, *_fifths())}
+    last = {name: rows.groupby("run_id")["value"].last() for name, rows in checks.items()}
+    frame = runs[["group", "series", "seed", "step"]].join(pd.DataFrame(last)).dropna(subset=["action_error"])
+    data = frame.drop(columns=["seed", "step"]).groupby(["group", "series"], sort=False).mean().reset_index()
+    seeds = frame.groupby(["group", "series"])["seed"].nunique()
+    rows = [
+        [row["group"], study.series[row["series"]].title, *(_number(row[name]) for name in CHECKS)]
+        + [", ".join(f"{_number(row[q])}: {_number(row[g])}" for q, g in _pairs()) if _number(row["return"]) else ""]
+        + [str(seeds[row["group"], row["series"]])]
+        for row in data.to_dict("records")
+    ]
+    notes = [
+        "These runs have recordings and no environment. The checks compare them with episodes that training has not "
+        "seen. They say how a policy fits recordings, and not how often it succeeds. Action error: mean absolute "
+        "difference of the policy's and the recorded chunk, in actions from -1 to 1; that of the first action beside "
+        "it. Q: value of the recorded chunk and of the policy's. Return: discounted return to go of the recordings. "
+        "Calibration: mean Q and mean return in each fifth of the states, ordered by Q."
+    ]
+    header = ["Group", "Agent", *CHECKS.values(), "Calibration, Q: return", "Seeds"]
+    return Table("Held-out checks (no success rates)", header, rows, data, notes if rows else [])
+
+
+CHECKS = {
+    "action_error": "Action error",
+    "first_action_error": "First action",
+    "q_recorded": "Q recorded",
+    "q_policy": "Q policy",
+    "return": "Return",
+    "q_return_correlation": "Correlation of Q and return",
+}
+"""Held-out checks of the table (lps.evaluation.heldout) -> their titles."""
+
+
+def _pairs() -> list[tuple[str, str]]:
+    return [(f"calibration_q_{fifth}", f"calibration_return_{fifth}") for fifth in range(1, 6)]
+
+
+def _fifths() -> list[str]:
+    return [name for pair in _pairs() for name in pair]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if np.isfinite(value) else ""
+
+
 TABLES: dict[str, Callable[[Study], Table]] = {
     "claims": claims,
     "success": success,
@@ -290,9 +341,11 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "differences": differences,
     "robustness": robustness,
     "tuned": tuned,
+    "held_out": held_out,
     "coverage": coverage,
     "missing_runs": gaps,
 }
+UNSCORED = ("held_out", "coverage", "missing_runs")  # tables that need no scores
 OF_SERIES = ("claims", "success", "published", "tasks", "differences")  # tables whose numbers are those of series
 
 
@@ -301,7 +354,9 @@ def all_tables(study: Study) -> dict[str, Table]:
     different code or on different data under one name."""
     mixed = list(filter(None, [provenance.mixed_code(study), provenance.mixed_data(study)]))
     found = {}
-    for name, make in TABLES.items():
+    for name, make in progress(TABLES.items(), what="tables", unit="table"):
+        if not study.groups and name not in UNSCORED:
+            continue
         table = make(study)
         notes = [*table.notes, *(mixed if name in OF_SERIES else []), *study.results.notes]
         found[name] = replace(table, notes=notes)

@@ -76,9 +76,14 @@ GROUP_ORDER = [
     "cube-quadruple",
     "puzzle-4x5",
     "puzzle-4x6",
+    "visual-cube-single",
+    "visual-cube-double",
+    "visual-scene",
+    "visual-puzzle-3x3",
+    "visual-puzzle-4x4",
 ]
 # Our tasks of these groups carry the sparse reward; published tables say so in the name.
-PUBLISHED_GROUPS = {"scene": "scene-sparse", "puzzle-3x3": "puzzle-3x3-sparse"}
+PUBLISHED_GROUPS = {group: f"{group}-sparse" for group in ("scene", "puzzle-3x3", "visual-scene", "visual-puzzle-3x3")}
 AVERAGE = "average"  # the pseudo-group: the mean over groups
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analysis.progress import progress
 from analysis.results import version1
 from analysis.results.agents import Agent, agents_of
 from lps.agents.variants import OLD_VALUES
@@ -106,16 +107,23 @@ def load(path: str) -> Results:
         UserError: no result store there, one of another schema version, or one without a single readable run.
     """
     store = _open(path)
-    sweeps, studies = store.sweeps(), store.studies()
+    with progress(what=f"reading {path}", unit="table", total=4) as bar:
+        sweeps, studies = store.sweeps(), store.studies()
+        bar.update()
+        documents = store.runs()
+        bar.update()
+        episodes = store.read_episodes()
+        bar.update()
+        actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
+        bar.update()
     known = [sweep for sweep in sweeps if "tasks" in sweep]  # not those of version 1
     about = {**version1.agents(), **{name: own for sweep in known for name, own in sweep["agents"].items()}}
     tasks = {name: task for sweep in known for name, task in sweep["tasks"].items()}
-    runs = _runs(store.runs(), tasks, about).assign(results=str(path))
-    evaluations = _evaluations(store.read_episodes(), runs)
+    runs = _runs(documents, tasks, about).assign(results=str(path))
+    evaluations = _evaluations(episodes, runs)
     orphans = sorted(set(evaluations["run_id"]) - set(runs.index))
     problems = [f"episodes/{run_id}: belongs to no readable run document, not shown" for run_id in orphans]
     evaluations = evaluations[~evaluations["run_id"].isin(orphans)].reset_index(drop=True)
-    actions = store.read_actions().select(["run_id", "x", "y"]).to_pandas()
     problems = [*store.problems, *(f"{path}/{problem}" for problem in problems)]
     if runs.empty:
         why = "".join(f"\n  {problem}" for problem in [*problems[:MANY], *["..."][: len(problems) > MANY]])
@@ -191,13 +199,19 @@ def metric(results: Results, name: str, run_ids: Iterable[str]) -> pd.DataFrame:
     stores = {path: _open(path) for path in results.paths}
     tables = [stores[results.runs.at[run_id, "results"]].read_metrics(run_id) for run_id in sorted(run_ids)]
     found = [problem for store in stores.values() for problem in store.problems]
-    results.problems.extend(problem for problem in found if problem not in results.problems)
     if not tables:
         return pd.DataFrame({"run_id": [], "step": [], "value": []})
     table = pa.concat_tables(tables)
     frame = table.filter(pc.equal(table["metric"], name)).select(["run_id", "step", "value"]).to_pandas()
-    # Two drivers may have logged a step twice.
-    frame = frame.drop_duplicates(["run_id", "step"], keep="last")
+    if double := sorted(set(frame["run_id"][frame.duplicated(["run_id", "step"])])):
+        frame = frame.drop_duplicates(["run_id", "step"], keep="last")
+        found.append(
+            f"metrics/{double[0]}{f' and of {len(double) - 1} more runs' if double[1:] else ''}: some steps are stored "
+            "twice, because two processes trained the run at once; the later file counts"
+        )
+    for problem in dict.fromkeys(found):
+        if problem not in results.problems:
+            results.problems.append(problem)
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 

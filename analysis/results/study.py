@@ -206,7 +206,7 @@ class Evaluation(NamedTuple):
 
 
 def _judge(run: Mapping[str, Any], evaluations: list[Evaluation], include_unfinished: bool) -> dict[str, Any]:
-    planned = planned_steps(int(run["steps"]), int(run["eval_interval"]))
+    planned = [] if run["metric"] == "none" else planned_steps(int(run["steps"]), int(run["eval_interval"]))
     complete = {evaluation.step for evaluation in evaluations if evaluation.episodes >= run["eval_episodes"]}
     missing = [step for step in planned if step not in complete]
     state = run["status"] if run["status"] != "done" or not missing else "incomplete"

@@ -5,6 +5,6 @@ which returns the exit code. A module imports torch and the rest of the library 
 """
 
 COMMANDS = (
-    *("train", "evaluate", "video", "trajectories", "export", "collect", "tasks", "agents"),
+    *("train", "evaluate", "video", "trajectories", "export", "data", "collect", "tasks", "agents"),
     *("serve", "ping", "replay", "drive"),
 )

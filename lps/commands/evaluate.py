@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other hyperparameters of acting, such as act_samples=64",
     )
     parser.add_argument("--out", metavar="FILE.csv", help="CSV file for the episodes")
+    parser.add_argument("--record", metavar="FILE.npz", help="npz file for all steps, for lps data and lps train")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from lps.evaluation.evaluators import InlineEvaluator, PoolEvaluator
+    from lps.evaluation.recorder import RecordingEvaluator
     from lps.runs.scores import describe_score
 
     policy: Policy | ServedPolicy
@@ -64,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         _check_writable(out)
     seed = policy.run.seed if arguments.seed is None else arguments.seed
     run = dataclasses.replace(policy.run, task=task.name, seed=seed, eval_episodes=arguments.episodes)
-    evaluator = PoolEvaluator(arguments.workers) if arguments.workers else InlineEvaluator()
+    if arguments.record and arguments.workers:
+        raise UserError(f"--record {arguments.record} needs --workers 0. Remove --workers")
+    recorder = RecordingEvaluator() if arguments.record else None
+    evaluator = PoolEvaluator(arguments.workers) if arguments.workers else recorder or InlineEvaluator()
     try:
         evaluator.submit(policy, run, policy.step)
         ((_, _, episodes),) = evaluator.poll(wait=True)
@@ -75,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{row.episode:7d}  {row.env_seed:10d}  {row.success!s:7s}  {row.return_:7.1f}  {row.length:6d}")
     score = describe_score(episodes, task)
     print(f"{score} over {len(episodes)} episodes of {task.name}, {policy.run.agent} at step {policy.step}")
+    if recorder:
+        recorder.save(record := local_path(arguments.record))
+        print(f"wrote {record.resolve()}")
     if out:
         of_run = {
             "run_id": run_id,

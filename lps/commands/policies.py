@@ -21,7 +21,7 @@ class ServedPolicy:
     """The policy behind a server, as evaluation runs it (lps.evaluation.rollout.ChunkPolicy).
 
     Attributes:
-        run, step, observation, action_dim, noise_dim: those of the server's policy (lps.policy.policy.Policy).
+        run, step, observation, action_dim, noise_dim, frame_stack: as of lps.policy.policy.Policy.
     Raises:
         UserError: for a server that does not say which run its policy is of.
     """
@@ -38,7 +38,7 @@ class ServedPolicy:
             }
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{client.url} serves no policy of lps: {error!r}. Use the address of lps serve") from None
-        self.noise_dim = client.noise_dim
+        self.noise_dim, self.frame_stack = client.noise_dim, int(about.get("frame_stack", 1))
 
     def act_batch(self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None) -> np.ndarray:
         return self.client.act_batch(observations, noise)

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from lps.commands.serve import add_token_argument, token_of
 from lps.errors import at_least
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from lps.data.episodes import Dataset
 
 HELP = "compare a policy server's actions with a dataset's"
 
@@ -33,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lps.commands.policies import ServedPolicy, task_of
     from lps.policy.client import Client
+    from lps.spaces import FrameStack
     from lps.tasks.suites import load_dataset
 
     with Client(arguments.url, token_of(arguments)) as client:
@@ -42,12 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
         length = int(client.metadata["execute"])
         starts = dataset.starts(length)
         rows = starts[np.unique(np.linspace(0, len(starts) - 1, arguments.count).astype(int))]
-        stack = int(client.metadata["frame_stack"])
-        firsts = np.concatenate([[0], np.flatnonzero(dataset.terminals)[:-1] + 1])
+        first, stack = dataset.first_rows(), FrameStack(task.observation, policy.frame_stack)
         answers = []
         for row in rows.tolist():
-            first = firsts[np.searchsorted(firsts, row, "right") - 1]
-            answers.append(client.infer(_observation(dataset, row, first, stack), reset=True)["actions"])
+            stack.reset()
+            seen = range(max(first[row], row - policy.frame_stack + 1), row + 1)
+            *_, observation = (stack({name: array[i] for name, array in dataset.observations.items()}) for i in seen)
+            answers.append(client.infer(observation, reset=True)["actions"])
     given = np.stack(answers)
     recorded = dataset.scale.to_env(dataset.actions[rows[:, None] + np.arange(length)])
     error = np.abs(given - recorded).mean((0, 1))
@@ -58,15 +53,3 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{i:9d}  {ours:10.4f}  {mean:24.4f}  {low:8.3f}  {high:7.3f}")
     print(f"{len(rows)} observations of {dataset.name}, {length} actions each, in the environment's units")
     return 0
-
-
-def _observation(dataset: Dataset, row: int, first: int, stack: int) -> Mapping[str, np.ndarray]:
-    """The observation of a row; images with the frames before it in its episode, oldest first."""
-    import numpy as np
-
-    found = {name: array[row] for name, array in dataset.observations.items()}
-    for name, array in dataset.observations.items():
-        if stack > 1 and array.dtype == np.uint8 and array.ndim == 4:
-            frames = [array[max(row - back, first)] for back in reversed(range(stack))]
-            found[name] = np.concatenate(frames, -1)
-    return found

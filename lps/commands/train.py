@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lps.errors import WORKERS, UserError, at_least
-from lps.training.options import DEVICES, PRECISIONS
+from lps.errors import WORKERS, UserError, at_least, printable
+from lps.training.options import DEVICES, IF_BUSY, PRECISIONS
 
 if TYPE_CHECKING:
     from lps.runs.intent import Planned
@@ -52,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("training")
     how.add_argument("--results", default=RESULTS, help=f"results folder, a path or s3:// URI (default: {RESULTS})")
+    how.add_argument(
+        "--if-busy",
+        choices=IF_BUSY,
+        default="wait",
+        help="what to do about runs that another process trains in the same results folder: wait for them after all "
+        "others, skip them, or stop at once (default: wait, so that the command always completes its runs)",
+    )
     how.add_argument("--data-dir", help="directory of the datasets (default: $LPS_DATA_DIR or ~/.ogbench/data)")
     how.add_argument("--device", default="auto", choices=DEVICES, help="default: cuda if a GPU is available")
     how.add_argument("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: float32)")
@@ -99,7 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
     evaluator = PoolEvaluator(arguments.eval_workers) if arguments.eval_workers else InlineEvaluator()
     try:
         with _ProgressLine(names) as line:
-            status = train(runs, store, options, sweep="train", evaluator=evaluator, callback=line)
+            status = train(
+                runs,
+                store,
+                options,
+                sweep="train",
+                evaluator=evaluator,
+                callback=line,
+                if_busy=arguments.if_busy,
+                tell=lambda text: print(printable(text), flush=True),
+            )
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume from the last checkpoint", file=sys.stderr)
         return 130
@@ -107,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
         evaluator.close()
     _print_results(store, runs)
     failed = [run for run in runs if status[run.id] == "failed"]
+    if skipped := [names[run.id] for run in runs if status[run.id] == "skipped"]:
+        print(f"skipped, because another process trains them: {', '.join(skipped)}")
     for run in failed:
         document = store.read_run(run.id) or {}
         print(f"failed: {names[run.id]} (run {run.id}): {document.get('error')}", file=sys.stderr)
@@ -192,6 +210,8 @@ class _ProgressLine:
     def __call__(self, progress: Progress) -> None:
         from tqdm import tqdm
 
+        from lps.runs.scores import describe_checks
+
         if progress.event == "start":
             if self.bar is None:
                 self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=1.0)
@@ -209,17 +229,22 @@ class _ProgressLine:
         if progress.success:
             parts.append("score " + " ".join(f"{value:.2f}" for value in progress.success.values()))
         bar.set_postfix_str(", ".join(parts))
-        if progress.event == "eval":
+        if progress.event == "eval" and not progress.success:
+            for run, metrics in progress.metrics.items():
+                bar.write(f"step {progress.step}: {self.names.get(run, run)} {describe_checks(metrics)}")
+        elif progress.event == "eval":
             scores = [f"{self.names.get(run, run)} {value:.2f}" for run, value in progress.success.items()]
             bar.write(f"step {progress.step}: score {', '.join(scores)}")
 
 
 def _print_results(store: Store, runs: Sequence[Run]) -> None:
-    """Print the score of the last evaluation of each run."""
-    from lps.runs.scores import describe_score
+    """Print the score of the last evaluation of each run, or its last held-out checks."""
+    from lps.runs.scores import describe_checks, describe_score, last_checks
 
     for run in runs:
         if episodes := store.episodes(run.id):
             last = max(episodes)
             score = describe_score(episodes[last], run.resolved_task)
             print(f"run {run.id}: {score} at step {last} ({len(episodes[last])} episodes)")
+        elif checks := last_checks(store, run):
+            print(f"run {run.id}: {describe_checks(checks)}")

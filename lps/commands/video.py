@@ -35,10 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         Actor(policy, policy.run.seed if arguments.seed is None else arguments.seed, policy.step) for policy in policies
     ]
     longest, count = task.max_episode_steps + 1, len(actors) * arguments.episodes
-    with tqdm(total=count * longest, unit="frame", desc="filming") as bar:
+    with tqdm(total=(count + 1) * longest, unit="frame", desc="filming") as bar:
 
         def progress(episodes: int, frames: int) -> None:
-            bar.set_postfix_str(f"episode {min(episodes + 1, count)} of {count}", refresh=False)
+            part = f"episode {episodes + 1} of {count}" if episodes < count else "writing the file"
+            bar.set_postfix_str(part, refresh=False)
             bar.update(episodes * longest + frames - bar.n)
 
         films = record(actors, task, arguments.output, episodes=arguments.episodes, progress=progress)

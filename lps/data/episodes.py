@@ -35,6 +35,8 @@ class Dataset:
     """Names of the T tasks."""
     action_scale: ActionScale | None = None
     """None: the environment's actions are in [-1, 1]."""
+    held_out: Dataset | None = None
+    """Episodes that training does not see; None where an environment evaluates the policy."""
 
     @functools.cached_property
     def scale(self) -> ActionScale:

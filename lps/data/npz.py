@@ -23,14 +23,19 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lps.data.episodes import Dataset
+from lps.data.frames import resized
 from lps.data.readers import Episode, Needs, check_ends, check_finite, load
+from lps.data.recordings import Recording, Recordings, Roles
 from lps.errors import UserError
+from lps.spaces import Space
 
 
 def read(path: str | os.PathLike[str], needs: Needs) -> Dataset:
@@ -150,3 +155,84 @@ def _check_rows(path: Path, arrays: Mapping[str, Column], keys: Mapping[str, Map
     if len(set(rows.values())) > 1 or 0 in rows.values():
         shown = ", ".join(f"{name} {count}" for name, count in rows.items())
         raise UserError(f"{path}: the arrays have these numbers of rows: {shown}. Write one row per step in each")
+
+
+def recognises(path: Path) -> bool:
+    """Whether the path is an npz file, or a folder of npz files such as a policy server records."""
+    return _is_npz(path) or (path.is_dir() and any(map(_is_npz, path.iterdir())))
+
+
+def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
+    """Open npz files as recordings: every array with one row per step is a column.  The last row of an episode is a
+    step where the keys are D4RL's, and the last observation where they are OGBench's.  UserError where a file has no
+    actions or no ends of episodes."""
+    places: list[tuple[Path, int, int]] = []
+    spaces: dict[str, Space] = {}
+    timeouts = False
+    for file in sorted(filter(_is_npz, path.iterdir())) if path.is_dir() else [path]:
+        with zipfile.ZipFile(file) as archive:
+            arrays = columns(archive)
+            if missing := {"actions", "terminals"} - arrays.keys():
+                raise UserError(f"{file} has no array {min(missing)!r}. Add it (docs/adding-data.md)")
+            rows = arrays["actions"].shape[0]
+            stepwise = {name: array for name, array in arrays.items() if array.shape[:1] == (rows,)}
+            spaces = spaces or {name: Space(a.shape[1:] or (1,), str(a.dtype)) for name, a in stepwise.items()}
+            ends = np.any([arrays[name].take() for name in ("terminals", "timeouts") if name in arrays], axis=0)
+        check_ends(file, ends)
+        timeouts |= "timeouts" in arrays
+        stops = np.flatnonzero(ends) + 1
+        places += [(file, start, stop) for start, stop in zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)]
+    observations = [name for name in spaces if re.match(r"observations($|[/.])", name)]
+    cameras = tuple(name for name in observations if spaces[name].is_image)
+    state = tuple(name for name in observations if name not in cameras)
+    rewards = [name for name in spaces if re.match(r"rewards($|[/.])", name)]
+    return NpzRecordings(
+        format="npz",
+        path=path,
+        columns=spaces,
+        lengths=[stop - start - (not timeouts) for _, start, stop in places],
+        roles=Roles(
+            state,
+            cameras,
+            ("actions",),
+            reward=rewards[0] if len(rewards) == 1 else "",
+            done="terminals" if timeouts else "",
+            success="success" if "success" in spaces else "",
+        ),
+        last_observation=not timeouts,
+        places=places,
+    )
+
+
+@dataclass
+class NpzRecordings(Recordings):
+    """Opened npz files."""
+
+    places: Sequence[tuple[Path, int, int]] = ()
+    """File, first row and end of each episode."""
+
+    def read(self, episodes: Sequence[int], columns: Mapping[str, Space]) -> Iterator[Recording]:
+        path: Path | None = None
+        arrays: dict[str, np.ndarray] = {}
+        for number in episodes:
+            file, start, stop = self.places[number]
+            if file != path:
+                arrays, path = _taken(file, columns), file
+            found = {}
+            for name, space in columns.items():
+                seen = name in (*self.roles.state, *self.roles.cameras)
+                rows = arrays[name][start : stop if seen else start + self.lengths[number]]
+                rows = rows.reshape(len(rows), *self.columns[name].shape)
+                found[name] = resized(rows, space.shape[:2]) if space.is_image else rows
+            success = self.roles.success
+            yield Recording(found, bool(found[success].any()) if success in found else None)
+
+
+def _taken(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        stored = columns(archive)
+        return {name: stored[name].take() for name in names}
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix == ".npz" and path.is_file() and zipfile.is_zipfile(path)

@@ -37,6 +37,10 @@ class Needs(NamedTuple):
     """(act,): largest actions."""
     tasks: tuple[str, ...]
     """Names of the tasks."""
+    clips: bool = False
+    """Whether actions outside of `low` and `high` are clipped; else they are errors."""
+    settings: str = ""
+    """Further settings of the reader that change the arrays."""
 
 
 class Episode(NamedTuple):
@@ -63,6 +67,7 @@ def load(path: Path, needs: Needs, read: Reader) -> Dataset:
     rewards, no ends of episodes, a damaged file.
     """
     spaces = [sorted(needs.observations.items()), needs.low.tolist(), needs.high.tolist()]
+    spaces += [needs.settings] if needs.settings else []
     key = hashlib.sha256(repr(spaces).encode()).hexdigest()[:16]
     fingerprint, folder = cached(path, key, lambda folder: _write(path, folder, needs, read))
     names = mapped(folder, "tasks").tolist()
@@ -149,7 +154,8 @@ def _check(path: Path, episode: Episode, needs: Needs, start: int) -> None:
         )
     check_finite(path, "actions", actions, start)
     slack = 1e-4 * (needs.high - needs.low)
-    if outside := np.flatnonzero(((actions < needs.low - slack) | (actions > needs.high + slack)).any(1)).tolist():
+    beyond = (actions < needs.low - slack) | (actions > needs.high + slack)
+    if not needs.clips and (outside := np.flatnonzero(beyond.any(1)).tolist()):
         raise UserError(
             f"{path}: the action {actions[outside[0]].tolist()} in row {start + outside[0]} is outside the action "
             f"space, {needs.low.tolist()} to {needs.high.tolist()}. Rescale the actions, or change the action space"

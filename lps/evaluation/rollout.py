@@ -66,6 +66,7 @@ def evaluate(
     progress: Callable[[Episode], None] | None = None,
     frames: Callable[[np.ndarray], None] | None = None,
     observations: Callable[[int, Mapping[str, np.ndarray], "gymnasium.Env"], None] | None = None,
+    steps: Callable[[int, np.ndarray, float, bool, bool], None] | None = None,
 ) -> list[Episode]:
     """Run the given episodes (a number n stands for 0 .. n-1) and return them in this order.
 
@@ -73,7 +74,9 @@ def evaluate(
     executed before the next query, unless the episode ends. `progress` is called with every finished episode, `frames`
     with the picture (height, width, 3) uint8 after the reset and after every step, episode after episode.
     `observations` is called at the same moments with the number of the episode, the arrays of its observation by name,
-    and its environment. Raises ValueError if the policy does not return finite (h, action_dim) actions.
+    and its environment, and `steps` after every step with the number of the episode, the action, the reward, and
+    whether the episode has terminated and succeeded. Raises ValueError if the policy does not return finite
+    (h, action_dim) actions.
     """
     wanted = list(range(episodes) if isinstance(episodes, int) else episodes)
     waiting = collections.deque(wanted)
@@ -88,7 +91,8 @@ def evaluate(
         while waiting or running:
             while waiting and free:
                 images = FrameStack(task.observation, frame_stack)
-                running.append(_Rollout(free.pop(), task, images, seed, step, waiting.popleft(), frames, observations))
+                hooks = frames, observations, steps
+                running.append(_Rollout(free.pop(), task, images, seed, step, waiting.popleft(), *hooks))
             for rollout, chunk in zip(running, _decide(policy, task, running), strict=True):
                 rollout.play(chunk)
                 if rollout.over:
@@ -126,9 +130,10 @@ class _Rollout:
         episode: int,
         frames: Callable[[np.ndarray], None] | None,
         observations: Callable[[int, Mapping[str, np.ndarray], "gymnasium.Env"], None] | None,
+        steps: Callable[[int, np.ndarray, float, bool, bool], None] | None,
     ):
         self.env, self.task, self.stack, self.episode = env, task, stack, episode
-        self.frames, self.observations = frames, observations
+        self.frames, self.observations, self.steps = frames, observations, steps
         self.env_seed = environment_seed(seed, step, episode)
         self.noise = noise_stream(seed, step, episode)
         self.length, self.return_, self.over = 0, 0.0, False
@@ -152,6 +157,8 @@ class _Rollout:
                         "the metric 'return'"
                     )
                 self.success = bool(info["success"])
+            if self.steps:
+                self.steps(self.episode, action, float(reward), terminated, bool(self.success))
             self._see(observation)
             if self.over:
                 return

@@ -27,7 +27,7 @@ from lps.runs.record import Episode
 from lps.tasks.rendering import use_renderer
 from lps.tasks.task import Task
 
-_FRAME, _EPISODE = "frame\n", "episode\n"  # what the process that renders prints after each
+_FRAME, _EPISODE = "frame\n", "episode\n"  # printed after each by the process that renders
 _WIDEST = {".mp4": 1920, ".gif": 960}
 """Most pixels in a row of the video, by the kind of the file."""
 _GIF_FPS = 15
@@ -58,7 +58,8 @@ def record(
     own.  An episode that is over stands still.  A frame is one environment step (OGBench's manipulation takes 20 in a
     second, so fps=20 is real time); a GIF leaves frames out and keeps the speed.  MuJoCo renders through $MUJOCO_GL
     where that is set, else through the first of EGL, OSMesa and GLFW that works; without a GPU that takes a tenth of a
-    second per frame or more.  `progress` is called with the numbers of finished episodes and of frames of the next one.
+    second per frame or more.  `progress` is called with the numbers of finished episodes and of frames of the next one;
+    after the last episode, with the frames of the file that puts all episodes side by side.
     Raises UserError where nothing renders, where imageio is missing, or where the file cannot be written: it is written
     whole or not at all.
     """
@@ -182,6 +183,7 @@ def _side_by_side(imageio: Any, scenes: Sequence[str], columns: int, film: str, 
             running = any(picture is not None for picture in following)
             pictures = [old if new is None else np.asarray(new) for old, new in zip(pictures, following, strict=True)]
             number += 1
+            print(_FRAME, end="", flush=True)
 
 
 def _smaller(picture: np.ndarray, factor: int) -> np.ndarray:

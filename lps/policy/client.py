@@ -23,6 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from lps.errors import UserError
 from lps.policy.wire import BadMessage, decode, encode
+from lps.spaces import FrameStack, Space
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to connect: the first, doubled up to the longest."""
@@ -145,7 +146,8 @@ def _answer(message: str | bytes) -> dict[str, Any]:
 
 
 class ChunkBroker:
-    """One action per control step from the chunks of a policy server.
+    """One action per control step from the chunks of a policy server.  Images come as single frames, and are stacked
+    here where the policy sees several.
 
     Args:
         client: anything with `infer`.
@@ -160,7 +162,8 @@ class ChunkBroker:
         about = getattr(client, "metadata", {})
         self.client, self.ensemble, self.ahead = client, ensemble, ahead
         self.execute = execute or int(about.get("execute", 1))
-        self._stack = int(about.get("frame_stack", 1))
+        spaces = {name: Space(tuple(shape), dtype) for name, (shape, dtype) in about.get("observation", {}).items()}
+        self._stack = FrameStack(spaces, int(about.get("frame_stack", 1)))
         self._thread = ThreadPoolExecutor(1, "chunks") if ahead else None
         self._asked: Future[dict[str, Any]] | None = None
         self.timestep = 0
@@ -170,14 +173,14 @@ class ChunkBroker:
         """Begin an episode.  Answers to earlier requests are dropped: timesteps never repeat."""
         self._first = self._due = self.timestep
         self._chunks: list[tuple[int, np.ndarray]] = []
-        self._frames: dict[str, np.ndarray] = {}
+        self._stack.reset()
         self.late = 0
         """Number of steps of this episode without an action."""
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray | None:
         """Return the action (act,) of this step, and go to the next.  None if the answer is late: hold the robot."""
         now, self.timestep = self.timestep, self.timestep + 1
-        observation = self._stacked(observation)
+        observation = self._stack(observation)
         request = {"timestep": now} | ({"reset": True} if self._due == self._first else {})
         if self._asked and self._asked.done():
             done, self._asked = self._asked, None
@@ -208,13 +211,3 @@ class ChunkBroker:
         if start >= self._first:
             self._chunks.append((start, np.asarray(answer["actions"])))
             self._due = start + self.execute
-
-    def _stacked(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The observation with the last frames of each image (H, W, 3), oldest first, along the channels."""
-        if self._stack == 1:
-            return observation
-        for name, array in observation.items():
-            if isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 3:
-                old = self._frames.get(name, np.concatenate([array] * self._stack, -1))
-                self._frames[name] = np.concatenate([old[..., array.shape[-1] :], array], -1)
-        return {**observation, **self._frames}

@@ -105,7 +105,6 @@ class PolicyServer:
             **policy.metadata,
             "protocol": PROTOCOL,
             "noise_dim": policy.noise_dim,
-            "frame_stack": getattr(policy.run.config, "frame_stack", 1),
             "request_keys": self.keys,
             "largest_request": self.largest,
             "settings": policy.run.to_dict(),

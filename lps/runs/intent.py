@@ -17,7 +17,7 @@ from lps.agents.variants import ALPHA_WITHOUT_EFFECT, VARIANTS, group_settings, 
 from lps.runs.hyperparameters import plain
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task
+from lps.tasks.task import Task
 
 Role = Mapping[str, Any]
 """The reason why a sweep has a run. {} is the agent's usual setting. Keys:
@@ -74,14 +74,14 @@ def write_intent(store: Store, sweep: str, runs: Sequence[Planned], digest: str 
     for run, role, base in runs:
         entry = wanted.setdefault(run.id, {"agent": run.agent, "task": run.task, "seed": run.seed, "roles": []})
         entry["roles"] += [] if role in entry["roles"] else [dict(role)]
-        usual.setdefault(run.agent, {}).setdefault(get_task(run.task).group, _setting(base or run))
+        usual.setdefault(run.agent, {}).setdefault(run.resolved_task.group, _setting(base or run))
     document = {
         "sweep": sweep,
         "command": shlex.join(sys.orig_argv),
         "runs": wanted,
         "usual": usual,
         "agents": {name: _about_agent(name, runs) for name in usual},
-        "tasks": {name: _about_task(name) for name in dict.fromkeys(one.run.task for one in runs)},
+        "tasks": {one.run.task: _about_task(one.run.resolved_task) for one in runs},
     }
     document = json.loads(json.dumps(document))
     if not any(document.items() <= {**known, "command": document["command"]}.items() for known in store.sweeps()):
@@ -97,7 +97,7 @@ def _setting(run: Run) -> dict[str, Any]:
 
 def _about_agent(name: str, runs: Sequence[Planned]) -> dict[str, Any]:
     agent = AGENTS[name]
-    tasks = {task.group: task for task in (get_task(one.run.task) for one in runs if one.run.agent == name)}
+    tasks = {task.group: task for task in (one.run.resolved_task for one in runs if one.run.agent == name)}
     return {
         "title": agent.title,
         "colour": agent.colour,
@@ -111,7 +111,6 @@ def _about_agent(name: str, runs: Sequence[Planned]) -> dict[str, Any]:
     }
 
 
-def _about_task(name: str) -> dict[str, Any]:
-    task = get_task(name)
+def _about_task(task: Task) -> dict[str, Any]:
     names = ("suite", "group", "title", "dataset", "horizon", "max_episode_steps", "metric", "return_range")
     return {key: getattr(task, key) for key in names}

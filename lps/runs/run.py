@@ -85,7 +85,7 @@ class Run:
         from lps.runs.hyperparameters import make_config, plain  # pydantic and the agents' pages, and so torch
 
         agent, variant = resolve(agent, AGENTS)
-        known = get_task(task)
+        known = get_task(task, options)
         most = {"steps": LARGEST, "eval_interval": LARGEST, "eval_episodes": MOST_EPISODES}
         for (name, high), value in zip(most.items(), (steps, eval_interval, eval_episodes), strict=True):
             if not isinstance(value, int) or not 1 <= value <= high:
@@ -135,6 +135,11 @@ class Run:
     def resolved_task(self) -> Task:
         """The task, with the run's options.  UserError if it is not installed here."""
         return get_task(self.task, self.options)
+
+    @property
+    def title(self) -> str:
+        """Agent, task and seed, for people."""
+        return f"{self.agent} {self.resolved_task.title} seed {self.seed}"
 
     @property
     def config(self) -> Any:

@@ -5,7 +5,7 @@ After Park et al., "Flow Q-learning", arXiv 2502.02538. The best evaluation woul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -58,3 +58,25 @@ def scores(store: Store, runs: Sequence[Run]) -> dict[str, float]:
         if all(len(of_step) >= run.eval_episodes for of_step in last):
             found[run.id] = fmean(mean_score(of_step, run.resolved_task) for of_step in last)
     return found
+
+
+HELD_OUT = "heldout/"
+"""Beginning of the names of held-out checks (lps.evaluation.heldout)."""
+
+
+def last_checks(store: Store, run: Run) -> dict[str, float]:
+    """The held-out checks of a run after its last update that has any; {} if there are none."""
+    rows = [row for row in store.read_metrics(run.id).to_pylist() if row["metric"].startswith(HELD_OUT)]
+    last = max((row["step"] for row in rows), default=0)
+    return {row["metric"]: row["value"] for row in rows if row["step"] == last}
+
+
+def describe_checks(checks: Mapping[str, float]) -> str:
+    """Held-out checks as people read them; they are no success rates."""
+    shown = {
+        "action_error": "action error",
+        "q_minus_return": "Q - return",
+        "q_return_correlation": "correlation of both",
+    }
+    found = [f"{words} {checks[HELD_OUT + name]:.3g}" for name, words in shown.items() if HELD_OUT + name in checks]
+    return f"held-out {', '.join(found)}" if found else "no held-out checks"

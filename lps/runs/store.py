@@ -8,16 +8,18 @@
     RESULTS/studies/<name>.json                      what a study found beyond its runs (see `Store.write_study`)
     RESULTS/checkpoints/<run_id>.pt                  what a run goes on from
     RESULTS/actions/<run_id>.parquet                 what a run's last policy does on the ring bandit: RING_ACTIONS
+    RESULTS/leases/<owner>.json                      the runs that a process trains at this moment (lps.runs.lease)
 
-A run has one writer. Every file is written whole or not at all, and writing it again replaces it, so whatever was
-interrupted can be repeated. Readers pass over part files, and over files that cannot be read or are not valid
-(lps.runs.documents): these are named in `Store.problems`. No file outside of the folder is read, written or deleted,
-whatever the documents say and wherever links lead.
+A run has one writer at a time (lps.runs.lease). Every file is written whole or not at all, and writing it again
+replaces it, so whatever was interrupted can be repeated. Readers pass over part files, and over files that cannot be
+read or are not valid (lps.runs.documents): these are named in `Store.problems`. No file outside of the folder is read,
+written or deleted, whatever the documents say and wherever links lead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import json
@@ -78,7 +80,7 @@ PERMANENT = {
     for name in "EACCES EEXIST EISDIR ELOOP ENAMETOOLONG ENOTDIR ENOTEMPTY EPERM EROFS".split()
 }  # fmt: skip
 """Errors of writing that waiting does not cure."""
-FOLDERS = ("sweeps", "runs", "episodes", "metrics", "studies", "checkpoints", "actions")
+FOLDERS = ("sweeps", "runs", "episodes", "metrics", "studies", "checkpoints", "actions", "leases")
 log = logging.getLogger(__name__)
 
 
@@ -105,10 +107,17 @@ class Store:
         self._real = os.path.realpath(self.root).rstrip("/") + "/" if self.local else ""
         self._inside: set[str] = set()  # folders without links that lead out
         self.problems: list[str] = []  # one line per file that a reader had to pass over
+        self._fence: Callable[[], None] | None = None
         self._check(create)
 
     def __repr__(self) -> str:
         return f"Store({self.path!r})"
+
+    def fenced(self, check: Callable[[], None]) -> Store:
+        """The same results, but every write and every deletion calls `check` first, which may raise."""
+        store = copy.copy(self)
+        store._fence = check
+        return store
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
@@ -231,12 +240,28 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot read {self._shown(rel)}: {reason(error)}") from error
 
-    def write_bytes(self, rel: str, data: bytes) -> None:
+    def read_all(self, folder: str, suffix: str) -> dict[str, bytes]:
+        """The content of all files of a folder by path; files that vanish meanwhile are left out."""
+
+        def read(rel: str) -> bytes | None:
+            try:
+                return self.read_bytes(rel)
+            except StoreError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    return None
+                raise
+
+        rels = self._files(folder, suffix)
+        return {rel: data for rel, data in zip(rels, self._map(read, rels), strict=True) if data is not None}
+
+    def write_bytes(self, rel: str, data: bytes, patient: bool = True) -> None:
         """Writes a file whole or not at all: it never exists half written under its own name.
 
-        After an error that may pass, it tries again for two minutes (PAUSES), then raises a StoreError.
+        After an error that may pass, it tries again for two minutes (PAUSES) if `patient`, then raises a StoreError.
         """
-        for pause in (*PAUSES, None):
+        for pause in (*(PAUSES if patient else ()), None):
+            if self._fence:
+                self._fence()
             try:
                 return self._write_bytes(rel, data)
             except OSError as error:
@@ -256,9 +281,13 @@ class Store:
 
     def delete(self, rel: str) -> None:
         """Removes a file; one that is not there is fine."""
+        if self._fence:
+            self._fence()
         try:
             if self.exists(rel):
                 self.fs.delete_file(self._full(rel))
+        except FileNotFoundError:
+            pass  # another process was faster
         except OSError as error:
             raise StoreError(f"cannot delete {self._shown(rel)}: {reason(error)}") from error
 
@@ -294,7 +323,7 @@ class Store:
         for name in sorted(info.base_name for info in infos if info.is_file and info.base_name in FOLDERS):
             if create:
                 raise StoreError(f"{self._shown(name)} is a file and not a folder. Remove or rename it")
-            self._problem(name, NotADirectoryError(errno.ENOTDIR, ""))
+            self.note(name, NotADirectoryError(errno.ENOTDIR, ""))
         if "schema.json" in names:
             document = self._read_document("schema.json")
             schema = document.get("schema", "unknown") if isinstance(document, dict) else "unknown"
@@ -349,7 +378,8 @@ class Store:
         """A file as people know it; a URI's options, such as its endpoint, would only hide the name."""
         return f"{self.path.partition('?')[0].rstrip('/')}/{rel}"
 
-    def _problem(self, rel: str, error: BaseException) -> None:
+    def note(self, rel: str, error: BaseException) -> None:
+        """Note a file that a reader passes over."""
         line = printable(f"{self._shown(rel)}: {reason(error)}")
         if line not in self.problems:
             self.problems.append(line)
@@ -360,7 +390,7 @@ class Store:
         try:
             infos = self.fs.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=True))
         except (NotADirectoryError, StoreError) as error:
-            self._problem(folder, error)
+            self.note(folder, error)
             return []
         except OSError as error:
             raise StoreError(f"cannot list {self._shown(folder)}: {reason(error)}") from error
@@ -383,7 +413,7 @@ class Store:
                     raise ValueError(f"written with schema {schema!r:.50}, not {SCHEMA}")
             return document
         except (ValueError, RecursionError) as error:
-            self._problem(rel, error)
+            self.note(rel, error)
             return None
 
     def _read_documents(self, folder: str) -> list[dict[str, Any]]:
@@ -391,7 +421,7 @@ class Store:
             try:
                 return self._read_document(rel)
             except StoreError as error:
-                self._problem(rel, error.__cause__ or error)
+                self.note(rel, error.__cause__ or error)
                 return None
 
         found = self._map(read, self._files(folder, ".json"))
@@ -408,7 +438,7 @@ class Store:
         except FileNotFoundError:
             return None  # its writer has removed it since it was listed
         except (OSError, ValueError, StoreError, pa.ArrowException) as error:
-            self._problem(rel, error)
+            self.note(rel, error)
             return None
 
     def _read_tables(self, folder: str, schema: pa.Schema) -> pa.Table:

@@ -3,4 +3,4 @@
 
 from lps.registry import Registry
 
-SUITES = Registry("lps.suites", {"ogbench": "lps.tasks.ogbench", "ring": "lps.tasks.ring"}, modules=True)
+SUITES = Registry("lps.suites", {name: f"lps.tasks.{name}" for name in ("ogbench", "ring", "robot")}, modules=True)

@@ -92,7 +92,7 @@ def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | No
     needs = Needs(first.observation, low, high, tuple(task.name for task in tasks))
     if (path := directory / f"{name.removesuffix('.npz')}.npz").exists():
         return npz.read(path, needs)
-    if minari.is_minari(path := directory / name):
+    if minari.recognises(path := directory / name):
         return minari.read(path, needs)
     known = [file.stem for file in directory.glob("*.npz")]
     known += [str(file.parent.relative_to(directory).parent) for file in directory.glob("**/data/metadata.json")]

@@ -11,6 +11,7 @@ and may have
 
     OPTIONS: Mapping[str, tuple[str, ...]]                 settings of a run that change its result: their choices, the
                                                            default first; they arrive in task.options
+    STORED: tuple[str, ...]                                entries of task.options that each run of the task stores
     set_task(env, task)                                    turns an environment to another task of its group
     collect(name, **settings) -> Path                      makes a dataset (python -m lps collect)
     maze(task) -> Maze | None                              floor plan of a task in a maze, for pictures; then a state
@@ -82,8 +83,11 @@ def groups(suite: str | None = None) -> dict[str, tuple[Task, ...]]:
 
 
 def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """Return a task by its name, with a run's `options`.  UserError with the nearest names if there is none."""
+    """Return a task by its name, or by the path of a robot's .toml file, with a run's `options`.  UserError with the
+    nearest names if there is none."""
     suite, colon, _ = name.partition(":")
+    if name.endswith(".toml") or suite == "robot":
+        return get_suite("robot").task(name, options)  # type: ignore[attr-defined]
     tasks = tasks_of(suite) if colon else _builtin_tasks()
     if name not in tasks:
         raise UserError(suggest(name, tasks, "task", "list the tasks with: python -m lps tasks"))
@@ -104,13 +108,17 @@ def full_name(task: str, suite: str | None = None) -> str:
 def check_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run on this task: the suite's defaults, replaced by `options`.  UserError for an unknown
     setting or choice."""
-    choices: Mapping[str, tuple[str, ...]] = getattr(get_suite(task.suite), "OPTIONS", {})
+    suite = get_suite(task.suite)
+    choices: Mapping[str, tuple[str, ...]] = getattr(suite, "OPTIONS", {})
+    stored = {name: task.options[name] for name in getattr(suite, "STORED", ())}
     for name, value in options.items():
+        if name in stored:
+            continue
         if name not in choices:
             raise UserError(suggest(name, choices, f"option of the suite {task.suite}"))
         if value not in choices[name]:
             raise UserError(suggest(str(value), choices[name], name))
-    return {name: values[0] for name, values in choices.items()} | dict(options)
+    return {name: values[0] for name, values in choices.items()} | dict(options) | stored
 
 
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:

@@ -11,7 +11,8 @@ from lps.spaces import Space
 if TYPE_CHECKING:
     import numpy as np
 
-Metric = Literal["success", "return", "both"]
+Metric = Literal["success", "return", "both", "none"]
+"""none: there is no environment, and a run is checked on held-out episodes."""
 
 
 @dataclass(frozen=True)

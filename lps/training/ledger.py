@@ -90,8 +90,12 @@ class Ledger:
     # --- evaluations -------------------------------------------------------------------------------------------------
 
     def unevaluated(self) -> list[Member]:
-        """Return the living members whose evaluation at this step is not in the store."""
-        return [member for member in self.alive() if self.step not in self.store.episode_steps(member.run.id)]
+        """Return the living members with an environment whose evaluation at this step is not in the store."""
+        return [
+            member
+            for member in self.alive()
+            if member.task.metric != "none" and self.step not in self.store.episode_steps(member.run.id)
+        ]
 
     def submit(self, member: Member, policy: Policy) -> None:
         """Give the member's policy at this step to the evaluator."""
@@ -122,20 +126,32 @@ class Ledger:
 
     def log(self, info: dict[str, torch.Tensor]) -> None:
         """Record the metrics of this update; fail the members that have diverged. `info`: (slots,) for each name."""
-        values = torch.stack(list(info.values())).T.tolist()
-        for member in self.alive():
+        for member, metrics in self._add(info):
             run_id = member.run.id
-            self._metrics[run_id] = dict(zip(info, values[member.slot], strict=True))
-            self._rows += [
-                {"run_id": run_id, "step": self.step, "metric": name, "value": value}
-                for name, value in self._metrics[run_id].items()
-            ]
+            self._metrics[run_id] = metrics
             broken = [name for name, value in self._metrics[run_id].items() if not math.isfinite(value)]
             if broken:
                 self.flush()
                 self.fail([member], f"diverged: {', '.join(broken)} not finite at step {self.step} (checked every "
                                     f"{self.options.log_interval} steps)")  # fmt: skip
         self.report("log")
+
+    def record(self, checks: dict[str, torch.Tensor]) -> None:
+        """Record the held-out checks of this step, (slots,) for each name."""
+        for member, metrics in self._add(checks):
+            self._metrics[member.run.id] = {**self._metrics.get(member.run.id, {}), **metrics}
+        self.report("eval")
+
+    def _add(self, info: dict[str, torch.Tensor]) -> list[tuple[Member, dict[str, float]]]:
+        """Add the metrics of this step to the rows; return them by member."""
+        values = torch.stack([value.double() for value in info.values()]).T.tolist()
+        found = [(member, dict(zip(info, values[member.slot], strict=True))) for member in self.alive()]
+        self._rows += [
+            {"run_id": member.run.id, "step": self.step, "metric": name, "value": value}
+            for member, metrics in found
+            for name, value in metrics.items()
+        ]
+        return found
 
     def flush(self) -> None:
         """Write the metrics recorded since the last flush."""

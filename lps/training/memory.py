@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -113,12 +114,12 @@ def footprint(run: Run, device: str, precision: str = "float32") -> Footprint:
 
     A process measures each agent, configuration and device once. Compiled updates need less memory.
     """
-    return _footprint(run.agent, run.config, run.task, device, precision)
+    return _footprint(run.agent, run.config, run.task, json.dumps(dict(run.options)), device, precision)
 
 
 @functools.cache
-def _footprint(agent: str, config: Any, task: str, device: str, precision: str) -> Footprint:
-    of = functools.partial(peak, agent, config, get_task(task), device=device, precision=precision)
+def _footprint(agent: str, config: Any, task: str, options: str, device: str, precision: str) -> Footprint:
+    of = functools.partial(peak, agent, config, get_task(task, json.loads(options)), device=device, precision=precision)
     of(1)  # the first update of a process also brings the workspaces of the device's libraries
     two, three = of(2), of(3)
     return Footprint(fixed=max(0, 3 * two - 2 * three), member=max(1, three - two))

@@ -8,6 +8,9 @@ from lps.errors import UserError, suggest
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bf16")
+IF_BUSY = ("wait", "skip", "stop")
+"""What to do about runs that another process trains: train them when they are free, leave them out, or train nothing
+at all."""
 
 
 @dataclass(frozen=True)

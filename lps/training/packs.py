@@ -14,7 +14,6 @@ from lps.errors import UserError
 from lps.runs.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_path
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task
 from lps.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def pack(runs: Sequence[Run], max_members: int = 64) -> list[list[Run]]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        task, own = get_task(run.task), member_scalars(AGENTS[run.agent].Config)
+        task, own = run.resolved_task, member_scalars(AGENTS[run.agent].Config)
         shared = run.to_dict() | {"task": [task.suite, task.group], "seed": None}
         shared["hyperparameters"] = {k: v for k, v in run.hyperparameters.items() if k not in own}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)

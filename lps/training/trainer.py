@@ -21,9 +21,11 @@ from lps.data.episodes import Dataset
 from lps.data.scale import ActionScale
 from lps.errors import UserError
 from lps.evaluation.evaluators import Evaluator, InlineEvaluator
+from lps.evaluation.heldout import HeldOut
 from lps.policy.policy import Policy
 from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.intent import Planned, write_intent
+from lps.runs.lease import Lease, LeaseLost
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -52,8 +54,12 @@ def train(
     evaluator: Evaluator | None = None,
     callback: Callback | None = None,
     stop: Callable[[], bool] | None = None,
+    driver: str = "",
+    if_busy: str = "wait",
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, str]:
-    """Train runs to their last step and evaluate them on the way; return "done" or "failed" for each by run id.
+    """Train runs to their last step and evaluate them on the way; return "done", "failed" or "skipped" for each by run
+    id.
 
     Finished runs are skipped and unfinished runs resume from their checkpoint, so the same call again resumes. A run
     whose loss or parameters are no longer finite is marked as failed; the other runs are not affected.
@@ -68,18 +74,40 @@ def train(
         evaluator: evaluates snapshots; in this process if None.
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
         stop: called at every step; True stores a checkpoint and ends the training with Stopped.
+        driver: owner of the lease under which a sweep's driver holds the runs.
+        if_busy, tell: what to do about runs that another process trains (lps.runs.lease.Lease.turns).
     Raises:
         Stopped: see `stop`. The runs stay unfinished.
+        Busy, LeaseLost: another process trains some of the runs (lps.runs.lease).
         UserError: for a mistake of the caller, such as an unavailable device. Any other exception marks the unfinished
             runs as failed, with its traceback, and is raised again.
     """
     options = replace(options, device=chosen_device(options.device))
     if not sweep:
         write_intent(store, "train", list(map(Planned, runs)))
-    status = {run.id: "done" for run in runs}
-    unfinished = [run for run in runs if not store.finished(run.id)]
-    for same_shape in pack(unfinished):
+    left = {run.id: run for run in runs if not store.finished(run.id)}
+    status: dict[str, str] = {}
+    with Lease(store, driver) as lease:
+        own = store.fenced(lease.check)
+        for turn in lease.turns({key: run.title for key, run in left.items()}, if_busy, tell=tell):
+            status |= _train([left[key] for key in turn], own, options, sweep, evaluator, callback, stop)
+    others = {run.id: "done" if store.finished(run.id) else "skipped" for run in runs if run.id not in status}
+    return status | others
+
+
+def _train(
+    runs: Sequence[Run],
+    store: Store,
+    options: TrainOptions,
+    sweep: str,
+    evaluator: Evaluator | None,
+    callback: Callback | None,
+    stop: Callable[[], bool] | None,
+) -> dict[str, str]:
+    """Train unfinished runs that this process holds. Arguments, result and errors as in `train`."""
+    for same_shape in pack(runs):
         check_fits(same_shape[0], options.device)
+    status: dict[str, str] = {}
 
     def room(run: Run) -> int | None:
         task = run.resolved_task
@@ -87,11 +115,11 @@ def train(
         size = images.image_bytes if images else 0
         return members_that_fit(run, options.device, options.precision, options.device_share, size)
 
-    for members in packs_to_train(unfinished, store, room):
+    for members in packs_to_train(runs, store, room):
         ledger = Ledger(members, store, options, sweep, evaluator or InlineEvaluator(), callback)
         try:
             status |= Trainer(members, store, options, ledger, stop).fit()
-        except Stopped:
+        except (Stopped, LeaseLost):
             raise
         except Exception as problem:
             ledger.fail(members, str(problem) if isinstance(problem, UserError) else traceback.format_exc())
@@ -104,6 +132,8 @@ class Trainer:
 
     agent: Agent
     scale: ActionScale
+    checks: HeldOut | None = None
+    """Checks on held-out episodes, where the dataset has them."""
 
     def __init__(
         self,
@@ -129,7 +159,8 @@ class Trainer:
         self.resume(dataset)
         program = self.program(dataset)
         self.ledger.report("start")
-        if self.ledger.start in self.eval_steps:  # the evaluation at the checkpoint's step may not have come back
+        # The evaluation at the checkpoint's step may not have come back; checks are stored before the checkpoint.
+        if self.ledger.start in self.eval_steps and not self.checks:
             self.evaluate()
         self.loop(range(self.ledger.start + 1, self.run.steps + 1), program)
         return self.finish()
@@ -164,18 +195,25 @@ class Trainer:
             self.store.drop_metrics(member.run.id, self.ledger.start + 1)
 
     def program(self, dataset: Dataset) -> Program:
-        configs, seeds = [member.config for member in self.trained], [member.seed for member in self.trained]
-        batches = Batches(
+        seeds = [member.seed for member in self.trained]
+        batches = self.batches(dataset)
+        if dataset.held_out:
+            discounts = [member.config.discount for member in self.trained]
+            self.checks = HeldOut(dataset.held_out, self.batches(dataset.held_out), discounts)
+        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
+
+    def batches(self, dataset: Dataset) -> Batches:
+        configs = [member.config for member in self.trained]
+        return Batches(
             dataset,
             [member.run.task for member in self.trained],
             [config.discount for config in configs],
             configs[0].horizon,
             self.options.device,
             frame_stack=configs[0].frame_stack,
-            seeds=seeds,
+            seeds=[member.seed for member in self.trained],
             room=image_room(self.options.device, self.options.device_share),
         )
-        return Program(self.agent, batches, seeds, self.options.compile, self.options.precision)
 
     # --- updates -----------------------------------------------------------------------------------------------------
 
@@ -213,9 +251,12 @@ class Trainer:
         return self.ledger.statuses()
 
     def evaluate(self) -> None:
-        """Submit a snapshot of every living member whose evaluation is not in the store."""
+        """Submit a snapshot of every living member whose evaluation is not in the store.  Without an environment, check
+        the members on the held-out episodes."""
         with self.ledger.timed_evaluation():
             self.drop_diverged()
+            if self.checks:
+                self.ledger.record(self.checks(self.agent))
             for member in self.ledger.unevaluated():
                 policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
                 self.ledger.submit(member, policy)

@@ -13,8 +13,7 @@ from lps.errors import UserError, at_least
 from lps.runs.intent import Planned
 from lps.runs.run import Run
 from lps.runs.store import NoResults, Store
-from lps.tasks.suites import get_task
-from lps.training.options import PRECISIONS, TrainOptions, check_precision
+from lps.training.options import IF_BUSY, PRECISIONS, TrainOptions, check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.feed import unfinished
 from sweeps.launcher.launch import check_name, launch
@@ -33,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least(0.0),
         metavar="PER_HOUR",
         help="price per device-hour, for the cost estimate of --dry-run",
+    )
+    parser.add_argument(
+        "--if-busy",
+        choices=IF_BUSY,
+        default="wait",
+        help="what to do about runs that another process trains in the same results folder: wait for them after all "
+        "others, skip them, or stop at once (default: wait, so that the command always completes the sweep)",
     )
     parser.add_argument("--verbose", action="store_true", help="show the output of Ray and its workers")
     parser.add_argument(
@@ -95,6 +101,8 @@ def launch_or_describe(
     results = results or results_of(arguments, sweep)
     if arguments.dry_run:
         describe(runs, _planned_nodes(arguments.address, arguments.device), limits, arguments.price)
+        for line in estimate.of_images(runs, arguments.data_dir):
+            print(line)
         if len({run.id for run in runs}) == len(runs):  # repeated runs stand for trials that tuning has not chosen yet
             print(_standing(runs, results))
         return 0
@@ -124,6 +132,7 @@ def driver_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "address": arguments.address,
         "mlflow": not arguments.no_mlflow,
         "verbose": arguments.verbose,
+        "if_busy": arguments.if_busy,
     }
 
 
@@ -199,7 +208,7 @@ def _bill(hours: float | None, share: PackResources, price: float) -> str:
 
 
 def _row(pack: Sequence[Run]) -> tuple[str, str, int]:
-    return pack[0].agent, get_task(pack[0].task).group, pack[0].steps
+    return pack[0].agent, pack[0].resolved_task.group, pack[0].steps
 
 
 def _hours(hours: float | None) -> str:

@@ -192,7 +192,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -201,7 +201,7 @@ def _ended_by_sigterm() -> Iterator[None]:
         print("Stopped by SIGTERM. The same command resumes.", file=sys.stderr, flush=True)
         raise SystemExit(128 + signal.SIGTERM) from None
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """The source of a sweep's packs: Ray Tune asks it for one pack whenever there is room for one more."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,9 +42,12 @@ class Feed(Protocol):
     def titles(self) -> Sequence[str]:
         """Titles of all packs that are known so far, by number."""
 
-    def begin(self, nodes: Nodes, limits: Limits) -> tuple[PackResources, str]:
-        """Return the resources of a pack, and the work in a few words. Called again if Ray Tune had to be restarted:
-        nothing is training then."""
+    def claims(self, done: Container[str]) -> Mapping[str, str]:
+        """Return what the driver has to hold (lps.runs.lease) and its description. done: ids of the finished runs."""
+
+    def begin(self, nodes: Nodes, limits: Limits, held: Container[str]) -> tuple[PackResources, str]:
+        """Return the resources of a pack, and the work in a few words. Called again for further `held` claims, or if
+        Ray Tune had to be restarted: nothing is training then."""
 
     def next(self) -> Pack | None:
         """Return the next pack; None if there is none at this moment or `over`."""
@@ -68,8 +71,11 @@ class FixedFeed:
     def ahead(self, done: Container[str]) -> Sequence[Run]:
         return [run for run in self.runs if run.id not in done]
 
-    def begin(self, nodes: Nodes, limits: Limits) -> tuple[PackResources, str]:
-        left = unfinished(Store(self.plan.results, create=False), self.runs)
+    def claims(self, done: Container[str]) -> Mapping[str, str]:
+        return {run.id: run.title for run in self.runs if run.id not in done}
+
+    def begin(self, nodes: Nodes, limits: Limits, held: Container[str]) -> tuple[PackResources, str]:
+        left = [run for run in unfinished(Store(self.plan.results, create=False), self.runs) if run.id in held]
         packs, share = plan_packs(left, nodes, limits)
         self.titles = titles(packs)
         self._packs = [Pack(number, runs, self.plan) for number, runs in enumerate(packs)]

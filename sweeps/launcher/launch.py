@@ -13,23 +13,25 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TextIO
 
-from lps.errors import UserError, last_line
+from lps.errors import UserError, last_line, printable
 from lps.runs.intent import Planned, write_intent
+from lps.runs.lease import Lease
 from lps.runs.provenance import short_commit, trained_by_other_commits, versions
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.tasks.suites import get_task, load_dataset
+from lps.tasks.suites import load_dataset
 from lps.training.options import check_precision
 from sweeps.launcher import connection as cluster
 from sweeps.launcher.feed import Feed, FixedFeed, Pack, finished, unfinished
 from sweeps.launcher.plan import Plan, mark_failed
 from sweeps.launcher.resources import Limits, PackResources
 from sweeps.watch.console import Console, title
-from sweeps.watch.mlflow import Mirror
+from sweeps.watch.mlflow import Follower
 
 TUNE_RESTARTS = 3
 """Number of attempts with a new Tune, which fails itself if the system kills a trial for memory."""
@@ -46,6 +48,7 @@ def launch(
     address: str | None = None,
     mlflow: bool = True,
     verbose: bool = False,
+    if_busy: str = "wait",
 ) -> int:
     """Train all unfinished runs. Return 0, or 1 if a run failed.
 
@@ -55,6 +58,7 @@ def launch(
         address: the Ray cluster; default as in `sweeps.launcher.connection.find`.
         mlflow: whether to mirror to MLflow, at MLFLOW_TRACKING_URI or else in a file beside the results.
         verbose: show the output of Ray and its workers.
+        if_busy: what to do about runs that another process trains, from lps.training.options.IF_BUSY.
 
     Raises UserError for invalid input, and KeyboardInterrupt after cleaning up.
     """
@@ -64,7 +68,9 @@ def launch(
     check_name(plan.sweep)
     store = Store(plan.results)
     write_intent(store, plan.sweep, planned)
-    return drive(FixedFeed(runs, plan), plan, limits=limits, address=address, mlflow=mlflow, verbose=verbose)
+    return drive(
+        FixedFeed(runs, plan), plan, limits=limits, address=address, mlflow=mlflow, verbose=verbose, if_busy=if_busy
+    )
 
 
 def drive(
@@ -75,29 +81,49 @@ def drive(
     address: str | None = None,
     mlflow: bool = True,
     verbose: bool = False,
+    if_busy: str = "wait",
+    parent: str = "",
 ) -> int:
-    """Train the packs of a feed to its end. Return 0, or 1 if a run failed. Arguments and errors as in `launch`."""
+    """Train the packs of a feed to its end. Return 0, or 1 if a run failed. Arguments and errors as in `launch`.
+
+    parent: owner of a lease of this process.
+    """
     store = Store(plan.results)
-    plan = replace(plan, results=store.path)
     done = finished(store)
     if before := [done[run.id] for run in feed.runs if run.id in done]:
         print(f"{len(before)} of {len(feed.runs)} runs are finished already", flush=True)
         _warn_of_other_commits(before)
-    address = cluster.find(address)
-    ahead = feed.ahead(done)
-    if ahead and address == "local":
-        _prepare_data(ahead, plan.options.data_dir)
-    mirror = Mirror(store, plan.sweep, feed.runs) if mlflow else None
+    address, limits = cluster.find(address), limits or Limits()
+    wanted, trained = feed.claims(done), set[str]()
+    mirror = None
     try:
-        if ahead:
-            _train(store, feed, plan, limits or Limits(), address, verbose, mirror)
+        with Lease(store, parent) as lease:
+            plan = replace(plan, results=store.path, driver=lease.owner)
+            for turn in lease.turns(wanted, if_busy, partial(_unfinished, store), say):
+                trained |= set(turn)
+                if address == "local":
+                    _prepare_data(feed.ahead(done), plan.options.data_dir)
+                mirror = mirror or (Follower(store) if mlflow else None)
+                _train(store.fenced(lease.check), feed, plan, limits, address, verbose, lease)
+        mirror = mirror or (Follower(store) if mlflow else None)  # earlier commands may have left it incomplete
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", flush=True)
         raise
     finally:
         if mirror:
             mirror.close()
-    return _conclude(store, feed.runs, mirror)
+    skipped = wanted.keys() - trained if if_busy == "skip" else set()
+    return _conclude(store, [run for run in feed.runs if run.id not in skipped], mirror)
+
+
+def _unfinished(store: Store, claims: Iterable[str]) -> list[str]:
+    done = finished(store)
+    return [claim for claim in claims if claim not in done]
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(printable(text), flush=True)
 
 
 def check_name(sweep: str) -> None:
@@ -118,14 +144,12 @@ def _warn_of_other_commits(done: Sequence[Mapping[str, Any]]) -> None:
 def _prepare_data(runs: Sequence[Run], data_dir: str | None) -> None:
     """Download, check and convert the datasets once, before the packs start. On a cluster each machine does this for
     its own packs."""
-    for dataset, group in dict.fromkeys((run.dataset, get_task(run.task).group) for run in runs):
-        task = next(get_task(run.task) for run in runs if get_task(run.task).group == group)
+    for dataset, group in dict.fromkeys((run.dataset, run.resolved_task.group) for run in runs):
+        task = next(run.resolved_task for run in runs if run.resolved_task.group == group)
         load_dataset([task], dataset=dataset, data_dir=data_dir)
 
 
-def _train(
-    store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, mirror: Mirror | None
-) -> None:
+def _train(store: Store, feed: Feed, plan: Plan, limits: Limits, address: str, verbose: bool, lease: Lease) -> None:
     cluster.apply_environment()  # Ray reads the environment when it is imported
     out = sys.stdout
     for attempt in range(1, TUNE_RESTARTS + 1):
@@ -136,11 +160,11 @@ def _train(
                 if address == "local" and attempt == 1:
                     print("starting Ray on this machine", file=out, flush=True)
                 address = stack.enter_context(cluster.connected(address, verbose))
-                share, what = feed.begin(cluster.nodes(), limits)
+                share, what = feed.begin(cluster.nodes(), limits, lease.held)
                 check_precision(plan.options.precision, share.device)
                 where = f"this machine's {share.device}" if address == "local" else f"{share.device} of {address}"
                 print(f"{what}, {share.at_once} at a time, on {where}", file=out, flush=True)
-                _tune(store, feed, plan, share, out, mirror)
+                _tune(store, feed, plan, share, out, lease)
             return
         except (UserError, KeyboardInterrupt):
             raise
@@ -149,10 +173,12 @@ def _train(
                 print(f"Ray Tune failed ({last_line(str(error))}); restarting it with the unfinished runs", flush=True)
             else:
                 reason = f"Ray Tune failed {TUNE_RESTARTS} times:\n{traceback.format_exc()}"
-                mark_failed(store, unfinished(store, feed.runs), plan.sweep, reason)
+                others = feed.claims(()).keys() - lease.held
+                left = [run for run in unfinished(store, feed.runs) if run.id not in others]
+                mark_failed(store, left, plan.sweep, reason)
 
 
-def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, mirror: Mirror | None) -> None:
+def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextIO, lease: Lease) -> None:
     """Run every pack as a trial of Ray Tune, and show its progress."""
     import ray
     from ray import tune
@@ -166,7 +192,8 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
 
     def train_pack(config: dict[str, Any]) -> dict[str, Any]:
         pack: Pack = config["pack"]
-        return run_pack(pack.number, pack.runs, pack.plan, share, board, scratch)
+        driver = plan.driver if pack.plan.results == plan.results else ""
+        return run_pack(pack.number, pack.runs, replace(pack.plan, driver=driver), share, board, scratch)
 
     class Packs(Searcher):
         """Hands Ray Tune the packs of the feed, at most `share.at_once` at the same time."""
@@ -192,6 +219,7 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
             return tune.Callback, ()
 
         def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            lease.check()
             if time.monotonic() - self.looked > HEAD_CHECK_SECONDS:
                 self.looked = time.monotonic()
                 if not cluster.has_head():  # Tune would wait forever for the machine of its trials
@@ -205,7 +233,8 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
 
         def end(self, pack: Pack, error: str | None) -> None:
             if error:
-                mark_failed(Store(pack.plan.results), pack.runs, plan.sweep, error)
+                mark_failed(Store(pack.plan.results).fenced(lease.check), pack.runs, plan.sweep, error)
+            lease.release(run.id for run in pack.runs)
             feed.end(pack)
 
     class Silent(tune.ProgressReporter):
@@ -215,8 +244,6 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
         def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
             pass
 
-    if mirror:
-        mirror.start()  # after Ray has set its environment variables, on import and on connecting
     try:
         with Console(feed.titles, out) as console:
             console.follow(lambda: ray.get(board.read.remote(), timeout=10))
@@ -238,7 +265,7 @@ def _tune(store: Store, feed: Feed, plan: Plan, share: PackResources, out: TextI
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
+def _conclude(store: Store, runs: Sequence[Run], mirror: Follower | None) -> int:
     """Print the outcome of the sweep. Return the exit code."""
     docs = {doc["id"]: doc for doc in store.runs()}
     states = {run.id: docs[run.id]["status"] if run.id in docs else "missing" for run in runs}
@@ -252,7 +279,7 @@ def _conclude(store: Store, runs: Sequence[Run], mirror: Mirror | None) -> int:
         print(f"State of the runs: python -m sweeps status {store.path}")
     if mirror:
         if mirror.problem:
-            print(f"MLflow is incomplete ({mirror.problem}). The same command completes it.")
+            print(mirror.problem)
         local = mirror.uri.startswith("sqlite:")
         print(f"MLflow: {f'mlflow ui --backend-store-uri {mirror.uri}' if local else mirror.uri}")
     return 1 if failed else 0

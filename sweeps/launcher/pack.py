@@ -17,6 +17,7 @@ import ray
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import Store
+from lps.workers import sleep_when_waiting
 from sweeps.launcher.connection import HEAD, apply_environment
 from sweeps.launcher.placement import PackTrainer, forget_starts, learner, record_start
 from sweeps.launcher.plan import mark_failed
@@ -74,7 +75,7 @@ def run_pack(
             raise  # Ray Tune restarts the trial, and Ray starts nothing more on this machine
         if error:
             failed = True
-            mark_failed(store, part, plan.sweep, error)
+            mark_failed(store, part, plan.sweep, error, plan.driver)
     forget_starts(scratch, number)
     board.update.remote(number, state="failed" if failed else "done")
     return {"failed": failed, "error": None}
@@ -140,8 +141,10 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     Exceptions are returned, because Ray Train would restart the worker and meet the same exception. Only a dead
     process is worth a restart.
     """
+    sleep_when_waiting()
     import torch
 
+    from lps.runs.lease import Lease, LeaseLost
     from lps.training.trainer import Stopped, train
     from sweeps.launcher.evaluator import RayEvaluator
     from sweeps.launcher.notice import Notice
@@ -154,7 +157,10 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     try:
         store = Store(plan.results, create=False)  # every machine must see it
         if plan.rung:
-            continue_from_rungs(runs, plan.rung, store)
+            with Lease(store, plan.driver) as lease:
+                for turn in lease.turns({run.id: run.title for run in runs}):
+                    mine = [run for run in runs if run.id in turn]
+                    continue_from_rungs(mine, plan.rung, store.fenced(lease.check))
         train(
             runs,
             store,
@@ -165,10 +171,13 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
             evaluator=evaluator,
             callback=_progress_callback(config["number"], config["board"]),
             stop=notice,
+            driver=plan.driver,
         )
         return Outcome()
     except Stopped:
         return Outcome(reclaimed=True)
+    except LeaseLost:
+        raise  # this process stood still for too long; a new one takes the runs again
     except UserError as error:
         return Outcome(str(error))
     except Exception as problem:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lps.runs.lease import in_force
 from lps.runs.record import Status
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -21,12 +22,16 @@ class Plan:
     """Options of the training; each pack sets device and share of the device."""
     max_failures: int = 5
     """Maximum number of restarts of a pack's worker."""
+    driver: str = ""
+    """Owner of the lease under which the driver holds the runs (lps.runs.lease)."""
     rung: tuple[str, int] | None = None
     """Results folder and number of updates of shorter runs that these runs continue (sweeps/study/halving.py)."""
 
 
-def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str) -> None:
-    """Mark the unfinished runs as failed."""
+def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str, driver: str = "") -> None:
+    """Mark the unfinished runs as failed, unless the lease of their driver is no longer in force."""
+    if driver and not in_force(store, driver):
+        return
     for run in runs:
         record = store.record(run, sweep)
         if record.status not in (Status.DONE, Status.FAILED):

@@ -145,9 +145,14 @@ def scope_from_arguments(arguments: argparse.Namespace, presets: Mapping[str, Sc
     known = groups(arguments.suite)
     if arguments.suite:  # by default all tasks of the suite with their own datasets
         given = {"groups": list(known), "tasks": None, "dataset": None, **given}
-    numbers = [task for task in preset.tasks or () if isinstance(task, int)]
-    if "tasks" not in given and any(len(known.get(group, numbers)) < max(numbers) for group in given.get("groups", ())):
-        given["tasks"] = None
+    if "groups" in given and "tasks" not in given:  # the tasks of the preset, as far as these groups have them
+        of_groups = [known.get(group, ()) for group in given["groups"]]
+        numbers = [task for task in preset.tasks or () if isinstance(task, int)]
+        theirs = {name for tasks in of_groups for task in tasks for name in _names(task)}
+        if named := [task for task in preset.tasks or () if isinstance(task, str)]:
+            given["tasks"] = [task for task in named if task in theirs] or None
+        elif any(len(tasks) < max(numbers, default=0) for tasks in of_groups if tasks):
+            given["tasks"] = None
     options = parse_settings(arguments.option, "--option")
     return replace(preset, **given, settings=parse_settings(arguments.set), options={**preset.options, **options})
 

@@ -13,7 +13,6 @@ from rich.live import Live
 from rich.table import Table
 
 from lps.runs.run import Run
-from lps.tasks.suites import get_task
 from lps.tasks.task import Task
 
 News = Mapping[int, Mapping[str, Any]]
@@ -29,7 +28,7 @@ WIDEST = 80
 
 def title(runs: Sequence[Run]) -> str:
     """A pack in a few words, such as 'lps cube-single task 1 seeds 0-3'."""
-    tasks = [get_task(run.task) for run in runs]
+    tasks = [run.resolved_task for run in runs]
     return f"{runs[0].agent} {_tasks(tasks)} {numbered('seed', [run.seed for run in runs])}"
 
 

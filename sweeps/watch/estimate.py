@@ -1,12 +1,19 @@
-"""Estimate of the time of a sweep, from measured rates. It is for plans and not for papers."""
+"""Estimates for a sweep: time from measured rates, and disk and memory of images. They are for plans and not for
+papers."""
 
+import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lps.data.cache import BROKEN
+from lps.data.names import data_dir as find_data_dir
+from lps.data.npz import columns
 from lps.runs.hyperparameters import make_config
 from lps.runs.run import Run
-from lps.tasks.suites import get_task
+from lps.training.flops import kept_bytes
+from lps.training.memory import has_images
 
 CPU_SECONDS: dict[str, float] = {
     "lps": 0.078,
@@ -48,6 +55,13 @@ SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
 """Seconds of an environment step in evaluation, on one core. Episodes count with their maximum length."""
 SECONDS_PER_PACK = 15.0
 """Starting and ending a pack in Ray."""
+ROWS: dict[str, int] = {
+    **dict.fromkeys(("cube-single", "cube-double", "scene", "puzzle-3x3", "puzzle-4x4"), 1_001_000),
+    **dict.fromkeys(("antmaze-medium", "antmaze-large", "antmaze-teleport"), 1_001_000),
+    **dict.fromkeys(("cube-triple", "puzzle-4x5"), 3_003_000),
+    **dict.fromkeys(("cube-quadruple", "puzzle-4x6"), 5_005_000),
+}
+"""Rows of OGBench's default dataset of a group, by the sizes that its authors state."""
 OVERHEAD = 0.15
 """The part of an update that does not shrink with networks and batch."""
 
@@ -59,7 +73,7 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
         evaluators: cores that evaluate beside the updates; 0: evaluations run between the updates.
     """
     agent = runs[0].agent
-    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS):
+    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or has_images(runs[0].resolved_task):
         return None
     fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
     updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
@@ -68,11 +82,47 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
         training = max(run.steps for run in runs) * of_pack + updates * of_member
     else:
         training = updates * CPU_SECONDS[agent]
-    task = get_task(runs[0].task)
+    task = runs[0].resolved_task
     step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
     evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
     busy = max(training, evaluation / evaluators) if evaluators else training + evaluation
     return (SECONDS_PER_PACK + busy) / 3600
+
+
+def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
+    """Lines on the disk and the memory that runs on images need; none where no run has images."""
+    seen = {run.dataset: run for run in runs if has_images(run.resolved_task)}
+    if not seen:
+        return []
+    sizes = {}
+    for name, run in seen.items():
+        spaces = run.resolved_task.observation.values()
+        rows = _rows(run, data_dir)
+        sizes[name] = rows and rows * sum(math.prod(space.shape) for space in spaces if space.is_image)
+    known = [size for size in sizes.values() if size]
+    line = f"Frames: {sum(known) / 1e9:.1f} GB on the disk of the data for {len(known)} datasets, beside their files"
+    if known:
+        line += f"; the largest has {max(known) / 1e9:.1f} GB, which members share in memory"
+    if missing := [name for name, size in sizes.items() if not size]:
+        line += f". Unknown sizes: {', '.join(missing)}"
+    members = {agent: kept_bytes(run) for agent, run in {run.agent: run for run in runs}.items()}
+    return [
+        f"{line}.",
+        "Memory of a member, at least: "
+        + ", ".join(f"{agent} {size / 1e9:.1f} GB" for agent, size in members.items())
+        + ".",
+    ]
+
+
+def _rows(run: Run, data_dir: str | None) -> int | None:
+    """Rows of a run's dataset: of its file where that is here, else as OGBench published it; None if unknown."""
+    path = find_data_dir(data_dir) / f"{run.dataset}.npz"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return columns(archive)["actions"].shape[0]
+    except (OSError, KeyError, IndexError, ValueError, *BROKEN):
+        task = run.resolved_task
+        return ROWS.get(task.group.removeprefix("visual-")) if run.dataset == task.dataset else None
 
 
 def cost(runs: Sequence[Run]) -> float:

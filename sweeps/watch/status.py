@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lps.errors import UserError, last_line, printable, suggest
+from lps.runs.lease import Lease, claims
 from lps.runs.record import RunRecord, Status
 from lps.runs.store import Store
 
@@ -91,6 +92,8 @@ def show(store: Store) -> None:
     Console(highlight=False, markup=False).print(table)
     total = Counter(run.state for run in runs)
     print(f"{len(runs)} runs: " + ", ".join(f"{total[state]} {state}" for state in STATES if total[state]))
+    for line in _holders(store):
+        print(line)
     for run in runs:
         if run.state == "failed":
             print(printable(f"failed: {run.title} (run {run.id}, step {run.step} of {run.steps}): {run.reason}"))
@@ -101,10 +104,23 @@ def show(store: Store) -> None:
         print("To go on with what is left, if it is not running:", *commands, sep="\n  ")
 
 
+def _holders(store: Store) -> list[str]:
+    """Say which processes hold how many runs. A worker holds a part of its driver's runs, so it counts without one."""
+    found = claims(store)
+    owners = {claim.owner for claim in found}
+    return [
+        f"{len(claim.held)} held by {claim}"
+        + (": this process has ended, and its runs are free" if claim.gone() else "")
+        for claim in sorted(found, key=lambda claim: claim.since)
+        if claim.held and claim.parent not in owners
+    ]
+
+
 def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> list[Standing]:
     """Puts failed runs back into the queue, those in `ids` or all, and returns them as they stood.
 
     They go on from their last checkpoint, or `from_start`: then what they have trained and evaluated is deleted.
+    Raises Busy if another process trains one of them.
     """
     runs = {run.id: run for run in standings(store)}
     for run_id in ids:
@@ -112,16 +128,22 @@ def retry(store: Store, ids: Collection[str] = (), from_start: bool = False) -> 
             raise UserError(suggest(run_id, runs, "run"))
         if runs[run_id].state != "failed":
             raise UserError(f"run {run_id} ({runs[run_id].title}) has not failed: it is {runs[run_id].state}")
-    failed = [run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)]
-    for run in failed:
-        if not (document := store.read_run(run.id)):  # it was removed just now
-            continue
-        record = RunRecord.from_document(document)
-        if from_start:
-            _forget(store, run.id)
-            record = replace(record, step=0)
-        store.write_run(record.queued())
-    return failed
+    failed = {run.id: run for run in runs.values() if run.state == "failed" and (not ids or run.id in ids)}
+    with Lease(store) as lease:
+        for turn in lease.turns({run.id: run.title for run in failed.values()}, "stop"):
+            for run_id in turn:
+                _queue(store.fenced(lease.check), run_id, from_start)
+    return list(failed.values())
+
+
+def _queue(store: Store, run_id: str, from_start: bool) -> None:
+    if not (document := store.read_run(run_id)):  # it was removed just now
+        return
+    record = RunRecord.from_document(document)
+    if from_start:
+        _forget(store, run_id)
+        record = replace(record, step=0)
+    store.write_run(record.queued())
 
 
 def _forget(store: Store, run_id: str) -> None:

@@ -3,7 +3,8 @@
 A golden file holds the parameters, batch and noise of one update on a tiny problem and what the release computed from
 them.  Here the same goes through our agent's own update; the largest relative error of the losses, the gradients, the
 parameters after the step and the sampled actions is printed, and the exit status is 0 only if all are within 1e-4
-relative, or 1e-5 absolute.  A file may also hold an image encoder alone, or crops of images (visual/).
+relative, or 1e-5 absolute.  A file may also hold an image encoder alone or crops of images (visual/), or a transformer
+alone, several updates or a schedule of step sizes (dit/).
 
 The release keeps the cameras of an image along its channels.  Here each is an array of its own, "view_0", "view_1".
 """
@@ -11,6 +12,7 @@ The release keeps the cameras of an image along its channels.  Here each is an a
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -26,8 +28,12 @@ from lps.agents import AGENTS
 from lps.agents.base import Agent
 from lps.data.augment import random_crop
 from lps.data.batch import Batch
+from lps.members.adam import MemberAdam, Schedule
+from lps.nets import NETWORKS
+from lps.nets.dit import DiT
 from lps.nets.encoder import ObservationEncoder
 from lps.nets.impala import Impala
+from lps.nets.network import Spec
 from lps.spaces import Space
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
@@ -57,6 +63,21 @@ LOSS_NAMES = {
     "value/v": "v_mean",
     "value/v_min": "v_min",
     "value/v_max": "v_max",
+}
+# The release's layers of a transformer, and ours; the names of its embeddings depend on the observation.
+LAYERS = {
+    r"FinalLayer_0/Dense_0": "final_condition",
+    r"FinalLayer_0/(Dense_1|RMSNorm_0)": "final",
+    r"blocks_(\d+)/Attention_0/Dense_0": r"block_\1_out",
+    r"blocks_(\d+)/Attention_0/RMSNorm_0": r"block_\1_q",
+    r"blocks_(\d+)/Attention_0/RMSNorm_1": r"block_\1_k",
+    r"blocks_(\d+)/Attention_0/qkv": r"block_\1_qkv",
+    r"blocks_(\d+)/Dense_0": r"block_\1_condition",
+    r"blocks_(\d+)/MlpBlock_0/Dense_(\d)": r"block_\1_mlp_\2",
+    r"blocks_(\d+)/RMSNorm_0": r"block_\1_attention",
+    r"blocks_(\d+)/RMSNorm_1": r"block_\1_mlp",
+    r"t_embedder/Dense_(\d)": r"time_0_\1",
+    r"r_embedder/Dense_(\d)": r"time_1_\1",
 }
 # Diagnostics that the release of one method defines otherwise: over the ensemble as well as the batch.
 OTHER_MEANING = {"qcfql": ("q_min", "q_max")}
@@ -100,22 +121,45 @@ class Golden:
         nets: dict[str, dict[str, torch.Tensor]] = {}
         for key in self.arrays:
             if key.startswith(prefix + "/"):
-                net, *rest = key[len(prefix) + 1 :].split("/")
-                value, (*_, layer, kind) = self.tensor(key), (net, *rest)
-                views = [part for part in (net, *rest) if part.startswith("view_")]
-                if views and layer.startswith("Conv"):
-                    stack = key.split("stack_blocks_")[1].split("/")[0]
-                    name = f"encoder.{views[0]}.conv_{stack}_{layer.split('_')[1]}.{kind}"
-                    value = value.permute(0, 4, 3, 1, 2) if kind == "kernel" else value
-                elif views:
-                    name = f"encoder.{views[0]}.dense.{kind}"
-                else:
-                    kind = {"LayerNorm": {"scale": "scale", "bias": "shift"}}.get(layer.split("_")[0], {}).get(
-                        kind, kind
-                    )
-                    name = f"{kind}_{layer.split('_')[1]}"
-                nets.setdefault(NET_NAMES.get(net, net), {})[name] = value
+                net, name = self.our_name(key[len(prefix) + 1 :])
+                value = self.tensor(key)
+                if ".conv_" in name and name.endswith("kernel"):
+                    value = value.permute(0, 4, 3, 1, 2)
+                if name == "position" or name.endswith("_g"):  # the release has axes of length 1 in front
+                    value = value.view(1, *[n for n in value.shape if n > 1])
+                nets.setdefault(net, {})[name] = value
         return nets
+
+    def our_name(self, path: str) -> tuple[str, str]:
+        """Our network and our parameter of one of the release's."""
+        *layers, kind = path.split("/")
+        net = NET_NAMES.get(path.split("/")[0], path.split("/")[0])
+        if views := re.search(r"view_\d", path):
+            stack = re.search(r"stack_blocks_(\d)/Conv_(\d)", path)
+            part = f"conv_{stack[1]}_{stack[2]}" if stack else "dense"
+            return net, f"encoder.{views[0]}.{part}.{kind}"
+        if path.endswith("pos_embed"):
+            return "base", "position"
+        embeds = ["images", "state", "action"] if self.has_state else ["images", "action"]
+        for theirs, ours in LAYERS.items():
+            if found := re.search(rf"(^|/){theirs}/{kind}$", path):
+                return "base", f"{re.sub(theirs, ours, found[0].strip('/').removesuffix(f'/{kind}'))}_{kind}"
+        if embed := re.search(r"FeatureEmbed_(\d)", path):
+            return "base", f"embed_{embeds[int(embed[1])]}_{kind}"
+        layer, number = layers[-1].split("_")
+        if layer == "LayerNorm":
+            kind = {"scale": "scale", "bias": "shift"}[kind]
+        return net, f"{kind}_{number}"
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the observation has a state beside its images."""
+        return any(key.endswith("observations/state") for key in self.arrays)
+
+    def transformer(self, spec: Spec) -> DiT:
+        """A transformer of the file's sizes."""
+        sizes = self.config["dit_sizes"]
+        return DiT(spec, sizes["hidden_dim"], sizes["depth"], sizes["num_heads"])
 
     def encoder(self, space: Space, factor: float = 1.0) -> Impala:
         """An encoder of the file's sizes."""
@@ -135,11 +179,18 @@ class Golden:
         for net, field in HIDDEN_NAMES.items():
             if field in known:  # the sizes are those of the arrays
                 widths = [value.shape[-1] for key, value in sorted(params[net].items()) if key.startswith("kernel")]
-                given[field] = tuple(widths[:-1])
-        batch = self.arrays["batch/actions"]
+                given |= {field: tuple(widths[:-1])} if widths else {}
+        first = "" if "batch/actions" in self.arrays else "step_0/"
+        action_dim = self.arrays[f"{first}batch/actions"].shape[-1]
         given.pop("encoder", None)
-        with patch("lps.nets.encoder.ENCODERS", {"impala_small": self.encoder}):
-            agent = cls([cls.Config(**given)], [0], spaces(self.observation("batch/observations")), batch.shape[-1])
+        if self.config.get("use_DiT"):
+            given |= {"base_network": "transformer", **schedule(self.config["training_steps"])._asdict()}
+        networks = {"mlp": NETWORKS["mlp"], "transformer": self.transformer}
+        with (
+            patch("lps.nets.encoder.ENCODERS", {"impala_small": self.encoder}),
+            patch("lps.agents.base.NETWORKS", networks),
+        ):
+            agent = cls([cls.Config(**given)], [0], spaces(self.observation(f"{first}batch/observations")), action_dim)
         if set(agent.params) != set(params):
             raise KeyError(f"networks differ: ours {sorted(agent.params)}, the file's {sorted(params)}")
         with torch.no_grad():
@@ -149,14 +200,20 @@ class Golden:
                     tensor.copy_(params[net][name])
         return agent
 
-    def batch(self) -> Batch:
+    def batch(self, prefix: str = "") -> Batch:
         return Batch(
-            observations=self.observation("batch/observations"),
-            actions=self.tensor("batch/actions").flatten(2),
-            next_observations=self.observation("batch/next_observations"),
-            rewards=self.tensor("batch/rewards"),
-            masks=self.tensor("batch/masks"),
+            observations=self.observation(f"{prefix}batch/observations"),
+            actions=self.tensor(f"{prefix}batch/actions").flatten(2),
+            next_observations=self.observation(f"{prefix}batch/next_observations"),
+            rewards=self.tensor(f"{prefix}batch/rewards"),
+            masks=self.tensor(f"{prefix}batch/masks"),
         )
+
+
+def schedule(steps: int) -> Schedule:
+    """The release's optimiser with a transformer, for this number of updates."""
+    warmup = int(0.01 * steps)
+    return Schedule(warmup_steps=warmup, decay_steps=steps - warmup, clip_norm=1.0)
 
 
 def spaces(observation: Mapping[str, torch.Tensor]) -> dict[str, Space]:
@@ -189,6 +246,12 @@ def check_once(path: str | Path) -> dict[str, float]:
         return check_crop(golden)
     if "expected/features" in golden.arrays:
         return check_encoder(golden)
+    if "expected/tangent" in golden.arrays:
+        return check_transformer(golden)
+    if any(key.startswith("counts/") for key in golden.arrays):
+        return check_schedule(golden)
+    if "steps" in golden.config:
+        return check_steps(golden)
     agent, batch, noise = golden.agent(), golden.batch(), golden.named("noise/")
     errors: dict[str, float] = {}
 
@@ -248,6 +311,68 @@ def check_encoder(golden: Golden) -> dict[str, float]:
         grads = dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
         for expected in golden.parameters("expected/grad").values():
             errors |= {f"gradient {name}": relative_error(grads[name], value) for name, value in expected.items()}
+    return errors
+
+
+def check_transformer(golden: Golden) -> dict[str, float]:
+    """Output and derivative of a transformer, and the gradients of the output weighted by `inputs/cotangent`."""
+    observation, horizon = golden.observation("inputs/observations"), golden.config["horizon_length"]
+    x, t, v = (golden.tensor(f"inputs/{name}") for name in ("x", "t", "v"))
+    times = (t, t - golden.tensor("inputs/r")) if golden.config["use_r"] else (t,)
+    spec = Spec(spaces(observation), (x.shape[-1], *[1] * len(times)), x.shape[-1], (), horizon)
+    with patch("lps.nets.encoder.ENCODERS", {"impala_small": golden.encoder}):
+        net = golden.transformer(spec)
+    params = {
+        name: value.requires_grad_() for part in golden.parameters("params").values() for name, value in part.items()
+    }
+    x.requires_grad_()
+    features = net.encode(params, observation)
+    output, tangent = net.jvp(params, features, (x, *times), (v, *(torch.ones_like(t) for _ in times)))
+    errors = {
+        "output": relative_error(output, golden.tensor("expected/output")),
+        "tangent": relative_error(tangent, golden.tensor("expected/tangent")),
+    }
+    if "inputs/cotangent" in golden.arrays:
+        total = (golden.tensor("inputs/cotangent") * output).sum()
+        grad_x, *grads = torch.autograd.grad(total, [x, *params.values()])
+        errors["gradient x"] = relative_error(grad_x, golden.tensor("expected/grad_x"))
+        ours = dict(zip(params, grads, strict=True))
+        for expected in golden.parameters("expected/grad").values():
+            errors |= {f"gradient {name}": relative_error(ours[name], value) for name, value in expected.items()}
+    return errors
+
+
+def check_steps(golden: Golden) -> dict[str, float]:
+    """Several updates in a row: losses, step sizes and gradient norms of each, and the parameters after all."""
+    agent, errors = golden.agent(), {}
+    for step in range(golden.config["steps"]):
+        prefix, (rate,) = f"step_{step}/", agent.adam.groups
+        batch, noise = golden.batch(prefix), golden.named(f"{prefix}noise/")
+        norm = torch.stack([grad.norm() for grad in agent.gradients(agent.objective(batch, noise)[0])]).norm()
+        ours = {"lr": torch.as_tensor(agent.adam._rate(rate)), "grad_norm": norm}
+        info = agent.update(batch, noise)
+        ours["total_loss"] = torch.stack([value for name, value in info.items() if name.endswith("_loss")]).sum()
+        for name, value in ours.items():
+            errors[f"{name} {step}"] = relative_error(value, torch.tensor(golden.arrays[f"{prefix}expected/{name}"]))
+    after = golden.parameters("expected/params_after")
+    for net, tensors in agent.params.items():
+        errors[f"after all {net}"] = max(relative_error(value, after[net][name]) for name, value in tensors.items())
+    return errors
+
+
+def check_schedule(golden: Golden) -> dict[str, float]:
+    """The step size after each number of updates, relative to the largest."""
+    peak, errors = golden.config["lr"], {}
+    for key in golden.arrays:
+        if key.startswith("counts/"):
+            steps = int(key.removeprefix("counts/"))
+            adam = MemberAdam([torch.zeros(1, 1)], [peak], schedule(steps))
+            ours = []
+            for count in golden.arrays[key].tolist():
+                adam.resume(count)
+                ours.append(torch.as_tensor(adam._rate(peak)))
+            theirs = torch.from_numpy(golden.arrays[f"lr/{steps}"])
+            errors[f"{steps} updates"] = relative_error(torch.stack(ours) / peak, theirs / peak)
     return errors
 
 

@@ -1,0 +1,42 @@
+"""Threads of a learner sleep while they wait for each other; benchmarks/threads.py measures why."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lps.workers import sleep_when_waiting
+
+
+def test_threads_sleep_unless_the_user_chose_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    sleep_when_waiting()
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    sleep_when_waiting()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    sleep_when_waiting()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "from lps.__main__ import main; main(['agents']); import torch",
+        # A worker of Ray Train fails here, because there is no Ray, but after it has imported torch.
+        "from sweeps.launcher.pack import train_on_worker; train_on_worker({'runs': [], 'plan': 0, 'share': 0})",
+    ],
+)
+def test_openmp_reads_it(learner: str) -> None:
+    """torch is not imported before a learner has chosen."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    done = subprocess.run([sys.executable, "-c", learner], env=environment, capture_output=True, text=True)
+    assert "GOMP_SPINCOUNT = '0'" in done.stderr
