@@ -400,6 +400,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     scope = scopes.scope_from_arguments(arguments, PRESETS)
     agents = scopes.agents_from_arguments(arguments, ["lps", "qcfql"] if arguments.preset == "quick" else EVERYONE)
     scopes.check_settings(scope, agents)
+    for agent in agents:
+        space_of(agent, scope)
     default_trials, default_at_once = TRIALS[arguments.preset]
     trials = default_trials if arguments.trials is None else arguments.trials
     at_once = default_at_once if arguments.at_once is None else arguments.at_once
@@ -425,6 +427,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             [*every_trial, *(run for agent in agents for run in held_out.runs(agent) * 2)], arguments, sweep
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.storage:
+        tpe.check_storage(arguments.storage)
+    refuse_other_study(results, agents, study_digest(scope, rungs))
     plan = cli.plan_from_arguments(arguments, sweep, open_filesystem(results)[0], scope.steps)
     storage, code = arguments.storage or _default_storage(results), 0
     wanted = {name_of(agent): f"tuning of {agent}" for agent in agents}

@@ -76,7 +76,7 @@ def test_unknown_names_are_an_error_that_helps(study: ModuleType, capsys: Any) -
         (tuning, "--asha --eval-interval 3000", "smaller --eval-interval"),
         (tuning, "--seeds 100", "--held-out has tuning seeds: 100"),
         (tuning, "--storage nothing://here", "cannot open the Optuna database nothing://here"),
-        (tuning, "--set lr=1 tau=1 discount=1 flow_ratio=1 alpha=1 noise_scale=1", "hyperparameters of lps that could"),
+        (tuning, "--set lr=1 tau=1 discount=1 flow_ratio=1", "hyperparameters of lps that could"),
         (data_scaling, "--sizes 0", "--sizes must be at least 1, and --noises from 0 to 1"),
         (data_scaling, "--groups ring", "unknown group 'ring'"),
         (data_scaling, "--noises 2", "--sizes must be at least 1, and --noises from 0 to 1"),

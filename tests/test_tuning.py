@@ -84,7 +84,7 @@ class drives:
         pass
 
     def drive(self, feed: tuning.TuningFeed, plan: Any, **_: Any) -> int:
-        feed.begin([{"CPU": float(self.places)}], Limits())
+        feed.begin([{"CPU": float(self.places)}], Limits(), feed.claims(()))
         now, training = 0.0, list[tuple[float, int, Pack]]()
         while True:
             while len(training) < self.places and (pack := feed.next()):

@@ -55,6 +55,14 @@ def frozen(trial: Trial, space: Space, state: str | None = None) -> FrozenTrial:
     )
 
 
+def check_storage(url: str) -> None:
+    """UserError if an Optuna storage cannot be opened."""
+    try:
+        optuna.storages.get_storage(url)
+    except Exception as error:
+        raise UserError(f"cannot open the Optuna database {url} ({_line(error)}). Check --storage") from None
+
+
 class Storage:
     """A copy of a search in an Optuna storage, for Optuna's own tools. The results store has the trials; this copy may
     be deleted at any time, and is then made again.
