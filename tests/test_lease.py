@@ -198,9 +198,7 @@ def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(death: int, st
         [sys.executable, "-c", script, store.path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a background job
     )
     assert process.stdout and process.stdout.readline() == b"held\n"
     (claim,) = claims(store)
