@@ -163,11 +163,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         monkeypatch.setattr(pack, "record_start", lambda *_: 0)
         monkeypatch.setattr(pack, "forget_starts", lambda *_: None)
         board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
-<<<<<<< HEAD
         plan = Plan(store.path, "test", max_failures=2)
-=======
-        plan: Any = Plan(store.path, "test")
->>>>>>> h-leases
         failed = pack.run_pack(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
         return store, tried, failed
 
