@@ -99,7 +99,7 @@ def test_the_page_is_complete_and_asks_nobody(written):
     assert {address[1:] for address in here.addresses if address.startswith("#")} <= here.ids
     for name in PLOTS:
         assert (f"figure-{name}" in here.ids) is (name not in OF_STUDIES)
-    empty = {"robustness", "tuned"}
+    empty = {"robustness", "tuned", "held_out"}
     for name in TABLES.keys() - {"claims", "success"}:
         assert (f"table-{name}" in here.ids) is (name not in empty)
     assert "Nothing was tuned" not in here.text

@@ -184,6 +184,18 @@ def test_metrics_are_read_where_the_run_lies(tmp_path):
     assert found.set_index("run_id")["value"].to_dict() == dict(zip(ids, (1.0, 2.0), strict=True))
 
 
+def test_numbers_that_are_stored_twice_count_once(tmp_path):
+    run_id = put(tmp_path / "a", "lps")
+    for first, value in ((1000, 1.0), (900, 2.0)):
+        rows = [{"step": 1000, "metric": "loss", "value": value}]
+        Store(tmp_path / "a").write_metrics(run_id, first, rows)
+    results = shown(tmp_path / "a").results
+    for _ in range(2):
+        assert metric(results, "loss", [run_id])["value"].tolist() == [1.0]
+    assert [problem for problem in results.problems if "stored twice" in problem] == results.problems != []
+    assert len(results.problems) == 1
+
+
 @pytest.mark.parametrize("how", ["commit", "numbers", "status"])
 def test_folders_that_disagree_about_a_run_are_an_error(tmp_path, capsys, how):
     a, b = tmp_path / "a", tmp_path / "b"

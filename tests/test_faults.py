@@ -22,6 +22,7 @@ from lps.runs.store import Store
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
 from sweeps.launcher import pack
+from sweeps.launcher.plan import Plan
 
 TASK = "cube-single-play-singletask-task1-v0"
 NO_SPACE = OSError(28, "No space left on device")
@@ -162,7 +163,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         monkeypatch.setattr(pack, "record_start", lambda *_: 0)
         monkeypatch.setattr(pack, "forget_starts", lambda *_: None)
         board = SimpleNamespace(update=SimpleNamespace(remote=lambda *_, **__: None))
-        plan: Any = SimpleNamespace(results=store.path, sweep="test", max_failures=2)
+        plan = Plan(store.path, "test", max_failures=2)
         failed = pack.run_pack(0, runs(8), plan, None, board, str(tmp_path))["failed"]  # type: ignore[arg-type]
         return store, tried, failed
 
@@ -199,7 +200,7 @@ def test_a_worker_says_whether_it_was_memory(error, memory, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr("lps.training.trainer.train", train)
-    plan = SimpleNamespace(results=Store(tmp_path / "r").path, sweep="t", options=TrainOptions())
+    plan = Plan(Store(tmp_path / "r").path, "t")
     share = SimpleNamespace(cpus=1.0, gpus=0.0, eval_cpus=1.0, eval_tasks=1, device="cpu")
     monkeypatch.setattr("sweeps.launcher.notice.Notice", lambda: SimpleNamespace(close=lambda: None))
     board = SimpleNamespace(start=SimpleNamespace(remote=lambda _: None))

@@ -51,6 +51,7 @@ def test_tasks_are_one_group_with_their_titles_and_normalised_returns(results: P
             ("base_hidden", [16, 16], [512] * 4),
             ("batch_size", 16, 256),
             ("critic_hidden", [16], [256] * 4),
+            ("encoder_width", 0.125, 1),
             ("latent_actor_hidden", [16], [256] * 2),
         )
     ]

@@ -170,6 +170,25 @@ def test_a_late_beat_does_not_bring_a_dead_claim_back(store: Store, elsewhere: N
         assert first._lost and not in_force(store, first.owner)
 
 
+def test_a_beat_in_the_last_moment_counts(store: Store, elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner beats after the last look of another process, and before that process ends its claim."""
+    with Lease(store) as first, Lease(store) as second:
+        first.take(RUNS)
+        stand_still(first)
+        write = Store.write_bytes
+
+        def late(self: Store, rel: str, *arguments: Any) -> None:
+            if rel == f"leases/{first.owner}.ended" and not store.exists(rel):
+                first.beat()
+            write(self, rel, *arguments)
+
+        monkeypatch.setattr(Store, "write_bytes", late)
+        assert next(second.turns(dict.fromkeys(RUNS, ""))) == list(RUNS)
+        assert leases._age(first._renewed) > leases.FENCE_SECONDS, "its last permission to write has run out"
+        with pytest.raises(LeaseLost):
+            first.check()
+
+
 def _beats(lease: Lease) -> None:
     with contextlib.suppress(LeaseLost):
         lease.beat()
@@ -195,7 +214,10 @@ def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(death: int, st
         "        lease.take(['a'])\n        print('held', flush=True)\n        time.sleep(600)\nmain()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, store.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script, store.path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a background job
     )
     assert process.stdout and process.stdout.readline() == b"held\n"
     (claim,) = claims(store)
@@ -276,6 +298,7 @@ class Process(threading.Thread):
 
     path = "results"
     note: Any = None
+    lease: Lease
 
     def __init__(self, world: World, number: int, work: "Callable[[Process], None]"):
         super().__init__(daemon=True)
@@ -299,6 +322,11 @@ class Process(threading.Thread):
         self.world.events.append((self.world.now + seconds, self.number, self))
         self.world.turn.set()
         self.go.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Pause with a heartbeat."""
+        self.pause(seconds)
+        self.lease.beat()
 
     def delay(self) -> None:
         self.pause(self.world.random.choice([0, 0.001, 0.1, 1, 3]))
@@ -332,7 +360,7 @@ class Process(threading.Thread):
 def act(process: Process, writing: dict[str, int], done: list[str]) -> None:
     """Train some runs; sometimes stand still for a while, sometimes die without a word."""
     draw = process.world.random
-    lease = Lease(process, draw.choice(["", "driver"]))  # type: ignore[arg-type]
+    process.lease = lease = Lease(process, draw.choice(["", "driver"]))  # type: ignore[arg-type]
     wanted = dict.fromkeys(draw.sample(RUNS, draw.randint(1, 3)), "")
     try:
         for turn in lease.turns(wanted):
@@ -346,8 +374,10 @@ def act(process: Process, writing: dict[str, int], done: list[str]) -> None:
                     fate = draw.random()
                     if fate < 0.05:
                         return  # its claim stays
-                    process.pause(draw.choice([5, 30, 50, 55, 60, 65, 70, 200]) if fate < 0.3 else 1)
-                    lease.beat()
+                    if fate < 0.4:
+                        process.pause(draw.choice([5, 30, 50, 60, 65, 70, 80, 200]))  # stands still
+                    else:
+                        process.wait(1)
                 done.append(run)
     except LeaseLost:
         pass
@@ -365,9 +395,7 @@ def test_at_no_interleaving_do_two_processes_write_one_run(seed: int, count: int
         real = {"HEARTBEAT_SECONDS": 10.0, "LEASE_SECONDS": 60.0, "FENCE_SECONDS": 40.0, "LOOK_SECONDS": 3.0}
         for name, seconds in real.items():
             patch.setattr(leases, name, seconds)
-        patch.setattr(
-            leases, "time", SimpleNamespace(monotonic=lambda: this().clock(), sleep=lambda s: this().pause(s))
-        )
+        patch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: this().clock(), sleep=lambda s: this().wait(s)))
         patch.setattr(leases, "_clocks", lambda: (this().clock(),))
         patch.setattr(leases, "_machine", lambda: "")
         patch.setattr(

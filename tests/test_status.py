@@ -1,5 +1,6 @@
 """`python -m sweeps status` and `retry` on stores made by hand, and that a retried run is trained."""
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from small import small_hyperparameters
 from test_train import FakeEvaluator
 
 from lps.runs.intent import Planned, write_intent
+from lps.runs.lease import Lease
 from lps.runs.record import Episode
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -97,6 +99,20 @@ def test_retry_queues_what_failed_and_nothing_else(store: Store, capsys: Any) ->
     capsys.readouterr()
     assert main(["retry", store.path]) == 0
     assert "no run has failed" in capsys.readouterr().out
+
+
+def test_status_names_the_holders_and_retry_leaves_them_alone(store: Store, capsys: Any) -> None:
+    run = a_run()
+    mark_failed(store, [run], "test", "out of memory")
+    with Lease(store) as driver, Lease(store, driver.owner) as worker:
+        driver.take([run.id, "another"])
+        worker.take([run.id])
+        assert main(["status", store.path]) == 0
+        held = [line for line in capsys.readouterr().out.splitlines() if "held by" in line]
+        assert len(held) == 1 and held[0].startswith(f"2 held by process {os.getpid()} on ")
+        assert main(["retry", store.path]) == 2
+        assert "trained by process" in capsys.readouterr().err
+    assert [standing.state for standing in standings(store)] == ["failed"]
 
 
 def test_a_retried_run_is_trained_from_its_start_if_asked(store: Store, tiny_data_dir: Path) -> None:

@@ -52,7 +52,8 @@ def test_a_video_shows_the_policies_side_by_side(tmp_path):
         evaluate(Reach(), TASK, seed=5, step=3, episodes=2),
         evaluate(Reach(), TASK, seed=6, step=0, episodes=2),
     ]
-    assert seen == [now for e in range(4) for now in ((e, 1), (e, 2), (e + 1, 0))]
+    filming = [now for e in range(4) for now in ((e, 1), (e, 2), (e + 1, 0))]
+    assert seen == [*filming, (4, 1), (4, 2)], "at the end the films are put side by side"
     frames = pictures(tmp_path / "new" / "v.mp4")
     assert len(frames) == 2 and all(frame.shape == (960, 960, 3) for frame in frames)
     tiles = [frames[0][y : y + 480, x : x + 480] for y in (0, 480) for x in (0, 480)]

@@ -168,7 +168,9 @@ class Agent(ABC):
 
     def base_policy(self, *inputs: int) -> Network:
         """The network of the base policy over the observation, a chunk and further inputs, such as times."""
-        return self.net(self.config.base_hidden, self.chunk_dim, *inputs, kind=self.config.base_network)
+        c = self.config
+        kind = c.network if c.base_network == "same" else c.base_network
+        return self.net(c.base_hidden, self.chunk_dim, *inputs, kind=kind)
 
     def critics(self, *inputs: int, features_of: Network | None = None) -> Network:
         """K value heads (`num_critics`) over the observation and further inputs, with layer norm.

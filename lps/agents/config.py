@@ -76,7 +76,7 @@ class AgentConfig:
     execute: Annotated[int, Range(0)] = 0  # actions of a chunk that are executed before the next decision; 0: all h
     discount: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.99  # gamma, per environment step
     network: str = "mlp"  # kind of every network, see lps.nets
-    base_network: str = ""  # kind of the base policy's network; "": that of the others
+    base_network: str = "same"  # kind of the base policy's network; "same": as the others
     encoder: str = "impala_small"  # kind of the encoder of images, see lps.nets
     encoder_width: Annotated[float, Range(0, open_low=True)] = 1.0  # factor on the widths of the encoder's layers
     p_aug: Annotated[float, Range(0, 1), PER_MEMBER] = 0.5  # probability that a batch has its images cropped at random

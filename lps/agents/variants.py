@@ -129,7 +129,7 @@ OLD_VALUES: Settings = {
     "actor_agg": "mean",
     "choice_agg": "mean",
     "rho": 0.5,
-    "base_network": "",
+    "base_network": "same",
     "encoder": "impala_small",
     "encoder_width": 1.0,
     "p_aug": 0.5,

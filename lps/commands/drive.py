@@ -50,7 +50,8 @@ class Link:
     Args:
         client: the connection.
         noise: draws of the policy.
-        delay, jitter: seconds; every answer waits for `delay` and a uniform share of `jitter`.
+        delay: seconds that every answer waits.
+        jitter: seconds; every answer waits for a uniform share of it in addition.
         drop: probability that a request meets a closed connection.
     """
 

@@ -65,7 +65,7 @@ def _adapter(hint: Any) -> TypeAdapter:
 
 def _choices(name: str, hint: Any) -> tuple[Any, ...]:
     if name in TABLES:
-        return ("", *NETWORKS) if name == "base_network" else tuple(TABLES[name])
+        return ("same", *NETWORKS) if name == "base_network" else tuple(TABLES[name])
     return get_args(hint) if get_origin(hint) is Literal else (False, True) if hint is bool else ()
 
 

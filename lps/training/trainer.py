@@ -75,7 +75,8 @@ def train(
         callback: called with a Progress at every log line, evaluation, checkpoint and end.
         stop: called at every step; True stores a checkpoint and ends the training with Stopped.
         driver: owner of the lease under which a sweep's driver holds the runs.
-        if_busy, tell: what to do about runs that another process trains (lps.runs.lease.Lease.turns).
+        if_busy: "wait", "skip" or "stop", if another process trains some runs (lps.runs.lease.Lease.turns).
+        tell: is called with sentences about such runs.
     Raises:
         Stopped: see `stop`. The runs stay unfinished.
         Busy, LeaseLost: another process trains some of the runs (lps.runs.lease).
