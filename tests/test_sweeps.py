@@ -186,8 +186,8 @@ def test_finished_runs_are_skipped_and_mlflow_catches_up_and_nothing_is_logged_t
     assert sweep(healthy_runs(), results, tiny_data_dir) == 0
     assert mlflow_content(results) == content
 
-    assert content.pop("parent") == ("test", "FINISHED")
-    assert set(content) == {run.id for run in healthy_runs()}
+    assert content.pop("parent") == ("test", "FAILED"), "sweeps of one name share it, also the one with the bad run"
+    assert set(content) == {run.id for run in [impossible_run(), *healthy_runs()]}
     store = Store(results, create=False)
     metrics, episodes = store.read_metrics().to_pylist(), store.read_episodes().to_pylist()
     for run in healthy_runs():
