@@ -61,7 +61,7 @@ test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machi
 
 test-long: $(VENV)/.dev  ## an hour: 20 drivers killed (KILLS=, SEED=), ten pairs of drivers on one folder, raylets killed, no memory, 1,000 runs in 100 packs (PACKS=), a policy server for a day
 	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) LPS_LONG_PAIRS=10 \
-	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/{kills,raylet,memory,soak,server}.py tests/test_two_drivers.py
+	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/{kills,raylet,memory,soak,server,tuning}.py tests/test_two_drivers.py
 
 check: $(VENV)/.dev  ## format, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "format: 'make format' mends the files above"; exit 1; }

@@ -46,7 +46,7 @@ from lps.tasks.ring import RING
 from lps.tasks.suites import get_task
 from lps.training.options import TrainOptions
 from lps.training.trainer import train
-from sweeps.watch.mlflow import _Mlflow
+from sweeps.watch.mlflow import _Sweep
 
 import psutil  # isort: skip
 
@@ -252,11 +252,11 @@ def mlflow(folder: Path, runs: int, server: bool) -> None:
 
 
 def mirror(store: Store, uri: str, runs: list[Run], folder: Path) -> None:
-    connection = _Mlflow(uri, store, "costs")
+    connection, ids = _Sweep(uri, store, "costs"), [run.id for run in runs]
     docs = {doc["id"]: doc for doc in store.runs()}
-    list(connection.update(runs[:1], docs, last=False))  # what is loaded once
+    list(connection.update(ids[:1], {}, docs, last=False))  # what is loaded once
     before, began, cpu = memory(), time.monotonic(), time.process_time()
-    list(connection.update(runs, docs, last=True))
+    list(connection.update(ids, {}, docs, last=True))
     seconds, count = time.monotonic() - began, len(runs) - 1
     each = len(METRICS) * LOGGED + 3 * len(runs[0].eval_steps)
     print(f"{count} runs of {each} numbers: {seconds:.1f} s, {time.process_time() - cpu:.1f} s of a core here")
