@@ -14,6 +14,7 @@ import ogbench
 import pytest
 from small import small_hyperparameters
 
+from analysis.numbers.published import records
 from lps.__main__ import main
 from lps.agents import AGENTS
 from lps.errors import UserError
@@ -323,3 +324,10 @@ def test_training_evaluating_filming_and_drawing_from_frames(tmp_path: Path, ren
         assert steps > 2 and np.isnan(drawn["values"]).all()
     pytest.importorskip("imageio_ffmpeg")
     assert main(["video", str(checkpoint), str(tmp_path / "v.gif")]) == 0 and (tmp_path / "v.gif").stat().st_size > 0
+
+
+def test_published_numbers_of_visual_groups_have_the_rewards_of_our_tasks():
+    (record,) = records("visual-cube-single", "task1")
+    assert (record.by, record.mean) == ("ReBRAC", 0.83)
+    assert records("visual-cube-double")[0].by == "Value Flows"
+    assert not records("visual-scene", "task1"), "those are with other rewards"

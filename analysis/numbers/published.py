@@ -105,7 +105,7 @@ def records(group: str, task: str = "") -> list[Record]:
         for row in _rows(paper)
         if (row["env_group"], row["task"]) == (name, task or "mean of 5 tasks")
         and row["reward"].startswith(reward)
-        and row["dataset"].endswith("std")
+        and row["dataset"].removesuffix(" visual").endswith("std")
         and not any(words in row["protocol"] for words in ELSEWHERE)
     ]
     for (method, here), value in _figure().items():
