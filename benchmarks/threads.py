@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 from lps.errors import UserError, at_least, command_line
-from lps.workers import SLEEP_WHEN_WAITING
+from lps.workers import SPIN_BRIEFLY
 
-POLICIES = {"default": {}, "passive": SLEEP_WHEN_WAITING, "short": {"GOMP_SPINCOUNT": "1000"}}
-"""Name -> environment variables of OpenMP. passive: sleep at once, the project's setting; short: after 1000 turns."""
+POLICIES = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "short": SPIN_BRIEFLY}
+"""Name -> environment variables of OpenMP. passive: sleep at once; short: after 1000 turns, the project's setting."""
 
 
 def updates_per_second(threads: int, policy: str, busy: int, seconds: float) -> float:

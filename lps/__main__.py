@@ -8,12 +8,12 @@ from importlib import import_module
 
 from lps.commands import COMMANDS
 from lps.errors import command_line
-from lps.workers import sleep_when_waiting
+from lps.workers import spin_briefly
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Return 0 on success, 1 if a run failed, 2 for invalid input."""
-    sleep_when_waiting()
+    spin_briefly()
     parser = argparse.ArgumentParser(prog="lps", description="Train and evaluate policies on this machine.")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -12,17 +12,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-SLEEP_WHEN_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment variables for PyTorch's OpenMP threads (GNU OpenMP): sleep at barriers. By default they spin, and two
-threads beside other work then take many times as long (benchmarks/threads.py)."""
+SPIN_BRIEFLY = {"GOMP_SPINCOUNT": "1000"}
+"""Environment variables for PyTorch's OpenMP threads (GNU OpenMP): at a barrier they spin for 1000 turns, then sleep. By
+default they spin for longer, and two threads beside other work then take many times as long (benchmarks/threads.py)."""
 
 
-def sleep_when_waiting() -> None:
-    """Let PyTorch's threads sleep while they wait for each other, unless the user has chosen otherwise.
+def spin_briefly() -> None:
+    """Let PyTorch's threads sleep when they wait long for each other, unless the user has chosen otherwise.
 
     It has an effect only before torch is imported."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ.update(SLEEP_WHEN_WAITING)
+        os.environ.update(SPIN_BRIEFLY)
 
 
 class WorkerPool(ProcessPoolExecutor):

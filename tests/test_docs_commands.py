@@ -42,6 +42,7 @@ PLACEHOLDERS = {
     "s3://<bucket>/paper": EXAMPLE,
     "RESULTS": EXAMPLE,
     "results/scene": "docs/example/scene-9k",
+    "results/visual": "docs/example/visual-pointmaze-10k",
     " --compile": "",  # tests/test_program.py compiles
     ":8000": f":{PORT}",
     "--port 8000": f"--port {PORT}",

@@ -94,7 +94,7 @@ class _Tuning(TypedDict):
     agent: Name
     trials: list[Annotated[_FinishedTrial | _OtherTrial, Field(discriminator="state")]]
     held_out: dict[Name, list[Id]]
-    importances: NotRequired[dict[Name, FiniteFloat]]
+    importances: NotRequired[dict[Name, Annotated[FiniteFloat, Field(ge=0, le=1 + 1e-6)]]]
 
 
 class _Play(TypedDict):

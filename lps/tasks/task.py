@@ -45,6 +45,11 @@ class Task:
     """Settings that only the suite reads."""
 
     @property
+    def has_images(self) -> bool:
+        """Whether an array of the observation is an image."""
+        return any(space.is_image for space in self.observation.values())
+
+    @property
     def key(self) -> str:
         """The task's name inside its suite."""
         return self.name.partition(":")[2] or self.name

@@ -52,7 +52,7 @@ def check_fits(run: Run, device: str) -> None:
     batch = config.batch_size * (2 * seen + 4 * config.horizon * task.action.shape[0])
     try:
         blank_networks(run, observation, task.action.shape[0], total // (4 * COPIES))
-        if has_images(task):
+        if task.has_images:
             batch += kept_bytes(run)
         if batch > total:
             raise ValueError(f"a batch takes {batch / 1e9:.3g} GB")
@@ -61,11 +61,6 @@ def check_fits(run: Run, device: str) -> None:
             f"{run.agent} does not fit the {total / 1e9:.0f} GB of this machine's {device}: {problem}. Use smaller "
             "networks, a smaller batch_size or a smaller horizon"
         ) from problem
-
-
-def has_images(task: Task) -> bool:
-    """Whether an array of a task's observation is an image."""
-    return any(space.is_image for space in task.observation.values())
 
 
 def image_room(device: str, device_share: float = 1.0) -> float | None:
@@ -99,7 +94,7 @@ def members_that_fit(
         images: bytes of the dataset's images.
     """
     if torch.device(device).type != "cuda":
-        return max(1, int(_total(device) * USABLE // kept_bytes(run))) if has_images(run.resolved_task) else None
+        return max(1, int(_total(device) * USABLE // kept_bytes(run))) if run.resolved_task.has_images else None
     line = footprint(run, device, precision)
     torch.cuda.empty_cache()  # the measurement's memory counts as free again
     free, total = torch.cuda.mem_get_info(device)

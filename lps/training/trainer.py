@@ -32,7 +32,7 @@ from lps.runs.store import Store
 from lps.spaces import stacked
 from lps.tasks.suites import load_dataset
 from lps.training.ledger import Callback, Ledger
-from lps.training.memory import check_fits, has_images, image_room, members_that_fit
+from lps.training.memory import check_fits, image_room, members_that_fit
 from lps.training.options import TrainOptions
 from lps.training.packs import Member, one_per_slot, pack, packs_to_train
 from lps.training.program import Program, chosen_device
@@ -112,7 +112,7 @@ def _train(
 
     def room(run: Run) -> int | None:
         task = run.resolved_task
-        images = load_dataset([task], dataset=run.dataset, data_dir=options.data_dir) if has_images(task) else None
+        images = load_dataset([task], dataset=run.dataset, data_dir=options.data_dir) if task.has_images else None
         size = images.image_bytes if images else 0
         return members_that_fit(run, options.device, options.precision, options.device_share, size)
 

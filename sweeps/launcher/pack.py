@@ -17,7 +17,7 @@ import ray
 from lps.errors import UserError
 from lps.runs.run import Run
 from lps.runs.store import Store
-from lps.workers import sleep_when_waiting
+from lps.workers import spin_briefly
 from sweeps.launcher.connection import HEAD, apply_environment
 from sweeps.launcher.placement import PackTrainer, forget_starts, learner, record_start
 from sweeps.launcher.plan import mark_failed
@@ -141,7 +141,7 @@ def train_on_worker(config: dict[str, Any]) -> Outcome:
     Exceptions are returned, because Ray Train would restart the worker and meet the same exception. Only a dead
     process is worth a restart.
     """
-    sleep_when_waiting()
+    spin_briefly()
     import torch
 
     from lps.runs.lease import Lease, LeaseLost

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lps.errors import UserError
-from lps.runs.checkpoint import Checkpoint, checkpoint_path
 from lps.runs.record import RunRecord, Status
 from lps.runs.run import Run
 from lps.runs.store import Store
@@ -43,6 +42,8 @@ def continue_from_rung(run: Run, steps: int, rung: Store, store: Store) -> None:
     The shorter run must be finished in `rung`. Its evaluations, metrics and checkpoint are copied into `store`, and the
     document last, so an interrupted copy is repeated. A run that `store` has already is left unchanged.
     """
+    from lps.runs.checkpoint import Checkpoint, checkpoint_path  # it imports torch, which drivers do without
+
     if steps not in run.eval_steps:
         raise ValueError(f"{run} has no evaluation after {steps} updates to continue from")
     shorter = replace(run, steps=steps)

@@ -12,8 +12,6 @@ from lps.data.names import data_dir as find_data_dir
 from lps.data.npz import columns
 from lps.runs.hyperparameters import make_config
 from lps.runs.run import Run
-from lps.training.flops import kept_bytes
-from lps.training.memory import has_images
 
 CPU_SECONDS: dict[str, float] = {
     "lps": 0.078,
@@ -74,7 +72,7 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
         evaluators: cores that evaluate beside the updates; 0: evaluations run between the updates.
     """
     agent = runs[0].agent
-    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or has_images(runs[0].resolved_task):
+    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or runs[0].resolved_task.has_images:
         return None
     fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
     updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
@@ -92,7 +90,7 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
 
 def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
     """Lines on the disk and the memory that runs on images need; none where no run has images."""
-    seen = {run.dataset: run for run in runs if has_images(run.resolved_task)}
+    seen = {run.dataset: run for run in runs if run.resolved_task.has_images}
     if not seen:
         return []
     sizes = {}
@@ -106,6 +104,8 @@ def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
         line += f"; the largest has {max(known) / 1e9:.1f} GB, which members share in memory"
     if missing := [name for name, size in sizes.items() if not size]:
         line += f". Unknown sizes: {', '.join(missing)}"
+    from lps.training.flops import kept_bytes  # a driver that only launches does without torch
+
     members = {agent: kept_bytes(run) for agent, run in {run.agent: run for run in runs}.items()}
     return [
         f"{line}.",
