@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 SPIN_BRIEFLY = {"GOMP_SPINCOUNT": "1000"}
-"""Environment variables for PyTorch's OpenMP threads (GNU OpenMP): at a barrier they spin for 1000 turns, then sleep. By
-default they spin for longer, and two threads beside other work then take many times as long (benchmarks/threads.py)."""
+"""Environment variables for PyTorch's OpenMP threads (GNU OpenMP): at a barrier they spin for 1000 turns, then sleep.
+By default they spin longer, and two threads beside other work then take many times as long (benchmarks/threads.py)."""
 
 
 def spin_briefly() -> None:
