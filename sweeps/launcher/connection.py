@@ -149,7 +149,8 @@ def _start(logging_options: dict[str, Any], attempts: int = 3) -> None:
     for attempt in range(1, attempts + 1):
         try:
             ray.init(address="local", include_dashboard=False, _temp_dir=str(folder / "ray"), **logging_options)
-            TOKEN.expanduser().chmod(0o600)  # Ray makes it readable for all users
+            with contextlib.suppress(FileNotFoundError):  # RAY_AUTH_MODE=disabled, or a token of another place
+                TOKEN.expanduser().chmod(0o600)  # Ray makes it readable for all users
             return
         except Exception as error:
             ray.shutdown()
