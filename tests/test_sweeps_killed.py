@@ -53,7 +53,8 @@ def sweep(results: str, steps: int) -> int:
 
 @contextmanager
 def started(results: Path, steps: int) -> Iterator[psutil.Popen]:
-    """The sweep as a process, from its first checkpoint on; its output is in `output` beside the results."""
+    """The sweep as a process, from its first checkpoint on; its output is in `output` beside the results. Ray has its
+    token, in a home directory beside the results."""
     root = Path(__file__).resolve().parent.parent
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (results.parent / "output").open("w") as file:
@@ -61,7 +62,7 @@ def started(results: Path, steps: int) -> Iterator[psutil.Popen]:
             [sys.executable, __file__, str(results), str(steps)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "HOME": str(results.parent), "RAY_AUTH_MODE": "token"},
         )
     family = []
     try:
@@ -97,7 +98,7 @@ def test_a_killed_trial_resumes_in_the_same_sweep_and_nothing_listens_to_other_m
         folder = connection.private_folder()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert [child for child in family if f"{folder}/ray/session" in " ".join(child.cmdline())]
-        assert stat.S_IMODE(connection.TOKEN.expanduser().stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
 
         named(driver, "ImplicitFunc").kill()
         assert driver.wait(PATIENCE) == 0
