@@ -59,7 +59,7 @@ test-cluster: $(VENV)/.dev  ## a night on cluster.yaml, in a cloud on this machi
 	@$(PIP) -c requirements.lock 'moto[server]==5.2.5'
 	@$(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/cluster/night.py
 
-test-long: $(VENV)/.dev  ## an hour: 20 drivers killed (KILLS=, SEED=), ten pairs of drivers on one folder, raylets killed, no memory, 1,000 runs in 100 packs (PACKS=), a policy server for a day
+test-long: $(VENV)/.dev  ## an hour and more: kills (KILLS=, SEED=), pairs of drivers, no memory, 100 packs (PACKS=), a policy server
 	@LPS_LONG_KILLS=$(KILLS) LPS_LONG_SEED=$(SEED) LPS_LONG_PACKS=$(PACKS) LPS_LONG_PAIRS=10 \
 	  $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/long/{kills,raylet,memory,soak,server,tuning}.py tests/test_two_drivers.py
 

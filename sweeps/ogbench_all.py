@@ -41,6 +41,16 @@ VISUAL_TASKS = [f"visual-{group}-singletask-task1-v0" for group in ("cube-single
     )
     for number in range(1, 6)
 ]
+SMALL = {
+    "lr": 1e-3,  # few updates want larger steps
+    # The goal is 40 chunks away. With the default of 0.005, the value takes three times the updates to reach the start,
+    # and errors at the edge of the data last longer: one seed in three fails.
+    "tau": 0.02,
+    "base_hidden": [128, 128, 128],
+    "critic_hidden": [128, 128],
+    "latent_actor_hidden": [128, 128],
+}
+"""Hyperparameters of the demos."""
 PRESETS = {
     # LPS against the two kinds of cloning in a maze, with small networks: minutes on two CPU cores. First:
     #   python -m lps collect pointmaze-medium-navigate --episodes 200 --seed 0
@@ -52,15 +62,7 @@ PRESETS = {
         eval_interval=2000,
         eval_episodes=25,
         dataset="pointmaze-medium-navigate-200",
-        hyperparameters={
-            "lr": 1e-3,  # few updates want larger steps
-            # The goal is 40 chunks away. With the default of 0.005, the value takes three times the updates to reach
-            # the start, and errors at the edge of the data last longer: one seed in three fails.
-            "tau": 0.02,
-            "base_hidden": [128, 128, 128],
-            "critic_hidden": [128, 128],
-            "latent_actor_hidden": [128, 128],
-        },
+        hyperparameters=SMALL,
     ),
     # The same from pixels: a small maze seen from above, with a quarter of the encoder's width. Frames of 32 pixels are
     # too small for crops of 3. First:
@@ -73,15 +75,7 @@ PRESETS = {
         eval_interval=2500,
         eval_episodes=25,
         dataset="visual-pointmaze-medium-navigate-200",
-        hyperparameters={
-            "lr": 1e-3,
-            "tau": 0.02,
-            "encoder_width": 0.25,
-            "p_aug": 0.0,
-            "base_hidden": [128, 128, 128],
-            "critic_hidden": [128, 128],
-            "latent_actor_hidden": [128, 128],
-        },
+        hyperparameters={**SMALL, "encoder_width": 0.25, "p_aug": 0.0},
     ),
     # Every agent at the paper's defaults on one task with a quarter of the data: the smallest run that separates them.
     # N of best-of-N is 4. With the default of 32, it alone would take 83 of the sweep's 99 core-hours. First:

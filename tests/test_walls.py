@@ -226,6 +226,8 @@ def normal(distribution: str) -> str:
         ("lps.tasks.suites", {"torch"}),
         ("lps.__main__", {"torch", "numpy"}),
         *((f"lps.commands.{name}", {"torch", "numpy"}) for name in COMMANDS),
+        # A driver and its trials do without torch.
+        *((f"sweeps.{name}", {"torch"}) for name in ("launcher.launch", "launcher.pack", "ogbench_all")),
     ],
 )
 def test_an_import_is_light(module, heavy):
