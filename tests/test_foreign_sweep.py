@@ -94,8 +94,9 @@ def test_studies_can_be_planned_on_it(house: Path, capsys: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_it_is_trained_through_ray(house: Path, tmp_path: Path) -> None:  # noqa: F811
-    options = ["--agents", "lps", "--address", "local", "--results", str(tmp_path / "results"), "--set", *SET]
+def test_it_is_trained_through_ray(house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    options = ["--agents", "lps", "--address", "local", "--results", "results", "--set", *SET]
     assert ogbench_all.main([*SUITE, "--preset", "demo", "--tasks", "1", "2", *options]) == 0
     documents = Store(tmp_path / "results").runs()
     assert {doc["run"]["task"] for doc in documents} == {SHELF, TABLE}

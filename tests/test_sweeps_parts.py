@@ -19,6 +19,7 @@ from lps.agents import AGENTS
 from lps.errors import UserError
 from lps.runs.intent import Planned
 from lps.runs.run import Run
+from lps.runs.store import Store
 from lps.tasks.suites import get_task, groups
 from sweeps import ogbench_all
 from sweeps.launcher import connection as cluster
@@ -147,6 +148,15 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run matches"):
         launch([], Plan(str(tmp_path), "empty"))
+
+
+@pytest.mark.parametrize("results", ["here", "./here/", "file://{folder}/here", "~/here"])
+def test_a_plan_names_its_results_as_the_store_does(results: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The driver and its workers tell by this name whether they train for the same folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    plan = Plan(results.format(folder=tmp_path), "sweep")
+    assert plan.results == replace(plan, driver="1").results == Store(plan.results).path == str(tmp_path / "here")
 
 
 # --- the cluster divided ---

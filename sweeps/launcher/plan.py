@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lps.files import open_filesystem
 from lps.runs.lease import in_force
 from lps.runs.record import Status
 from lps.runs.run import Run
@@ -15,7 +16,8 @@ class Plan:
     """Settings that all packs of a sweep share."""
 
     results: str
-    """The results store, a local path or a URI such as s3://bucket/results. All machines must see it."""
+    """The results store, a local path or a URI such as s3://bucket/results; kept as `Store.path` has it. All machines
+    must see it."""
     sweep: str
     """Name of the sweep; MLflow's parent run."""
     options: TrainOptions = TrainOptions()
@@ -26,6 +28,9 @@ class Plan:
     """Owner of the lease under which the driver holds the runs (lps.runs.lease)."""
     rung: tuple[str, int] | None = None
     """Results folder and number of updates of shorter runs that these runs continue (sweeps/study/halving.py)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", open_filesystem(self.results)[0])
 
 
 def mark_failed(store: Store, runs: Sequence[Run], sweep: str, error: str, driver: str = "") -> None:
