@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from lps.errors import at_least
 from lps.files import local_path
+
+if TYPE_CHECKING:
+    from lps.data.recordings import Recordings
 
 HELP = "describe recordings, or export them to LeRobot or Minari"
 FORMATS = ("lerobot", "minari")
@@ -34,7 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--format", required=True, choices=FORMATS, help="form of the new dataset")
     export.add_argument("--rate", type=at_least(0.001), help="control rate in Hz (default: the recordings')")
     export.add_argument("--codec", default="h264", help="codec of videos: h264, av1 or lossless (default: h264)")
+    export.add_argument(
+        "--task", help="task whose rewards and ends are written, for files without rewards, such as those of lps collect"
+    )
     export.add_argument("--instruction", default="task", help="task in words, for LeRobot (default: task)")
+
+
+def _rewarded(recordings: Recordings, task: str) -> Recordings:
+    from lps.data.recordings import Rewarded
+    from lps.tasks.suites import get_task, load_dataset
+
+    path = recordings.path
+    dataset = load_dataset([get_task(task)], dataset=path.name.removesuffix(".npz"), data_dir=path.parent)
+    return Rewarded.of(recordings, dataset)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             file = local_path(arguments.write_task).absolute()
             print(f"wrote {file}\nto train on it: --task {arguments.write_task} --data-dir {path.parent}")
         return 0
+    if arguments.task:
+        recordings = _rewarded(recordings, arguments.task)
     out = local_path(arguments.out).absolute()
     if arguments.format == "minari":
         export_minari.export(recordings, out)

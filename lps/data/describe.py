@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lps.data.recordings import Recordings
+from lps.data.recordings import Recordings, camera_name
 from lps.errors import UserError
 from lps.files import csv_cell, local_path, replacing
 
@@ -19,7 +19,7 @@ BINS = 40
 BARS = "▁▂▃▄▅▆▇█"
 QUANTILES = (0.01, 0.5, 0.99)
 CAMERA = 64
-"""Height and width of a camera in a task file that is written here."""
+"""Largest height and width of a camera in a task file that is written here."""
 SHOWN = 5
 """Most reasons that are shown for left out files."""
 
@@ -186,9 +186,10 @@ def write_task(recordings: Recordings, path: str, horizon: int) -> None:
     if roles.state:
         lines += ["", "[observation.state]", f"columns = {_quoted(list(roles.state))}", f"size = {size(roles.state)}"]
     for camera in roles.cameras:
-        own = re.sub(r"[^A-Za-z0-9_]+", "_", camera.replace("/", ".").rpartition(".")[2]) or "camera"
+        own = re.sub(r"[^A-Za-z0-9_]+", "_", camera_name(camera)) or "camera"
         own = own if own[0].isalnum() else f"camera{own}"
-        lines += ["", f"[observation.{own}]", f"columns = {_quoted([camera])}", f"size = [{CAMERA}, {CAMERA}]"]
+        lines += ["", f"[observation.{own}]", f"columns = {_quoted([camera])}"]
+        lines += [f"size = {[min(CAMERA, side) for side in columns[camera].shape[:2]]}"]
     scale = "none" if droid else "quantiles"
     lines += ["", "[action]", f"columns = {_quoted(list(roles.action))}", f"size = {size(roles.action)}"]
     lines += [f"scale = {_quoted(scale)}", "", "[reward]", f'rule = "{"file" if roles.reward else "dense"}"']

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lps.data.frames import CODECS, VideoWriter, check_codec
-from lps.data.recordings import Recording, Recordings
+from lps.data.recordings import Recording, Recordings, camera_name, last_part
 from lps.errors import UserError
 from lps.files import replacing
 from lps.spaces import Space
@@ -69,18 +69,14 @@ def column_names(recordings: Recordings) -> dict[str, str]:
     actions or rewards have one name."""
     roles = recordings.roles
     names = {name: name.replace("/", ".") for name in recordings.columns}
-    names |= {name: f"observation.images.{_last(name)}" for name in roles.cameras}
-    names |= {name: f"observation.{_last(name)}" for name in roles.state}
+    names |= {name: f"observation.images.{camera_name(name)}" for name in roles.cameras}
+    names |= {name: f"observation.{last_part(name)}" for name in roles.state}
     if len(roles.state) == 1:
         names[roles.state[0]] = "observation.state"
     names |= dict.fromkeys(roles.action, "action")
     own = {"reward": roles.reward, "done": roles.done, "success": roles.success}
     names |= {name: f"next.{role}" for role, name in own.items() if name}
     return {name: new for name, new in names.items() if new not in INDEX}
-
-
-def _last(column: str) -> str:
-    return column.replace("/", ".").rpartition(".")[2]
 
 
 class _Writer:

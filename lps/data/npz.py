@@ -185,6 +185,8 @@ def open_recordings(path: Path, options: Mapping[str, Any]) -> Recordings:
     observations = [name for name in spaces if re.match(r"observations($|[/.])", name)]
     cameras = tuple(name for name in observations if spaces[name].is_image)
     state = tuple(name for name in observations if name not in cameras)
+    if cameras and not state and "qpos" in spaces:  # OGBench's visual files
+        state = ("qpos",)
     rewards = [name for name in spaces if re.match(r"rewards($|[/.])", name)]
     return NpzRecordings(
         format="npz",

@@ -26,6 +26,10 @@ from lps.errors import UserError, check_known
 from lps.spaces import Space
 
 
+REWARD, DONE = "next.reward", "next.done"
+"""LeRobot's names of a reward and of a true end."""
+
+
 class Roles(NamedTuple):
     """Columns by their meaning, as the format names them by convention; empty where there is none."""
 
@@ -156,39 +160,42 @@ class InMemory(Recordings):
             yield recording._replace(columns=chosen)
 
 
-def of_dataset(dataset: Dataset, path: Path, rate: float | None = None, task: int = 0) -> InMemory:
-    """Return a dataset of ours as recordings: each array of an observation, the actions in the environment's units, and
-    the rewards and ends of one of its tasks.
+@dataclass
+class Rewarded(Recordings):
+    """Other recordings with the rewards of a task, and true ends where nothing comes after a step."""
 
-    Columns have the names of LeRobot.  An episode has an observation after its last action.
-    """
-    stops = np.flatnonzero(dataset.terminals) + 1
-    starts = np.concatenate([[0], stops[:-1]])
-    named = {_canonical(name, array): array for name, array in dataset.observations.items()}
-    columns = {name: Space(array.shape[1:], str(array.dtype)) for name, array in named.items()}
-    columns["action"] = Space(dataset.actions.shape[1:])
-    columns |= {"next.reward": Space((1,)), "next.done": Space((1,), "bool")}
-    episodes = []
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        steps = slice(start, stop - 1)
-        episodes.append(
-            Recording(
-                {name: array[start:stop] for name, array in named.items()}
-                | {
-                    "action": dataset.scale.to_env(dataset.actions[steps]),
-                    "next.reward": dataset.rewards[task, steps, None],
-                    "next.done": dataset.masks[task, steps, None] == 0,
-                }
+    source: Recordings = field(kw_only=True)
+    dataset: Dataset = field(kw_only=True)
+
+    @staticmethod
+    def of(source: Recordings, dataset: Dataset) -> Rewarded:
+        """Return `source` with the rewards of the dataset's first task, which has the same episodes.  UserError if the
+        dataset has other episodes."""
+        lengths = np.diff(np.flatnonzero(np.concatenate([[True], dataset.terminals]))) - 1
+        if lengths.tolist() != list(source.lengths):
+            raise UserError(
+                f"{source.path} and the dataset of {dataset.tasks[0]} have episodes of different lengths. Export without "
+                "--task"
             )
-        )
-    cameras = tuple(name for name in named if columns[name].is_image)
-    state = tuple(name for name in named if name not in cameras)
-    roles = Roles(state, cameras, ("action",), "next.reward", "next.done")
-    lengths = [len(episode.columns["action"]) for episode in episodes]
-    return InMemory("Dataset", path, columns, lengths, roles, rate, True, episodes=episodes)
+        columns = {**source.columns, REWARD: Space((1,)), DONE: Space((1,), "bool")}
+        roles = source.roles._replace(reward=REWARD, done=DONE)
+        known = source.format, source.path, columns, source.lengths, roles, source.rate, source.last_observation
+        return Rewarded(*known, source.skipped, source=source, dataset=dataset)
+
+    def read(self, episodes: Sequence[int], columns: Mapping[str, Space]) -> Iterator[Recording]:
+        starts = np.cumsum([0, *(length + 1 for length in self.lengths)])
+        theirs = {name: space for name, space in columns.items() if name not in (REWARD, DONE)}
+        for number, recording in zip(episodes, self.source.read(episodes, theirs), strict=True):
+            steps = slice(starts[number], starts[number] + self.lengths[number])
+            own = {REWARD: self.dataset.rewards[0, steps, None], DONE: self.dataset.masks[0, steps, None] == 0}
+            yield recording._replace(columns={**recording.columns, **own})
 
 
-def _canonical(name: str, array: np.ndarray) -> str:
-    """LeRobot's name of an array of an observation."""
-    image = Space(array.shape[1:], str(array.dtype)).is_image
-    return f"observation.images.{name}" if image else f"observation.{name}"
+def last_part(column: str) -> str:
+    """Return the last part of a column's name: "wrist" of "observation.images.wrist"."""
+    return column.replace("/", ".").rpartition(".")[2]
+
+
+def camera_name(column: str) -> str:
+    """Return the short name of a camera's column; "pixels" for the frames of OGBench's visual files."""
+    return "pixels" if column == "observations" else last_part(column)

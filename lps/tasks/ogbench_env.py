@@ -19,8 +19,8 @@ VISUAL = "visual-"
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
     """Make the environment of a task, with its step limit (`truncated`) and without automatic reset.
 
-    Observations (obs,) float64, or frames (height, width, 3) uint8; actions (act,) in [-1, 1].  The reward is the
-    task's.  `info['success']` and `terminated` follow the task's option success_timing.  With `render`, `env.render()`
+    Observations (obs,) float64, or frames (height, width, 3) uint8; where `task.observation` has "pixels" and "state",
+    a dict of both, with the positions of all joints as the state.  Actions (act,) in [-1, 1].  The reward is the task's.  `info['success']` and `terminated` follow the task's option success_timing.  With `render`, `env.render()`
     returns uint8 frames: (480, 480, 3), or those that the policy sees, enlarged to about that size.  UserError if the
     installed OGBench does not support the timing, or if nothing renders the frames of a visual task.
     """
@@ -74,6 +74,7 @@ class _TaskEnv(gymnasium.Wrapper):
         core: Any = env.unwrapped
         self._maze = hasattr(core, "maze_map")
         self._stream: Any = np.random.RandomState().get_state() if self._maze else None
+        self._with_state = task.observation.keys() == {"pixels", "state"}
         self._enlarged = 480 // task.observation["pixels"].shape[0] if "pixels" in task.observation else 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -83,25 +84,34 @@ class _TaskEnv(gymnasium.Wrapper):
                 self._stream = np.random.RandomState(seed).get_state()
                 core.action_space.seed(seed)  # the reset takes random steps
             with self._own_stream():
-                return self.env.reset(seed=seed, options=options)
+                observation, info = self.env.reset(seed=seed, options=options)
+            return self._observed(observation), info
         # OGBench first takes two steps in a scene where the task is solved, with actions that no seed governs; the
         # contact forces and the solver's memory of them stay behind. Here the arm stands still in these steps.
         step = core.step
         core.step = lambda action: step(np.zeros_like(action))
         try:
-            return self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=seed, options=options)
         finally:
             del core.step
+        return self._observed(observation), info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         with self._own_stream():
             observation, reward, terminated, truncated, info = self.env.step(action)
         if self.sparse:
             reward = 0.0 if float(reward) == 0.0 else -1.0
-        return observation, reward, bool(terminated), bool(truncated), info
+        return self._observed(observation), reward, bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
         return np.asarray(self.env.render()).repeat(self._enlarged, 0).repeat(self._enlarged, 1)
+
+    def _observed(self, observation: Any) -> Any:
+        if not self._with_state:
+            return observation
+        core: Any = self.unwrapped
+        data = core.data if self._maze else core._data
+        return {"pixels": observation, "state": data.qpos.copy()}
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:

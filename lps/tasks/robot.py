@@ -22,7 +22,8 @@
     rule = "dense"                        # file, dense or sparse (lps.data.recipe.RewardRule)
 
 The content of the file is a part of each run (its option `robot`), so a run resumes where the file is not.  There is no
-environment: a run is checked on held-out episodes (lps.evaluation.heldout).
+environment: a run is checked on held-out episodes (lps.evaluation.heldout).  The key `simulator` names a task whose
+environment stands in for the robot: then a run is evaluated there, too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -41,6 +43,7 @@ from lps.data.recipe import Recipe, RewardRule, load_recipe
 from lps.errors import UserError
 from lps.files import read_file
 from lps.spaces import Space
+from lps.tasks import suites
 from lps.tasks.task import Task
 
 TASKS: Mapping[str, Task] = {}
@@ -67,11 +70,14 @@ def task(name: str, options: Mapping[str, Any] | None = None) -> Task:
 
 
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
-    """UserError: a robot is no environment."""
-    raise UserError(
-        f"{task.name} has recordings and no environment. Read its held-out checks in the results, or run the policy on "
-        "the robot with lps serve"
-    )
+    """Make the environment of the file's `simulator`, with the file's observations.  UserError without a simulator."""
+    simulator = _simulator(json.loads(task.options[OPTION]))
+    if simulator is None:
+        raise UserError(
+            f"{task.name} has recordings and no environment. Read its held-out checks in the results, or run the policy "
+            "on the robot with lps serve"
+        )
+    return suites.make_env(replace(simulator, observation=task.observation), render=render)
 
 
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -91,7 +97,21 @@ def _parsed(path: str) -> dict[str, Any]:
         raise UserError(f"{path} is not TOML: {error}. Correct that line") from error
 
 
+def _simulator(content: Mapping[str, Any]) -> Task | None:
+    """The task whose environment stands in for the robot.  UserError if its actions are of another size."""
+    if not (name := content.get("simulator")):
+        return None
+    task, size = suites.get_task(name), content["action"]["size"]
+    if task.action.shape != (size,):
+        raise UserError(
+            f"the key simulator is {name!r}, whose actions have {task.action.shape[0]} numbers, but action.size is "
+            f"{size}. Name another task, or remove the key"
+        )
+    return task
+
+
 def _task(content: Mapping[str, Any]) -> Task:
+    simulator = _simulator(content)
     return Task(
         name=f"robot:{content['name']}",
         suite="robot",
@@ -101,8 +121,9 @@ def _task(content: Mapping[str, Any]) -> Task:
         observation={name: space for name, (_, space) in _observations(content).items()},
         action=Space((content["action"]["size"],)),
         horizon=content["horizon"],
-        max_episode_steps=content["max_episode_steps"],
-        metric="none",
+        max_episode_steps=simulator.max_episode_steps if simulator else content["max_episode_steps"],
+        metric=simulator.metric if simulator else "none",
+        return_range=simulator.return_range if simulator else None,
         options={OPTION: json.dumps(content, sort_keys=True), "rate": float(content["rate"])},
     )
 

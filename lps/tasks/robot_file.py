@@ -55,6 +55,7 @@ class _File(_Table):
     horizon: Annotated[int, Field(ge=1, le=1000)]
     max_episode_steps: Annotated[int, Field(ge=2, le=10**9)] = 1000
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    simulator: str = ""
     observation: Annotated[dict[Name, _Array], Field(min_length=1)]
     action: _Action
     reward: _Reward = _Reward()
@@ -81,7 +82,10 @@ def parsed(content: Mapping[str, Any], path: str) -> dict[str, Any]:
                 f"{path}: the key observation.{name}.columns has {len(array.columns)} cameras. Give each camera a "
                 "table of its own"
             )
-    return found.model_dump()
+    content = found.model_dump()
+    if not found.simulator:
+        del content["simulator"]  # the key came later: ids of older runs are hashes without it
+    return content
 
 
 def _keys(place: tuple[Any, ...]) -> str:

@@ -161,8 +161,8 @@ class Trainer:
         program = self.program(dataset)
         self.ledger.report("start")
         # The evaluation at the checkpoint's step may not have come back; checks are stored before the checkpoint.
-        if self.ledger.start in self.eval_steps and not self.checks:
-            self.evaluate()
+        if self.ledger.start in self.eval_steps:
+            self.evaluate(check=False)
         self.loop(range(self.ledger.start + 1, self.run.steps + 1), program)
         return self.finish()
 
@@ -251,12 +251,12 @@ class Trainer:
         self.ledger.report("done" if self.ledger.alive() else "failed")
         return self.ledger.statuses()
 
-    def evaluate(self) -> None:
-        """Submit a snapshot of every living member whose evaluation is not in the store.  Without an environment, check
-        the members on the held-out episodes."""
+    def evaluate(self, check: bool = True) -> None:
+        """Submit a snapshot of every living member with an environment whose evaluation is not in the store.  With
+        `check`, check the members on the held-out episodes, if there are any."""
         with self.ledger.timed_evaluation():
             self.drop_diverged()
-            if self.checks:
+            if self.checks and check:
                 self.ledger.record(self.checks(self.agent))
             for member in self.ledger.unevaluated():
                 policy = Policy.of_member(self.agent, member.slot, member.run, self.ledger.step, self.scale)
