@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from recorded import CAMERAS, LENGTHS, episodes, frames, write_droid, write_robomimic, write_v21
+from small import made_up_data
 
 from lps.data import FORMATS, export_lerobot, export_minari
 from lps.data import frames as video
 from lps.data.recipe import Recipe, RewardRule, load_recipe
-from lps.data.recordings import Recordings, of_dataset, open_recordings
+from lps.data.recordings import Recordings, Rewarded, open_recordings
 from lps.errors import UserError
 from lps.spaces import Space
 
@@ -101,17 +103,23 @@ def test_lossy_videos_are_close(tmp_path: Path, codec: str):
     assert np.abs(found - rows[10:]).mean() < 8
 
 
-def test_the_last_observation_of_a_truncated_episode_is_what_a_round_trip_loses(root: Path, tmp_path: Path):
-    recipe = Recipe({**STATE, **WRIST}, (("action",), 3), "min_max", RewardRule(), held_out=0)
-    first = load_recipe(root / "v3", recipe, "robot:a", 3)
-    export_lerobot.export(of_dataset(first, root / "v3", 10), tmp_path / "again", codec="lossless")
-    names = {"state": STATE["state"], "wrist": (("observation.images.wrist",), Space((16, 16, 3), "uint8"))}
-    again = load_recipe(tmp_path / "again", Recipe(names, (("action",), 3), "min_max", held_out=0), "robot:a", 3)
-    for name, rows in first.observations.items():
-        np.testing.assert_array_equal(again.observations[name], rows)
-    np.testing.assert_allclose(again.actions, first.actions, atol=1e-4)
-    np.testing.assert_array_equal(again.rewards, first.rewards)
-    np.testing.assert_array_equal(again.masks, first.masks)
+def test_an_export_takes_the_rewards_of_a_task(root: Path, tmp_path: Path):
+    recordings = open_recordings(root / "v3")
+    rewards = np.arange(sum(LENGTHS) + len(LENGTHS), dtype=np.float32)  # a row for the last observation of each episode
+    terminals = np.isin(np.arange(len(rewards)), np.cumsum([length + 1 for length in LENGTHS]) - 1)
+    made = replace(made_up_data("a", rows=len(rewards)), rewards=rewards[None], terminals=terminals)
+    export_lerobot.export(Rewarded.of(recordings, made), tmp_path / "again", codec="lossless")
+    again = open_recordings(tmp_path / "again")
+    columns = {name: again.columns[name] for name in ("next.reward", "next.done", "observation.state")}
+    found = list(again.read(range(len(LENGTHS)), columns))
+    first = list(recordings.read(range(len(LENGTHS)), {"observation.state": columns["observation.state"]}))
+    for name, expected in (("next.reward", rewards), ("next.done", made.masks[0] == 0)):
+        written = np.concatenate([episode.columns[name][:, 0] for episode in found])
+        np.testing.assert_array_equal(written, expected[~terminals])
+    for ours, theirs in zip(found, first, strict=True):
+        np.testing.assert_array_equal(ours.columns["observation.state"], theirs.columns["observation.state"])
+    with pytest.raises(UserError, match="episodes of different lengths. Remove --task"):
+        Rewarded.of(recordings, made_up_data("a"))
 
 
 def test_minari_opens_the_exported_dataset_with_equal_arrays(root: Path):

@@ -38,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--format", required=True, choices=FORMATS, help="form of the new dataset")
     export.add_argument("--rate", type=at_least(0.001), help="control rate in Hz (default: the recordings')")
     export.add_argument("--codec", default="h264", help="codec of videos: h264, av1 or lossless (default: h264)")
-    export.add_argument(
-        "--task", help="task whose rewards and ends are written, for files without rewards, such as those of lps collect"
-    )
+    export.add_argument("--task", help="task whose rewards and ends are written, for files of lps collect")
     export.add_argument("--instruction", default="task", help="task in words, for LeRobot (default: task)")
 
 

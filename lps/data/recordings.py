@@ -25,7 +25,6 @@ from lps.data.episodes import Dataset
 from lps.errors import UserError, check_known
 from lps.spaces import Space
 
-
 REWARD, DONE = "next.reward", "next.done"
 """LeRobot's names of a reward and of a true end."""
 
@@ -174,8 +173,7 @@ class Rewarded(Recordings):
         lengths = np.diff(np.flatnonzero(np.concatenate([[True], dataset.terminals]))) - 1
         if lengths.tolist() != list(source.lengths):
             raise UserError(
-                f"{source.path} and the dataset of {dataset.tasks[0]} have episodes of different lengths. Export without "
-                "--task"
+                f"{source.path} and the dataset of {dataset.tasks[0]} have episodes of different lengths. Remove --task"
             )
         columns = {**source.columns, REWARD: Space((1,)), DONE: Space((1,), "bool")}
         roles = source.roles._replace(reward=REWARD, done=DONE)

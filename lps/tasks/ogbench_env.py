@@ -19,10 +19,11 @@ VISUAL = "visual-"
 def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
     """Make the environment of a task, with its step limit (`truncated`) and without automatic reset.
 
-    Observations (obs,) float64, or frames (height, width, 3) uint8; where `task.observation` has "pixels" and "state",
-    a dict of both, with the positions of all joints as the state.  Actions (act,) in [-1, 1].  The reward is the task's.  `info['success']` and `terminated` follow the task's option success_timing.  With `render`, `env.render()`
-    returns uint8 frames: (480, 480, 3), or those that the policy sees, enlarged to about that size.  UserError if the
-    installed OGBench does not support the timing, or if nothing renders the frames of a visual task.
+    Observations (obs,) float64, frames (height, width, 3) uint8, or both by name where `task.observation` has "pixels"
+    and "state": then the state is the positions of all joints.  Actions (act,) in [-1, 1].  The reward is the task's.
+    `info['success']` and `terminated` follow the task's option success_timing.  With `render`, `env.render()` returns
+    uint8 frames: (480, 480, 3), or those that the policy sees, enlarged to about that size.  UserError if the installed
+    OGBench does not support the timing, or if nothing renders the frames of a visual task.
     """
     id, timing, frame = task.options["env"], task.options["success_timing"], task.observation.get("pixels")
     import_ogbench()
@@ -75,6 +76,9 @@ class _TaskEnv(gymnasium.Wrapper):
         self._maze = hasattr(core, "maze_map")
         self._stream: Any = np.random.RandomState().get_state() if self._maze else None
         self._with_state = task.observation.keys() == {"pixels", "state"}
+        if self._with_state:
+            state = gymnasium.spaces.Box(-np.inf, np.inf, task.observation["state"].shape)
+            self.observation_space = gymnasium.spaces.Dict({"pixels": env.observation_space, "state": state})
         self._enlarged = 480 // task.observation["pixels"].shape[0] if "pixels" in task.observation else 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

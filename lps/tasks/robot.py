@@ -74,10 +74,11 @@ def make_env(task: Task, *, render: bool = False) -> gymnasium.Env:
     simulator = _simulator(json.loads(task.options[OPTION]))
     if simulator is None:
         raise UserError(
-            f"{task.name} has recordings and no environment. Read its held-out checks in the results, or run the policy "
-            "on the robot with lps serve"
+            f"{task.name} has recordings and no environment. Read its held-out checks in the results, or run the "
+            "policy on the robot with lps serve"
         )
-    return suites.make_env(replace(simulator, observation=task.observation), render=render)
+    seen = replace(simulator, observation=task.observation, max_episode_steps=task.max_episode_steps)
+    return suites.make_env(seen, render=render)
 
 
 def load(tasks: Sequence[Task], name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
