@@ -1,10 +1,10 @@
-"""The command line of the analysis: `python -m analysis report | compare | maze`."""
+"""The command line of the analysis: `python -m analysis report | compare | maze | actions`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import compare, maze
+from analysis import actions, compare, maze
 from analysis.page import html as page
 from lps.errors import UserError, command_line
 from lps.files import local_path
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     picture = commands.add_parser("maze", help="a figure and an animation of policies in a maze")
     maze.add_arguments(picture)
     picture.set_defaults(call=maze.run)
+    histograms = commands.add_parser("actions", help="a figure of the histograms of a dataset's actions")
+    actions.add_arguments(histograms)
+    histograms.set_defaults(call=actions.run)
     arguments = parser.parse_args(argv)
     return int(arguments.call(arguments))
 

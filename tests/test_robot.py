@@ -11,6 +11,7 @@ import torch
 from recorded import CAMERAS, episodes, write_droid, write_robomimic
 from small import small_hyperparameters
 
+from analysis import actions
 from analysis.__main__ import main as analyse
 from lps.__main__ import main
 from lps.agents import AGENTS
@@ -227,6 +228,8 @@ def test_the_commands_from_recordings_to_a_policy(data: Path, tmp_path: Path, ca
         assert words in text
     with open(tmp_path / "a.csv") as file:
         assert sum(int(row["count"]) for row in csv.DictReader(file)) == 70 * 3
+    assert analyse(["actions", str(tmp_path / "a.csv"), "--out", str(tmp_path / "new" / "a")]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"a.png", "a.pdf"}
     toml.write_text(toml.read_text().replace("[32, 48]", "[6, 6]"))
     small = [f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
              for name, value in small_hyperparameters("lps").items() if name != "horizon"]  # fmt: skip
@@ -241,6 +244,18 @@ def test_the_commands_from_recordings_to_a_policy(data: Path, tmp_path: Path, ca
     assert policy.observation["wrist"] == Space((6, 6, 3), "uint8") and policy.act(seen).shape == (2, 3)
     assert main(["evaluate", str(checkpoint)]) == 2
     assert "has recordings and no environment" in capsys.readouterr().err
+
+
+def test_histograms_are_drawn_as_the_file_has_them(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("action,low,high,count\nx[0],-1,0,3\nx[0],0,1,1\n$y[1],0,2,4\n")
+    panels = [axes for axes in actions.draw(actions.read(tmp_path / "a.csv")).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["x[0]", "$y[1]"]
+    assert [[bar.get_height() for bar in axes.patches] for axes in panels] == [[75, 25], [100]]
+    assert [(bar.get_x(), bar.get_width()) for bar in panels[0].patches] == [(-1, 1), (0, 1)]
+    for text in ("", "action,low\nx,1\n", "action,low,high,count\nx,a,1,1\n"):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(UserError, match=r"a.csv cannot be read: .*\. Write it with: python -m lps data describe"):
+            actions.read(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("form", ["lerobot", "minari"])
