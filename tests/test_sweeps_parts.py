@@ -36,8 +36,8 @@ GROUPS = groups("ogbench")
 TASK = "cube-single-play-singletask-task1-v0"
 
 
-def a_run(agent: str = "lps", seed: int = 0, **settings: Any) -> Run:
-    return Run.create(agent, TASK, seed, **{"steps": 100, "eval_episodes": 2, **settings})
+def a_run(agent: str = "lps", seed: int = 0, task: str = TASK, **settings: Any) -> Run:
+    return Run.create(agent, task, seed, **{"steps": 100, "eval_episodes": 2, **settings})
 
 
 # --- sweeps as values ---
@@ -212,6 +212,15 @@ def test_an_unknown_rate_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) 
         assert estimate.hours([a_run()], device)
         monkeypatch.delitem(rates, "lps")
         assert estimate.hours([a_run()], device) is None
+
+
+def test_updates_from_images_are_estimated_by_their_operations_on_a_cpu_only() -> None:
+    task = "visual-pointmaze-medium-navigate-singletask-task1-v0"
+    usual, twice = (
+        estimate.hours([a_run(task=task, steps=10_000, batch_size=batch)], "cpu", 1000) for batch in (128, 256)
+    )
+    assert usual and twice and 1.5 * usual < twice < 2.5 * usual
+    assert estimate.hours([a_run(task=task)], "cuda") is None
 
 
 def test_a_gpu_trains_a_pack_in_less_than_its_members_alone() -> None:

@@ -49,6 +49,9 @@ MEASURED_ON = {
     "cpu": "one core of a small cloud machine",
     "cuda": "an NVIDIA H200 with --compile --precision tf32; without --compile, updates take up to 20 times as long",
 }
+IMAGE_GFLOP_PER_SECOND = 107.0
+"""Arithmetic of one core in updates from images: 1.65 updates of LPS a second on two cores, of 129 GFLOP each
+(benchmarks/results/throughput-pixels-cpu.csv). On a GPU it is not measured."""
 SECONDS_PER_ENVIRONMENT_STEP, IN_POINTMAZE = 0.003, 0.0002
 """Seconds of an environment step in evaluation, on one core. Episodes count with their maximum length."""
 SECONDS_PER_PACK = 15.0
@@ -68,20 +71,26 @@ OVERHEAD = 0.15
 def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | None:
     """Hours that a pack keeps its share of the cluster; None where no rate is known for its agent on this device.
 
+    For images, they are estimated from the FLOPs of an update, and frames that an evaluation renders are not in them.
+
     Args:
         evaluators: cores that evaluate beside the updates; 0: evaluations run between the updates.
     """
-    agent = runs[0].agent
-    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or runs[0].resolved_task.has_images:
+    agent, task = runs[0].agent, runs[0].resolved_task
+    if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or (task.has_images and device == "cuda"):
         return None
-    fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
-    updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
-    if device == "cuda":
-        of_pack, of_member = GPU_SECONDS[agent]
-        training = max(run.steps for run in runs) * of_pack + updates * of_member
+    if task.has_images:
+        from lps.training.flops import update_gflop  # a driver that only launches does without torch
+
+        training = sum(run.steps * update_gflop(run) for run in runs) / IMAGE_GFLOP_PER_SECOND
     else:
-        training = updates * CPU_SECONDS[agent]
-    task = runs[0].resolved_task
+        fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
+        updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
+        if device == "cuda":
+            of_pack, of_member = GPU_SECONDS[agent]
+            training = max(run.steps for run in runs) * of_pack + updates * of_member
+        else:
+            training = updates * CPU_SECONDS[agent]
     step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
     evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
     busy = max(training, evaluation / evaluators) if evaluators else training + evaluation
@@ -109,6 +118,7 @@ def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
     members = {agent: kept_bytes(run) for agent, run in {run.agent: run for run in runs}.items()}
     return [
         f"{line}.",
+        "Time: by the operations of an update; rendering in evaluations is not in it.",
         "Memory of a member, at least: "
         + ", ".join(f"{agent} {size / 1e9:.1f} GB" for agent, size in members.items())
         + ".",
