@@ -59,6 +59,7 @@ TOY = {
     "python -m lps evaluate": "--episodes 1",
     "python -m lps drive": "--episodes 1 --rate 0",
     "python -m lps replay": "--count 3",
+    "python benchmarks/serving.py": "--networks mlp --calls 32 --out .",
     "python sweeps/": "--dry-run",
     "python tests/long/": "--help",
     "make": "--dry-run",
