@@ -276,7 +276,7 @@ def test_files_that_describe_writes_are_tasks_that_load(data: Path, tmp_path: Pa
         assert main(command) == 0
         task = get_task(str(toml))
         assert load_dataset([task], data_dir=tmp_path).starts(horizon).size
-    assert task.observation["111_left"] == Space((64, 64, 3), "uint8") and CAMERAS
+    assert task.observation["111_left"] == Space((32, 48, 3), "uint8") and CAMERAS
     assert "failure" in capsys.readouterr().out  # of the DROID files that are left out
 
 

@@ -12,6 +12,7 @@ from small import small_hyperparameters
 from test_serve_client import driven
 
 from lps.__main__ import main
+from lps.commands.policies import ServedPolicy
 from lps.data.recordings import open_recordings
 from lps.errors import UserError
 from lps.evaluation.rollout import evaluate
@@ -162,6 +163,18 @@ def test_recordings_of_the_server_become_a_dataset(folder: Path, tmp_path: Path,
     for ours, theirs in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert main(["data", "describe", str(tmp_path / "new-v0"), "--write-task", str(tmp_path / "new.toml")]) == 0
+
+
+def test_an_evaluation_through_a_server_is_recorded_episode_by_episode(folder: Path, tmp_path: Path):
+    policy = load_policy(folder / "policy.safetensors")
+    task = replace(policy.run.resolved_task, max_episode_steps=12)
+    with Process(folder / "policy.safetensors", "--record", str(tmp_path / "recorded")) as server:
+        with Client(server.url) as client:
+            episodes = evaluate(ServedPolicy(client), task, seed=3, step=7, episodes=3)
+        server.process.terminate()
+        server.process.wait(60)
+    assert episodes == evaluate(policy, task, seed=3, step=7, episodes=3)
+    assert open_recordings(tmp_path / "recorded").lengths == [6] * 3  # requests for chunks of 2 actions
 
 
 def test_episodes_of_an_evaluation_become_a_dataset(folder: Path, tmp_path: Path, capsys):

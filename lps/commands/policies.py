@@ -39,9 +39,15 @@ class ServedPolicy:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{client.url} serves no policy of lps: {error!r}. Use the address of lps serve") from None
         self.noise_dim, self.frame_stack = client.noise_dim, int(about.get("frame_stack", 1))
+        self._reset = False
+
+    def begin(self) -> None:
+        """Tell the server with the next request that an episode begins: its recordings are files of one episode."""
+        self._reset = True
 
     def act_batch(self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None) -> np.ndarray:
-        return self.client.act_batch(observations, noise)
+        reset, self._reset = self._reset, False
+        return self.client.act_batch(observations, noise, reset)
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,8 @@ EPISODES_PER_QUERY = 4
 
 class ChunkPolicy(Protocol):
     """A policy that evaluation can run.  The actions of a row must not depend on the other rows.  With an attribute
-    `frame_stack` above 1 it gets images of that many frames (lps.spaces.FrameStack)."""
+    `frame_stack` above 1 it gets images of that many frames (lps.spaces.FrameStack).  With a method `begin`, episodes run
+    one after the other, and each starts with `begin()`."""
 
     @property
     def noise_dim(self) -> int:
@@ -84,12 +85,15 @@ def evaluate(
     over: dict[int, Episode] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_thread())
-        waves = len(wanted) if frames else math.ceil(len(wanted) / EPISODES_PER_QUERY)
+        begin = getattr(policy, "begin", None)
+        waves = len(wanted) if frames or begin else math.ceil(len(wanted) / EPISODES_PER_QUERY)
         together = math.ceil(len(wanted) / waves) if wanted else 0  # five as three and two, not as four and one
         free = [stack.enter_context(_environment(task, frames is not None)) for _ in range(together)]
         frame_stack = getattr(policy, "frame_stack", 1)
         while waiting or running:
             while waiting and free:
+                if begin:
+                    begin()
                 images = FrameStack(task.observation, frame_stack)
                 hooks = frames, observations, steps
                 running.append(_Rollout(free.pop(), task, images, seed, step, waiting.popleft(), *hooks))

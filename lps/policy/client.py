@@ -68,10 +68,13 @@ class Client:
         """
         return self._patiently(self._ask, encode({**observation, **request}))
 
-    def act_batch(self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None) -> np.ndarray:
-        """Return (B, k, act): the actions for each of B observations, one after the other (lps.evaluation)."""
+    def act_batch(
+        self, observations: Mapping[str, np.ndarray], noise: np.ndarray | None, reset: bool = False
+    ) -> np.ndarray:
+        """Return (B, k, act): the actions for each of B observations, one after the other (lps.evaluation).  With
+        `reset`, an episode begins."""
         rows = range(len(next(iter(observations.values()))))
-        draws = [{} if noise is None else {"noise": noise[row]} for row in rows]
+        draws = [{"reset": reset} | ({} if noise is None else {"noise": noise[row]}) for row in rows]
         seen = [{name: array[row] for name, array in observations.items()} for row in rows]
         return np.stack([self.infer(s, **e)["actions"] for s, e in zip(seen, draws, strict=True)])
 
