@@ -32,8 +32,8 @@ EPISODES_PER_QUERY = 4
 
 class ChunkPolicy(Protocol):
     """A policy that evaluation can run.  The actions of a row must not depend on the other rows.  With an attribute
-    `frame_stack` above 1 it gets images of that many frames (lps.spaces.FrameStack).  With a method `begin`, episodes run
-    one after the other, and each starts with `begin()`."""
+    `frame_stack` above 1 it gets images of that many frames (lps.spaces.FrameStack).  With a method `begin()`, which is
+    called at the start of each episode, episodes run one after the other."""
 
     @property
     def noise_dim(self) -> int:
