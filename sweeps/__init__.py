@@ -3,7 +3,8 @@
 A study is a list of planned runs (`lps.runs.intent.Planned`) for `sweeps.launcher.launch.launch`. The results store
 knows the finished runs, so the same command again resumes. A new study is one file and one line in STUDIES.
 
-    study/     parts of a study: scope.py (tasks, seeds, protocol), spaces.py (ranges), halving.py (rungs of a budget)
+    study/     parts of a study: scope.py (tasks, seeds, protocol), spaces.py (ranges), halving.py (rungs of a budget),
+               tuning.py (the tuning of one agent)
     launcher/  Ray: cli.py (options of all studies), launch.py (the driver), pack.py (one pack on the cluster)
     watch/     console.py, status.py, mlflow.py, estimate.py
 """
