@@ -286,8 +286,8 @@ def gaps(study: Study) -> Table:
 
 
 def held_out(study: Study) -> Table:
-    """The last held-out checks of the runs without an environment, by group and agent: means over seeds."""
-    runs = study.runs[study.runs["metric"] == "none"]
+    """The last held-out checks of the runs on robots, by group and agent: means over seeds."""
+    runs = study.runs[study.runs["suite"] == "robot"]
     checks = {name: metric(study.results, f"{HELD_OUT}{name}", runs.index) for name in (*CHECKS, *_fifths())}
     last = {name: rows.groupby("run_id")["value"].last() for name, rows in checks.items()}
     frame = runs[["group", "series", "seed", "step"]].join(pd.DataFrame(last)).dropna(subset=["action_error"])
@@ -300,8 +300,8 @@ def held_out(study: Study) -> Table:
         for row in data.to_dict("records")
     ]
     notes = [
-        "These runs have recordings and no environment. The checks compare them with episodes that training has not "
-        "seen. They say how a policy fits recordings, and not how often it succeeds. Action error: mean absolute "
+        "The checks compare policies with episodes that training has not seen. They say how a policy fits recordings, "
+        "and not how often it succeeds. Action error: mean absolute "
         "difference of the policy's and the recorded chunk, in actions from -1 to 1; that of the first action beside "
         "it. Q: value of the recorded chunk and of the policy's. Return: discounted return to go of the recordings. "
         "Calibration: mean Q and mean return in each fifth of the states, ordered by Q."
