@@ -134,6 +134,7 @@ OLD_VALUES: Settings = {
     "encoder_width": 1.0,
     "p_aug": 0.5,
     "frame_stack": 1,
+    "act_quantile": 0.8,
 }
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
 was, and keeps its id."""
