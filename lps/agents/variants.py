@@ -82,7 +82,7 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
         "of_4": {"num_samples": 4},
     },
     "meanflow_best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, **_LATENTS, **_FORMS},
-    "quantile_lps": {"matched": {"critic_agg": "min"}, "pessimistic": _TARGET, **_FORMS},
+    "quantile_lps": {"matched": {"critic_agg": "min", "tau": 0.005}, "pessimistic": _TARGET, **_FORMS},
     "cfgrl": {"matched": {}},
     "meanflow_bc": dict(_FORMS),
 }
