@@ -219,19 +219,19 @@ def test_ranks_are_those_of_the_best_of_some_of_the_candidates(count):
     """Drawn: as the best of m = kappa / (1 - kappa) of N; fixed: between the two ranks nearest to kappa (N + 1)."""
     kappas = [0.5, 0.75, 0.8, 1.0]
     agent, _, _ = quantile_agent([{"quantile": kappa} for kappa in kappas])
-    for w, m in zip(agent._ranks(count), (1, 3, 4, count), strict=True):
+    for w, m in zip(agent._ranks(agent.quantile, count), (1, 3, 4, count), strict=True):
         expected = [math.comb(n - 1, m - 1) / math.comb(count, m) for n in range(1, count + 1)]
         torch.testing.assert_close(w, torch.tensor(expected), atol=2e-5, rtol=1e-3)
     fixed, _, _ = quantile_agent([{"quantile": kappa, "quantile_law": "fixed"} for kappa in kappas])
     ranks = torch.arange(1.0, count + 1)
-    for w, kappa in zip(fixed._ranks(count), kappas, strict=True):
+    for w, kappa in zip(fixed._ranks(fixed.quantile, count), kappas, strict=True):
         assert float(w.sum()) == pytest.approx(1) and int((w > 0).sum()) <= 2
         assert float(w @ ranks) == pytest.approx(min(kappa * (count + 1), count), abs=1e-4)
 
 
 def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_one():
     """Best-of-N climbs the critic with N; a quantile of 0.8 stays at the level of best-of-4."""
-    agent, s, stream = quantile_agent([{"quantile": 0.8, "steering": 0.0}, {"quantile": 1.0, "steering": 0.0}])
+    agent, s, stream = quantile_agent([{"act_quantile": 0.8}, {"act_quantile": 1.0}])
     s = {"state": s["state"].repeat(1, 200, 1)}
     level = {}
     for count in (4, 16, 64):
@@ -245,7 +245,14 @@ def test_of_more_candidates_the_quantile_takes_the_same_share_and_not_a_better_o
 @pytest.mark.parametrize("law", ["drawn", "fixed"])
 def test_quantile_lps_takes_target_and_action_by_ranks_of_its_candidates(law):
     """Against plain loops over candidates, on the averaged base policy."""
-    settings = {"quantile": 0.75, "quantile_law": law, "steering": 0.4, "num_samples": 6, "base_tau": 0.3}
+    settings = {
+        "quantile": 0.75,
+        "act_quantile": 0.67,
+        "quantile_law": law,
+        "steering": 0.4,
+        "num_samples": 6,
+        "base_tau": 0.3,
+    }
     agent = make_agent("quantile_lps", [0], [settings])
     run_updates(agent, [0], 1, 3)
     batch, size, d = random_batch(agent, SEEDS, 9), agent.config.batch_size, agent.chunk_dim
@@ -253,7 +260,8 @@ def test_quantile_lps_takes_target_and_action_by_ranks_of_its_candidates(law):
     s, eps = batch.next_observations, noise["next_e_normal"]
     draws = torch.linspace(-2, 2, size)[None, :, None]
     chosen = agent.act(s, torch.cat([eps, draws], -1))
-    z, w = project_latent(agent.latent_actor(s), "sphere"), agent._ranks(6)[0]
+    z, w = project_latent(agent.latent_actor(s), "sphere"), agent._ranks(agent.quantile, 6)[0]
+    below = agent._ranks(agent.act_quantile, 6)[0].cumsum(-1)
     targets = []
     for row in range(size):
         one, chunks, found = {"state": s["state"][:, row : row + 1]}, [], {"critic": [], "target_critic": []}
@@ -265,7 +273,7 @@ def test_quantile_lps_takes_target_and_action_by_ranks_of_its_candidates(law):
                 found[net].append(values(getattr(agent, net), one, chunks[-1]).mean().item())
         targets.append(sum(weight * q for weight, q in zip(w.tolist(), sorted(found["target_critic"]), strict=True)))
         order, u = sorted(range(6), key=found["critic"].__getitem__), statistics.NormalDist().cdf(float(draws[0, row]))
-        rank = sum(u > float(w[: n + 1].sum()) for n in range(5))
+        rank = sum(u > float(below[n]) for n in range(5))
         torch.testing.assert_close(chosen[0, row], chunks[order[rank]][0, 0], atol=1e-5, rtol=1e-4)
     expected, _ = agent.td_loss_towards(batch, torch.tensor(targets)[None, None])
     torch.testing.assert_close(agent.losses(batch, noise)[0]["critic_loss"], expected)

@@ -7,15 +7,18 @@ larger N is.  This method keeps the critic, the one-step policy and the latent a
     candidates     e_n = sphere(beta z(s) + sqrt(1 - beta^2) eps_n), eps_n uniform on the sphere, a_n = basebar(s, e_n)
     values         q_n = AGG_k Q_k(s, a_n), in increasing order q_(1) .. q_(N)
     quantile       u ~ Beta(j, 1), j = kappa / (1 - kappa): the law of the maximum of j uniform draws, with mean kappa
-    ranks          w_n = C(n - 1, j - 1) / C(N, j): the probability that q_(n) is the best of j of the N candidates
-    critic         y = R + discount^h m sum_n w_n qbar_(n) at s',  loss = mean_k (Q_k(s, x) - y)^2
+    ranks          w_n(kappa) = C(n - 1, j - 1) / C(N, j): the probability that q_(n) is the best of j of N candidates
+    critic         y = R + discount^h m sum_n w_n(kappa) qbar_(n) at s',  loss = mean_k (Q_k(s, x) - y)^2
     base policy    MeanFlow loss on (s, x), latents on the sphere; basebar averages its parameters at rate `base_tau`
     latent actor   loss = -mean_B mean_n v_n z(s') . e_n / d,  v_n = (2 rank(qbar_n) - N - 1) / N
-    acting         the candidate of a rank that is drawn from w, of N' candidates
+    acting         the candidate of a rank that is drawn from w(kappa'), of N' candidates
 
-kappa (`quantile`).  kappa = 0.8 acts as best-of-4, whatever N is: N is a number of samples and not a strength of
+kappa (`quantile`).  kappa = 0.8 is best-of-4, whatever N is: N is a number of samples and not a strength of
 optimisation.  The target is the expectation of best-of-j over all choices of j among the N candidates, so its variance
 falls as N grows and its mean stays.  kappa = 1 is best-of-N.  With `quantile_law` "fixed", u is kappa itself.
+
+kappa' (`act_quantile`) is higher, 0.95 or best-of-19.  Optimism in the target feeds on itself: the values that it
+overestimates are the targets of the next update.  Optimism in acting does not, because no value is learned from it.
 
 beta (`steering`).  Candidates lie around the latent actor's z(s), at the angle arccos beta on average: beta = 0 draws
 from the base policy, beta = 1 is z(s) alone.  The loss of the actor is an evolution-strategies gradient with ranks as
@@ -46,9 +49,12 @@ from lps.nets.network import Bound, Network, Observation
 class Config(AgentConfig):
     """Networks and base policy of LPS; latents on the sphere."""
 
-    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the target critics
+    tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.02  # rate of the target critics
     base_tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the averaged base policy
-    quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.8  # kappa, mean of the drawn quantile; 1: the maximum
+    quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = (
+        0.8  # kappa, mean of the quantile in the target; 1: the maximum
+    )
+    act_quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.95  # kappa', the same in acting
     quantile_law: Literal["drawn", "fixed"] = "drawn"  # "drawn": as the best of kappa / (1 - kappa); "fixed": kappa
     steering: Annotated[float, Range(0, 1), PER_MEMBER] = 0.0  # beta, pull of the latent actor on the candidates
     latent_loss: Literal["ranks", "gradient"] = "ranks"  # of the latent actor: candidates' ranks or gradient of Q
@@ -56,7 +62,7 @@ class Config(AgentConfig):
     rho: Rho = 0.5  # weight of the critics' standard deviation where an aggregation is pessimistic
     num_critics: Count = 2  # K
     num_samples: Count = 8  # N, candidates in the TD target
-    act_samples: Count = 8  # N', candidates in acting
+    act_samples: Count = 32  # N', candidates in acting
     flow_ratio: Annotated[float, Range(0, 1), PerMember(exact=True)] = 0.25  # share of the batch with r < t
     meanflow_form: MeanFlowForm = "noise_to_action"  # what the base policy predicts (lps.agents.flows)
     base_hidden: Widths = (512, 512, 512, 512)  # base policy
@@ -101,7 +107,7 @@ class QuantileLPS(Agent):
         with torch.no_grad():
             e_next = self._candidates(z, noise["next_e_normal"])
             _, q_bar = self._valued(batch.next_observations, e_next, self.target_critic)
-            v_next = (self._ranks(c.num_samples)[:, None] * q_bar.sort(-1).values).sum(-1)
+            v_next = (self._ranks(self.quantile, c.num_samples)[:, None] * q_bar.sort(-1).values).sum(-1)
         critic_loss, info = self.td_loss_towards(batch, v_next[:, None])
 
         e = latent_noise(noise["e_normal"], "sphere")
@@ -128,7 +134,7 @@ class QuantileLPS(Agent):
         candidates = self._candidates(self._latent(observations), e[..., :-1])
         a, q = self._valued(observations, candidates, self.critic)
         u = 0.5 + 0.5 * torch.erf(e[..., -1:] / math.sqrt(2.0))
-        below = self._ranks(q.shape[-1]).cumsum(-1)[:, None, :-1]  # of every rank but the highest
+        below = self._ranks(self.act_quantile, q.shape[-1]).cumsum(-1)[:, None, :-1]  # of every rank but the highest
         rank = (u > below).sum(-1, keepdim=True)
         return take(a, q.argsort(-1).gather(-1, rank).squeeze(-1))
 
@@ -146,9 +152,9 @@ class QuantileLPS(Agent):
         a = meanflow_actions(self.target_base, s, e.flatten(1, 2), self.config.meanflow_form)
         return a, self.aggregate(values(critic, s, a), self.config.critic_agg).view(e.shape[:3])
 
-    def _ranks(self, count: int) -> Tensor:
-        """(M, N) probability of each of `count` ranks, from the lowest."""
-        n, kappa = torch.arange(1, count + 1, device=self.quantile.device), self.quantile[:, None]
+    def _ranks(self, kappa: Tensor, count: int) -> Tensor:
+        """(M, N) probability of each of `count` ranks, from the lowest, for the quantile kappa (M,)."""
+        n, kappa = torch.arange(1, count + 1, device=kappa.device), kappa[:, None]
         if self.config.quantile_law == "fixed":
             return (1 - (n - (kappa * (count + 1)).clamp(1, count)).abs()).clamp(min=0)
         j = (kappa / (1 - kappa)).clamp(1, count)  # C(n - 1, j - 1) / C(N, j) ~ Gamma(n) / Gamma(n - j + 1)

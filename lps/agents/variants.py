@@ -82,7 +82,7 @@ VARIANTS: Mapping[str, Mapping[str, Settings]] = {
         "of_4": {"num_samples": 4},
     },
     "meanflow_best_of_n": {"matched": {"critic_agg": "min"}, "pessimistic": _CHOICE, **_LATENTS, **_FORMS},
-    "quantile_lps": {"matched": {"critic_agg": "min"}, "pessimistic": _TARGET, **_FORMS},
+    "quantile_lps": {"matched": {"critic_agg": "min", "tau": 0.005}, "pessimistic": _TARGET, **_FORMS},
     "cfgrl": {"matched": {}},
     "meanflow_bc": dict(_FORMS),
 }
@@ -134,6 +134,7 @@ OLD_VALUES: Settings = {
     "encoder_width": 1.0,
     "p_aug": 0.5,
     "frame_stack": 1,
+    "act_quantile": 0.8,
 }
 """Hyperparameters that came after the first results, with the value that all runs had before: with it, a run is what it
 was, and keeps its id."""
