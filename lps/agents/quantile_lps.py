@@ -51,9 +51,7 @@ class Config(AgentConfig):
 
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.02  # rate of the target critics
     base_tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the averaged base policy
-    quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = (
-        0.8  # kappa, mean of the quantile in the target; 1: the maximum
-    )
+    quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.8  # kappa, mean quantile in the target; 1: maximum
     act_quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.95  # kappa', the same in acting
     quantile_law: Literal["drawn", "fixed"] = "drawn"  # "drawn": as the best of kappa / (1 - kappa); "fixed": kappa
     steering: Annotated[float, Range(0, 1), PER_MEMBER] = 0.0  # beta, pull of the latent actor on the candidates
