@@ -17,7 +17,7 @@ kappa (`quantile`).  kappa = 0.8 is best-of-4, whatever N is: N is a number of s
 optimisation.  The target is the expectation of best-of-j over all choices of j among the N candidates, so its variance
 falls as N grows and its mean stays.  kappa = 1 is best-of-N.  With `quantile_law` "fixed", u is kappa itself.
 
-kappa' (`act_quantile`) is higher, 0.95 or best-of-19.  Optimism in the target feeds on itself: the values that it
+kappa' (`act_quantile`) is higher, 0.9 or best-of-9.  Optimism in the target feeds on itself: the values that it
 overestimates are the targets of the next update.  Optimism in acting does not, because no value is learned from it.
 
 beta (`steering`).  Candidates lie around the latent actor's z(s), at the angle arccos beta on average: beta = 0 draws
@@ -52,7 +52,7 @@ class Config(AgentConfig):
     tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.02  # rate of the target critics
     base_tau: Annotated[float, Range(0, 1, open_low=True), PER_MEMBER] = 0.005  # rate of the averaged base policy
     quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.8  # kappa, mean quantile in the target; 1: maximum
-    act_quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.95  # kappa', the same in acting
+    act_quantile: Annotated[float, Range(0.5, 1), PER_MEMBER] = 0.9  # kappa', the same in acting
     quantile_law: Literal["drawn", "fixed"] = "drawn"  # "drawn": as the best of kappa / (1 - kappa); "fixed": kappa
     steering: Annotated[float, Range(0, 1), PER_MEMBER] = 0.0  # beta, pull of the latent actor on the candidates
     latent_loss: Literal["ranks", "gradient"] = "ranks"  # of the latent actor: candidates' ranks or gradient of Q
