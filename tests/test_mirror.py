@@ -40,7 +40,7 @@ def content(results: Path) -> dict[str, dict[str, Any]]:
     found = client.search_runs([experiment.experiment_id], max_results=1000)
     parents = {run.info.run_id: run for run in found if "mlflow.parentRunId" not in run.data.tags}
     sweeps: dict[str, dict[str, Any]] = {
-        run.data.tags["sweep"]: {"": (run.info.status, run.data.tags["runs_done"])} for run in parents.values()
+        run.data.tags["sweep"]: {"": (run.info.status, run.data.tags.get("runs_done"))} for run in parents.values()
     }
     for run in found:
         if parent := parents.get(run.data.tags.get("mlflow.parentRunId", "")):
