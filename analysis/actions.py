@@ -49,16 +49,11 @@ def read(file: Path) -> pd.DataFrame:
 
 def write(data: pd.DataFrame, out: Path) -> list[Path]:
     """Write OUT.png and OUT.pdf, and return their paths.  UserError if they cannot be written."""
-    paths = [out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf")]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with style.styled():
-            figure = draw(data)
-            figure.savefig(paths[0])
-            figure.savefig(paths[1], metadata={"CreationDate": None})
+            return style.write_figure(draw(data), out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}. Choose another --out") from error
-    return paths
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -69,7 +64,7 @@ def draw(data: pd.DataFrame) -> Figure:
         bins = data[data["action"] == name]
         share = 100 * bins["count"] / max(1.0, bins["count"].sum())
         axes.bar(bins["low"], share, bins["high"] - bins["low"], align="edge", color=BAR, linewidth=0)
-        axes.set_title(name, pad=2, parse_math=False)
+        axes.set_title(name, pad=2)
         if i % grid.shape[1] == 0:
             axes.set_ylabel("steps (%)")
     return figure

@@ -67,18 +67,15 @@ def read(file: Path) -> Data:
 
 def write(data: Data, out: Path) -> list[Path]:
     """Write OUT.png, OUT.pdf and OUT.gif, and return their paths.  UserError if they cannot be written."""
-    png, pdf, gif = (out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf", "gif"))
+    gif = out.with_name(f"{out.name}.gif")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with style.styled():
-            figure = draw(data)
-            figure.savefig(png)
-            figure.savefig(pdf, metadata={"CreationDate": None})
+            paths = style.write_figure(draw(data), out)
             film, update, frames = animate(data)
             FuncAnimation(film, update, frames=frames).save(gif, writer=PillowWriter(fps=FPS), dpi=DPI)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}. Choose another --out") from error
-    return [png, pdf, gif]
+    return [*paths, gif]
 
 
 def draw(data: Data) -> Figure:

@@ -49,10 +49,13 @@ def test_the_check_fails_on_other_numbers(tmp_path):
     key = "expected/grad/latent_actor/mlp/Dense_0/kernel"
     arrays[key] = arrays[key] * 1.001
     np.savez(tmp_path / "changed.npz", **arrays)
-    command = [sys.executable, str(GOLDEN / "check.py"), str(tmp_path / "changed.npz")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "TOO LARGE" in result.stdout
+    np.savez(tmp_path / "nan.npz", **{**arrays, key: arrays[key] * np.nan})
+    for files in (["changed.npz"], ["nan.npz"], ["changed.npz", "nan.npz"]):
+        command = [sys.executable, str(GOLDEN / "check.py"), *(str(tmp_path / file) for file in files)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 1 and result.stdout.count("TOO LARGE") == len(files)
+    command = [sys.executable, str(GOLDEN / "check.py"), str(FILES["lps"]), str(tmp_path / "nan.npz")]
+    assert subprocess.run(command, capture_output=True).returncode == 1
 
 
 def test_the_check_names_a_file_it_cannot_read(tmp_path):

@@ -1,7 +1,6 @@
 """A robot without a robot: LeRobot files of rendered episodes, a policy on pixels and state that is trained on them, a
 server in another process, and the rendered environment in this one."""
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from serving import Process
 from small import small_hyperparameters
-from test_serve_client import driven
+from test_serve_client import driven, driven_through_a_restart
 
 from lps.__main__ import main
 from lps.commands.policies import ServedPolicy
@@ -75,11 +74,15 @@ def test_a_run_with_a_simulator_has_checks_and_evaluations(folder: Path):
     assert [len(episodes) for episodes in store.episodes(policy.run.id).values()] == [1, 1]
 
 
-def test_a_simulator_of_other_sizes_is_one_sentence(folder: Path, tmp_path: Path):
+def test_a_simulator_that_cannot_be_is_one_sentence(folder: Path, tmp_path: Path):
     text, toml = (folder / "maze.toml").read_text(), tmp_path / "other.toml"
     toml.write_text(text.replace(MAZE, "cube-single-play-singletask-task1-v0"))
     with pytest.raises(UserError, match=r"whose actions have 5 numbers, but action.size is 2"):
         get_task(str(toml))
+    for name, said in ((str(toml), "which is a robot itself"), ("nothing-v0", "the key simulator: unknown task")):
+        toml.write_text(text.replace(MAZE, name))
+        with pytest.raises(UserError, match=said):
+            get_task(str(toml))
     toml.write_text(text.replace("[observation.pixels]", "[observation.wrist]"))
     task = get_task(str(toml))
     with pytest.raises(UserError, match="Give a mapping with state, wrist"):
@@ -102,19 +105,7 @@ def test_a_served_policy_acts_on_pixels_bitwise_as_in_evaluation(folder: Path, t
         assert reconnects == 0
         faulty, reconnects = driven(server.url, policy, task, delay=0.001, jitter=0.01, drop=0.5)
         assert reconnects > 0
-        restarted: list[Process | threading.Thread] = []
-
-        def kill(timestep: int) -> None:
-            if timestep == 9 and not restarted:
-                server.kill()
-                restart = threading.Thread(target=lambda: restarted.append(Process(path, port=server.port)))
-                restarted.append(restart)
-                restart.start()
-
-        killed, reconnects = driven(server.url, policy, task, step=kill)
-        thread, again = restarted
-        thread.join()
-        again.kill()
+        killed, reconnects = driven_through_a_restart(server, path, 9, policy, task)
         assert reconnects == 1
     for others in (faulty, killed):
         for (actions, result), (theirs, other) in zip(plain, others, strict=True):

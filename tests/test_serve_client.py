@@ -237,6 +237,24 @@ def driven(url, policy, task, *, rate=0.0, episodes=2, patience=60.0, step=None,
     return found, reconnects
 
 
+def driven_through_a_restart(server, path, timestep, policy, task):
+    """`driven`, while the server is killed at a timestep and another one starts on its port."""
+    restarted = []
+
+    def kill(now):
+        if now == timestep and not restarted:
+            server.kill()
+            restart = threading.Thread(target=lambda: restarted.append(Process(path, port=server.port)))
+            restarted.append(restart)
+            restart.start()
+
+    found = driven(server.url, policy, task, step=kill)
+    thread, again = restarted
+    thread.join()
+    again.kill()
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["lps", "flow_bc"])
 def test_a_simulated_robot_acts_bitwise_as_in_evaluation(agent, tmp_path):
@@ -255,18 +273,7 @@ def test_a_simulated_robot_acts_bitwise_as_in_evaluation(agent, tmp_path):
         for (actions, result), (others, other) in zip(plain, faulty, strict=True):
             np.testing.assert_array_equal(actions, others)
             assert result == other
-        restarted = []
-
-        def kill(timestep):
-            if timestep == 13 and not restarted:
-                server.kill()
-                restart = threading.Thread(target=lambda: restarted.append(Process(path, port=server.port)))
-                restarted.append(restart)
-                restart.start()
-
-        killed, reconnects = driven(server.url, policy, task, step=kill)
-        restarted[0].join()
-        restarted[1].kill()
+        killed, reconnects = driven_through_a_restart(server, path, 13, policy, task)
         assert reconnects == 1
         for (actions, result), (others, other) in zip(plain, killed, strict=True):
             np.testing.assert_array_equal(actions, others)

@@ -175,14 +175,21 @@ def legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
 
 def save(plot: Plot, folder: Path, name: str) -> list[Path]:
     """Writes NAME.png, NAME.pdf, NAME.csv (the numbers in the figure) and NAME.txt (its title, caption and notes)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _take_literally(plot.figure)
     paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
-    plot.figure.savefig(paths[0])
-    plot.figure.savefig(paths[1], metadata={"CreationDate": None})  # the same data make the same bytes
+    write_figure(plot.figure, folder / name)
     write_csv(plot.data, paths[2])
     paths[3].write_text("\n\n".join([plot.title, plot.caption, *plot.notes]) + "\n", encoding="utf-8")
     return paths
+
+
+def write_figure(figure: Figure, out: Path) -> list[Path]:
+    """Write OUT.png and OUT.pdf, and return their paths."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _take_literally(figure)
+    png, pdf = (out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf"))
+    figure.savefig(png)
+    figure.savefig(pdf, metadata={"CreationDate": None})  # the same data make the same bytes
+    return [png, pdf]
 
 
 def _take_literally(figure: Figure) -> None:

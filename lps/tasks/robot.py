@@ -99,10 +99,16 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def _simulator(content: Mapping[str, Any]) -> Task | None:
-    """The task whose environment stands in for the robot.  UserError if its actions are of another size."""
+    """The task whose environment stands in for the robot.  UserError if there is no such task, or if its actions are of
+    another size."""
     if not (name := content.get("simulator")):
         return None
-    task, size = suites.get_task(name), content["action"]["size"]
+    if name.endswith(".toml") or name.startswith("robot:"):
+        raise UserError(f"the key simulator is {name!r}, which is a robot itself. Name a task with an environment")
+    try:
+        task, size = suites.get_task(name), content["action"]["size"]
+    except UserError as error:
+        raise UserError(f"the key simulator: {error}") from error
     if task.action.shape != (size,):
         raise UserError(
             f"the key simulator is {name!r}, whose actions have {task.action.shape[0]} numbers, but action.size is "

@@ -79,22 +79,29 @@ def hours(runs: Sequence[Run], device: str, evaluators: float = 0) -> float | No
     agent, task = runs[0].agent, runs[0].resolved_task
     if agent not in (GPU_SECONDS if device == "cuda" else CPU_SECONDS) or (task.has_images and device == "cuda"):
         return None
-    if task.has_images:
-        from lps.training.flops import update_gflop  # a driver that only launches does without torch
-
-        training = sum(run.steps * update_gflop(run) for run in runs) / IMAGE_GFLOP_PER_SECOND
-    else:
-        fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
-        updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
-        if device == "cuda":
-            of_pack, of_member = GPU_SECONDS[agent]
-            training = max(run.steps for run in runs) * of_pack + updates * of_member
-        else:
-            training = updates * CPU_SECONDS[agent]
+    training = _from_images(runs) if task.has_images else _from_states(runs, device)
     step = IN_POINTMAZE if task.group.startswith("pointmaze") else SECONDS_PER_ENVIRONMENT_STEP
     evaluation = sum(len(run.eval_steps) * run.eval_episodes for run in runs) * task.max_episode_steps * step
     busy = max(training, evaluation / evaluators) if evaluators else training + evaluation
     return (SECONDS_PER_PACK + busy) / 3600
+
+
+def _from_states(runs: Sequence[Run], device: str) -> float:
+    """Seconds of training a pack on states, from the measured rates."""
+    agent = runs[0].agent
+    fixed = OVERHEAD / vars(make_config(agent, {})).get("num_samples", 1)  # samples are rows, not operations
+    updates = sum(run.steps * (fixed + (1 - fixed) * _size(run)) for run in runs)
+    if device != "cuda":
+        return updates * CPU_SECONDS[agent]
+    of_pack, of_member = GPU_SECONDS[agent]
+    return max(run.steps for run in runs) * of_pack + updates * of_member
+
+
+def _from_images(runs: Sequence[Run]) -> float:
+    """Seconds of training a pack on images on a CPU, from the operations of an update."""
+    from lps.training.flops import update_gflop  # a driver that only launches does without torch
+
+    return sum(run.steps * update_gflop(run) for run in runs) / IMAGE_GFLOP_PER_SECOND
 
 
 def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
@@ -118,7 +125,7 @@ def of_images(runs: Sequence[Run], data_dir: str | None = None) -> list[str]:
     members = {agent: kept_bytes(run) for agent, run in {run.agent: run for run in runs}.items()}
     return [
         f"{line}.",
-        "Time: by the operations of an update; rendering in evaluations is not in it.",
+        "Hours on a CPU follow the operations of an update; rendering in evaluations is not in them.",
         "Memory of a member, at least: "
         + ", ".join(f"{agent} {size / 1e9:.1f} GB" for agent, size in members.items())
         + ".",
