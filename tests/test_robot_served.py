@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collect(f"{MAZE.partition('-singletask')[0]}", episodes=3, name="file", data_dir=folder, episode_length=41)
     export = ["data", "export", str(folder / "file.npz"), str(folder / "maze"), "--format", "lerobot", "--rate", "10"]
     assert main([*export, "--codec", "lossless", "--task", MAZE]) == 0
+    assert main([*export[:2], str(folder / "maze"), str(folder / "no"), *export[4:], "--task", MAZE]) == 2  # no npz
     toml, results = folder / "maze.toml", folder / "results"
     assert main(["data", "describe", str(folder / "maze"), "--write-task", str(toml), "--horizon", "2"]) == 0
     toml.write_text(toml.read_text().replace("rate =", f'simulator = "{MAZE}"\nrate ='))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lps.errors import at_least
+from lps.errors import UserError, at_least
 from lps.files import local_path
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def _rewarded(recordings: Recordings, task: str) -> Recordings:
     from lps.tasks.suites import get_task, load_dataset
 
     path = recordings.path
+    if path.suffix != ".npz":
+        raise UserError(
+            f"--task adds rewards to .npz files, and {path} is of format {recordings.format}. Remove --task"
+        )
     dataset = load_dataset([get_task(task)], dataset=path.name.removesuffix(".npz"), data_dir=path.parent)
     return Rewarded.of(recordings, dataset)
 
