@@ -155,8 +155,8 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
         with sweep(file, "evening") as (process, output):
             wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process, output)
             seen.workers = cloud.workers()
-            time.sleep(8)  # updates that a reclaim without notice costs
             worker = worker_of_last(cloud)
+            wait_for(lambda: unsaved(output.read_text()) >= 300, process, output)  # a reclaim without notice costs them
             cloud.reclaim(worker)
             seen.reclaimed = checkpoints()
             cloud.say(f"reclaimed {worker['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
@@ -277,17 +277,28 @@ def worker_of_last(cloud: Cloud) -> dict[str, Any]:
     return next(worker for worker in cloud.workers() if host == host_name(worker["InstanceId"]))
 
 
+def rows(log: str) -> list[tuple[str, str, int]]:
+    """Agent, state and step in each row of the console's live table, from the oldest to the newest."""
+    lines = re.sub(r"\x1b\[[\d;]*[A-Za-z]|\r", "", log).splitlines()
+    found = [re.match(rf"(\w+) cube-single .* (starting|training)\b.* (\d+)/{STEPS}", line) for line in lines]
+    return [(match[1], match[2], int(match[3])) for match in found if match]
+
+
+def unsaved(log: str) -> int:
+    """The updates that LPS, the slower agent, shows beyond its checkpoint."""
+    shown = [step for agent, _, step in rows(log) if agent == "lps"]
+    return shown[-1] - min(checkpoints().values()) if shown else 0
+
+
 def repeated(log: str) -> list[int]:
     """The updates that were repeated after each restart of a pack: from the last step that its worker reported to the
     first step of the next one, as the live table of the console shows them."""
     found, last = [], dict[str, int]()
-    for line in re.sub(r"\x1b\[[\d;]*[A-Za-z]|\r", "", log).splitlines():
-        if match := re.match(rf"(\w+) cube-single .* (starting|training)\b.* (\d+)/{STEPS}", line):
-            pack, state, step = match[1], match[2], int(match[3])
-            if state == "starting":
-                last[pack] = step
-            elif pack in last:
-                found.append(max(0, last.pop(pack) - step))
+    for agent, state, step in rows(log):
+        if state == "starting":
+            last[agent] = step
+        elif agent in last:
+            found.append(max(0, last.pop(agent) - step))
     return found
 
 
