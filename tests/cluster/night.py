@@ -156,7 +156,8 @@ def spend(cloud: Cloud, file: Path, seen: Night) -> None:
             wait_for(lambda: len(cloud.workers()) == 2 and len(checkpoints()) == len(runs()), process, output)
             seen.workers = cloud.workers()
             worker = worker_of_last(cloud)
-            wait_for(lambda: unsaved(output.read_text()) >= 300, process, output)  # a reclaim without notice costs them
+            # A reclaim without notice costs these updates, and the next checkpoint is some seconds away.
+            wait_for(lambda: 300 <= unsaved(output.read_text()) < 700, process, output)
             cloud.reclaim(worker)
             seen.reclaimed = checkpoints()
             cloud.say(f"reclaimed {worker['InstanceId']} at steps {sorted(seen.reclaimed.values())}")
