@@ -70,6 +70,8 @@ class Series:
         title = self.agent.title
         if self.samples is not None and title.endswith("-N"):
             title = f"{title.removesuffix('N')}{self.samples}"
+            if self.variant == f"of {self.samples}":  # the variant of_4: the title says so
+                return title
         return f"{title} ({self.variant})" if self.variant else title
 
 
