@@ -9,8 +9,8 @@ widths. dsrl_sac is the DSRL of that release. All agents train for the same numb
 FLOPs of an update of each run, and the report has a figure of success against FLOPs. The preset quick uses the ring
 bandit and says nothing about robots. The same command again resumes.
 
-The constants of Quantile LPS were chosen on task 2 of cube-single, and the preset small compares on task 1. One of them,
-act_quantile, was changed after task 1 had been seen; `--tasks 3 4 5` compares on tasks that no choice has seen.
+The constants of Quantile LPS were chosen on task 2 of cube-single, and the preset small compares on task 1. One of
+them, act_quantile, was changed after task 1 had been seen; `--tasks 3 4 5` compares on tasks that no choice has seen.
 """
 
 import argparse
